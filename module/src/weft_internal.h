@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to the engine: decoded records, views of windows, the kernel interface. */
+#ifndef WEFT_INTERNAL_H
+#define WEFT_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "weft/weft.h"
+#include "weft_format.h"
+
+/* Records are at least 4-byte aligned where they hold 32-bit fields and 2-byte aligned where they hold 16-bit ones. */
+static inline uint16_t weft_rd16(const uint8_t *p)
+{
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    uint16_t v;
+    memcpy(&v, __builtin_assume_aligned(p, 2), sizeof v);
+    return v;
+#else
+    return (uint16_t)(p[0] | (unsigned)p[1] << 8);
+#endif
+}
+
+static inline uint32_t weft_rd32(const uint8_t *p)
+{
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    uint32_t v;
+    memcpy(&v, __builtin_assume_aligned(p, 4), sizeof v);
+    return v;
+#else
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+#endif
+}
+
+static inline uint64_t weft_rd64(const uint8_t *p)
+{
+    return weft_rd32(p) | (uint64_t)weft_rd32(p + 4) << 32;
+}
+
+typedef struct {
+    int32_t h, w, c;
+    int32_t zero_point;
+    uint8_t flags;
+} weft_tensor_t;
+
+typedef struct {
+    uint8_t opcode, flags;
+    uint16_t input0, input1, output;
+    uint8_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+    int8_t act_min, act_max;
+    uint16_t groups;
+    uint32_t params; /* offset in WEIGHTS */
+} weft_op_t;
+
+/*
+ * The part of a tensor that is in memory, as kernels see it. Row y (absolute, clamped to the tensor) starts
+ *   at or after `split`: at tile + (y - tile_y) * tile_stride, whose first pixel is column tile_x
+ *   before `split`:      in a ring of `cap` full-width rows at `ring`, row y in slot y mod cap.
+ * FULL is a ring with cap = h and split = INT32_MAX. Use weft_px(), never the members.
+ */
+typedef struct {
+    int8_t *ring, *tile;
+    int32_t cap, split;
+    int32_t tile_y, tile_x;
+    int32_t ring_stride, tile_stride; /* bytes per row */
+    int32_t c;                        /* bytes per pixel */
+    int32_t zero_point;
+    int32_t h, w; /* the whole tensor */
+} weft_view_t;
+
+/* Address of pixel (y, x); pixels (y, x+1), ... of the same row follow at view->c bytes each. */
+static inline int8_t *weft_px(const weft_view_t *v, int32_t y, int32_t x)
+{
+    if (y >= v->split) {
+        return v->tile + (y - v->tile_y) * v->tile_stride + (x - v->tile_x) * v->c;
+    }
+    int32_t slot = y < v->cap ? y : y % v->cap;
+    return v->ring + slot * v->ring_stride + x * v->c;
+}
+
+/*
+ * One kernel call: produce rows [y0, y1) and columns [x0, x1) of the output, never empty. For REDUCE and
+ * FULLY_CONNECTED the region is over the input that is consumed (region of the whole input, each pixel once).
+ * Everything was proved by weft_open(): kernels check nothing and cannot fail.
+ */
+typedef struct {
+    const weft_op_t *op;
+    const uint8_t *params; /* parameter block (docs/plan-format.md), NULL if the opcode has none */
+    weft_view_t in0, in1;  /* in1: second operand of ADD, SUB, MUL */
+    weft_view_t out;
+    int32_t y0, y1, x0, x1;
+    int32_t axis_offset; /* CONCAT: where this input starts along the axis */
+    int32_t *acc;        /* REDUCE, FULLY_CONNECTED over several calls: accumulators; NULL if one call does it all */
+    bool first, last;    /* with acc: first call (clear it), last call (requantise into out) */
+    void *scratch;
+    uint64_t *macs; /* WEFT_COUNT: add every executed MAC */
+} weft_call_t;
+
+typedef void (*weft_kernel_fn)(const weft_call_t *call);
+
+/* One entry per opcode, NULL where the build leaves it out (weft_config.h). Defined in kernels.c. */
+extern const weft_kernel_fn weft_kernels[WEFT_OPCODE_MAX + 1u];
+
+/* Kernels; each family in its own file under kernels_ref/ and, for fast paths, kernels_<core>/. */
+void weft_conv2d(const weft_call_t *call);
+void weft_dwconv2d(const weft_call_t *call);
+void weft_fully_connected(const weft_call_t *call);
+void weft_add(const weft_call_t *call);
+void weft_sub(const weft_call_t *call);
+void weft_mul(const weft_call_t *call);
+void weft_concat(const weft_call_t *call);
+void weft_pad(const weft_call_t *call);
+void weft_avgpool(const weft_call_t *call);
+void weft_maxpool(const weft_call_t *call);
+void weft_reduce(const weft_call_t *call);
+void weft_lut(const weft_call_t *call);
+void weft_softmax(const weft_call_t *call);
+void weft_reshape(const weft_call_t *call);
+void weft_resize(const weft_call_t *call);
+
+#if WEFT_COUNT
+#define WEFT_COUNT_MACS(call, n)              \
+    do {                                      \
+        if ((call)->macs != NULL) {           \
+            *(call)->macs += (uint64_t)(n);   \
+        }                                     \
+    } while (0)
+#else
+#define WEFT_COUNT_MACS(call, n) ((void)0)
+#endif
+
+/* Decoding of records that weft_open() has bounded. */
+void weft_tensor(const weft_plan_t *plan, uint32_t tensor, weft_tensor_t *out);
+void weft_op(const weft_plan_t *plan, uint32_t op, weft_op_t *out);
+
+static inline int32_t weft_min(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+static inline int32_t weft_max(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+static inline int32_t weft_clamp(int32_t v, int32_t lo, int32_t hi)
+{
+    return weft_min(weft_max(v, lo), hi);
+}
+
+#endif
