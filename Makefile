@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make demo` and `make test` need Python 3.11 or newer, make and git; they set up the rest: Debian packages that are
+# missing, a virtual environment in .venv, and the engine built for the host.
+
+PYTHON ?= python3
+CC := gcc
+BUILD := build
+VENV := .venv
+PYTEST_JOBS ?= 2
+PYTEST_ARGS ?=
+TEST_TIMEOUT ?= 2400
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint engine baremetal host-board setup lock clean distclean
+
+help:
+	@echo "make demo       plan two models, boot the host board from the plans (two minutes after set-up)"
+	@echo "make test       everything: style, planner, service, engine on the host and on five emulated cores"
+	@echo "make engine     the engine for the host: $(LIB), $(LIB_SAN)"
+	@echo "make lint       style, types and stale generated files"
+	@echo "make baremetal  firmware images for the emulated cores"
+	@echo "make lock       requirements.lock anew from pyproject.toml"
+	@echo "make clean      remove build results; distclean: and the virtual environment"
+
+# ---------------------------------------------------------------- set-up
+
+# Debian packages, by what needs them. `$(call apt,stamp,packages)` installs those that are missing, as root or by sudo.
+APT_BASE := $(if $(shell command -v $(CC)),,gcc libc6-dev)
+APT_BASE += $(if $(shell $(PYTHON) -c 'import ensurepip' 2>/dev/null && echo y),,python3-venv)
+APT_TEST := gcc libc6-dev clang clang-format libclang-rt-14-dev \
+	gcc-arm-none-eabi picolibc-arm-none-eabi gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf \
+	qemu-system-arm qemu-system-misc
+
+define apt
+	@missing=""; \
+	for package in $(1); do \
+	    dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q '^install ok' || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    if ! command -v apt-get >/dev/null; then \
+	        echo "not a Debian system; install what corresponds to:$$missing"; \
+	    else \
+	        sudo=""; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	        echo "installing$$missing"; \
+	        $$sudo apt-get update -q && \
+	        DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -q --no-install-recommends $$missing; \
+	    fi; \
+	fi
+endef
+
+$(BUILD)/.apt-base: | $(BUILD)
+	$(if $(strip $(APT_BASE)),$(call apt,$(APT_BASE)))
+	@touch $@
+
+$(BUILD)/.apt-test: Makefile | $(BUILD)
+	$(call apt,$(APT_TEST))
+	@touch $@
+
+$(VENV)/.installed: requirements.lock pyproject.toml $(BUILD)/.apt-base
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Weft needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --disable-pip-version-check --progress-bar off -q -r requirements.lock
+	$(VENV)/bin/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(VENV)/.installed
+
+$(BUILD):
+	mkdir -p $@
+
+# What `make demo` and `make test` install, resolved anew. protobuf is the one that grpcio-health-checking and the
+# generated stubs agree on.
+lock: | $(BUILD)
+	rm -rf $(BUILD)/lock
+	$(PYTHON) -m venv $(BUILD)/lock
+	$(BUILD)/lock/bin/pip install --disable-pip-version-check -q setuptools wheel '.[compare,dev,quantize]'
+	{ echo "# Written by \`make lock\` (see Makefile): what \`make demo\` and \`make test\` install, pinned."; \
+	$(BUILD)/lock/bin/pip freeze --all --exclude pip --exclude weft; } \
+	> requirements.lock
+	rm -rf $(BUILD)/lock
+
+# ---------------------------------------------------------------- engine for the host
+
+ENGINE := $(BUILD)/engine
+LIB := $(ENGINE)/libweft.so
+LIB_SAN := $(ENGINE)/libweft_san.so
+ENGINE_SRC := $(wildcard module/src/*.c module/src/kernels_ref/*.c)
+ENGINE_HDR := $(wildcard module/include/weft/*.h module/src/*.h module/src/kernels_ref/*.h)
+ENGINE_CFLAGS := -std=c99 -Wall -Wextra -Wconversion -Werror -fPIC -Imodule/include -Imodule/src -DWEFT_COUNT=1
+SAN_CFLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+
+engine: $(LIB) $(LIB_SAN)
+
+$(LIB): $(ENGINE_SRC) $(ENGINE_HDR) Makefile | $(BUILD)/.apt-base
+	@mkdir -p $(@D)
+	$(CC) $(ENGINE_CFLAGS) -O2 -shared -o $@ $(ENGINE_SRC)
+
+$(LIB_SAN): $(ENGINE_SRC) $(ENGINE_HDR) Makefile | $(BUILD)/.apt-base
+	@mkdir -p $(@D)
+	$(CC) $(ENGINE_CFLAGS) $(SAN_CFLAGS) -shared -o $@ $(ENGINE_SRC)
+
+# ---------------------------------------------------------------- boards
+
+HOST_BOARD := $(BUILD)/host/weft_host_board
+HOST_SRC := samples/host/weft_host_board.c
+
+host-board: $(HOST_BOARD)
+
+$(HOST_BOARD): $(HOST_SRC) $(ENGINE_SRC) $(ENGINE_HDR) Makefile | $(BUILD)/.apt-base
+	@mkdir -p $(@D)
+	$(CC) -std=c99 -Wall -Wextra -Wconversion -Werror -O2 -Imodule/include -Imodule/src -o $@ $(HOST_SRC) $(ENGINE_SRC)
+
+baremetal: setup $(BUILD)/.apt-test
+	$(VENV)/bin/python -m tests.baremetal.runner build
+
+# ---------------------------------------------------------------- what people run
+
+demo: setup $(LIB) $(HOST_BOARD)
+	$(VENV)/bin/python samples/demo/demo.py
+
+lint: setup $(BUILD)/.apt-test
+	timeout $(TEST_TIMEOUT) $(VENV)/bin/python -m pytest -q tests/test_lint.py
+
+test: setup $(BUILD)/.apt-test engine $(HOST_BOARD)
+	@timeout $(TEST_TIMEOUT) $(VENV)/bin/python -m pytest -n $(PYTEST_JOBS) --dist worksteal $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(BUILD)
+
+distclean: clean
+	rm -rf $(VENV) *.egg-info
