@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What operators must be like to be imported. One ``Rule`` is the check, the user's error message and a line of
+docs/operators.md: ``python -m planner_service.importers.rules [--check]`` writes the page or checks that it is fresh.
+
+Each importer keeps its table (``RULES``) beside the code that relies on it and runs it through a ``Collector``, so that
+everything that is unsupported is reported at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner_service.errors import Code, PlannerError, Violation
+
+#: ``Rule.operator`` of rules that hold for every operator of the format.
+EVERY = "*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operand:
+    """A tensor as its source model describes it. ``dtype`` is a numpy name ("int8", "float32", ...); ``scales`` and
+    ``zero_points`` are empty without quantisation, longer than 1 per channel along ``axis``. ``data`` is a constant's
+    content in the source's shape."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scales: tuple[float, ...] = ()
+    zero_points: tuple[int, ...] = ()
+    axis: int = 0
+    data: NDArray[Any] | None = None
+
+    @property
+    def scale(self) -> float:
+        return self.scales[0] if self.scales else 0.0
+
+    @property
+    def zero_point(self) -> int:
+        return self.zero_points[0] if self.zero_points else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the rules of one operator look at. ``layer`` is the name the user knows; absent inputs are None."""
+
+    layer: str
+    operator: str
+    inputs: tuple[Operand | None, ...]
+    outputs: tuple[Operand, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def input(self, index: int) -> Operand:
+        """Input that an earlier rule has shown to exist."""
+        operand = self.inputs[index]
+        assert operand is not None
+        return operand
+
+    @property
+    def output(self) -> Operand:
+        return self.outputs[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A constraint of ``operator`` (or EVERY). ``check`` returns True if it holds, else False or what was found.
+    ``final``: later rules of the operator rely on this one and are skipped when it is broken."""
+
+    operator: str
+    text: str
+    remedy: str
+    check: Callable[[Facts], bool | str]
+    final: bool = False
+
+
+def rules(
+    operators: Iterable[str], text: str, remedy: str, check: Callable[[Facts], bool | str], *, final: bool = False
+) -> tuple[Rule, ...]:
+    """The same constraint for several operators."""
+    return tuple(Rule(operator=o, text=text, remedy=remedy, check=check, final=final) for o in operators)
+
+
+class Collector:
+    """Gathers violations over a whole model; ``finish`` raises them together."""
+
+    def __init__(self, table: Sequence[Rule]) -> None:
+        self._rules: dict[str, list[Rule]] = {}
+        for rule in table:
+            self._rules.setdefault(rule.operator, []).append(rule)
+        self._found: dict[Violation, None] = {}
+
+    @property
+    def found(self) -> tuple[Violation, ...]:
+        return tuple(self._found)
+
+    def add(self, layer: str, message: str, remedy: str) -> None:
+        """Note a violation that no rule expresses; the same one is kept once."""
+        self._found[Violation(layer, message, remedy)] = None
+
+    def knows(self, operator: str) -> bool:
+        """Whether the table has the operator at all."""
+        return operator != EVERY and operator in self._rules
+
+    def apply(self, facts: Facts) -> bool:
+        """Check the rules of ``facts.operator``, after those for every operator; True if all hold."""
+        holds = True
+        for rule in [*self._rules.get(EVERY, []), *self._rules.get(facts.operator, [])]:
+            result = rule.check(facts)
+            if result is True:
+                continue
+            holds = False
+            found = f", found {result}" if isinstance(result, str) and result else ""
+            self.add(facts.layer, f"{facts.operator}: {rule.text}{found}", rule.remedy)
+            if rule.final:
+                break
+        return holds
+
+    def finish(self, what: str) -> None:
+        """PlannerError(UNSUPPORTED) with everything found; nothing if all is well. ``what`` names the model."""
+        if self._found:
+            count = len(self._found)
+            raise PlannerError(
+                Code.UNSUPPORTED,
+                f"{what}: {count} thing{'s' if count > 1 else ''} that Weft cannot run",
+                violations=self.found,
+            )
+
+
+# ---------------------------------------------------------------- docs/operators.md
+
+_INTRO = """# Supported operators
+
+Generated by `python -m planner_service.importers.rules` from the tables that the importers check; do not edit.
+Activations are int8 or uint8 with one scale and zero point per tensor; one batch. An operator that breaks a rule is
+reported with the rule's text and remedy, together with everything else that is wrong with the model.
+"""
+
+
+def render(tables: Mapping[str, Sequence[Rule]]) -> str:
+    """The page: a section per format, a table row per operator's rule."""
+    parts = [_INTRO]
+    for title, table in tables.items():
+        parts.append(f"\n## {title}\n")
+        by_operator: dict[str, list[Rule]] = {}
+        for rule in table:
+            by_operator.setdefault(rule.operator, []).append(rule)
+        general = by_operator.pop(EVERY, [])
+        parts.append("\nEvery operator:\n\n" if general else "")
+        parts.extend(f"- {rule.text} (otherwise: {rule.remedy})\n" for rule in general)
+        parts.append("\n| operator | what must hold | otherwise |\n|---|---|---|\n")
+        for operator in sorted(by_operator):
+            for i, rule in enumerate(by_operator[operator]):
+                parts.append(f"| {f'`{operator}`' if i == 0 else ''} | {rule.text} | {rule.remedy} |\n")
+    return "".join(parts)
+
+
+def tables() -> dict[str, Sequence[Rule]]:
+    """Rules by format, as ``weft ops`` and the page show them."""
+    from planner_service.importers import onnx, tflite
+
+    return {"TFLite": tflite.RULES, "ONNX": onnx.RULES}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write docs/operators.md, or with ``--check`` return 1 if it is stale."""
+    parser = argparse.ArgumentParser(description="Write docs/operators.md from the importers' rules.")
+    parser.add_argument("--check", action="store_true", help="only check that the page is fresh")
+    args = parser.parse_args(argv)
+    path = Path(__file__).resolve().parents[2] / "docs" / "operators.md"
+    text = render(tables())
+    if not args.check:
+        path.write_text(text, encoding="utf-8")
+        return 0
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return 0
+    print("docs/operators.md is stale: run python -m planner_service.importers.rules", file=sys.stderr)
+    return 1
+
+
+# ---------------------------------------------------------------- checks that both formats use
+
+
+def one_scale(operand: Operand) -> bool | str:
+    """Quantised per tensor with a finite positive scale and a zero point that its type can hold."""
+    if len(operand.scales) != 1 or len(operand.zero_points) > 1:
+        return f"{len(operand.scales)} scales on {operand.name}"
+    return usable_scales(operand)
+
+
+def usable_scales(operand: Operand) -> bool | str:
+    """Scales are finite and positive (normal float32 numbers), zero points inside the type."""
+    info = np.finfo(np.float32)
+    for s in operand.scales:
+        if not (np.isfinite(s) and float(info.tiny) <= s <= float(info.max)):
+            return f"scale {s} on {operand.name}"
+    low, high = (0, 255) if operand.dtype == "uint8" else (-128, 127)
+    for z in operand.zero_points:
+        if operand.dtype in ("int8", "uint8") and not low <= z <= high:
+            return f"zero point {z} on {operand.name}"
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
