@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file
+ * @brief What a build of the engine contains. Set macros on the compiler's command line, or name a header of your own
+ * in WEFT_CONFIG_FILE that defines them.
+ *
+ * Op set: all operators by default. With WEFT_OP_SET_CUSTOM defined, only those with WEFT_WITH_<OPCODE> set to 1 are in
+ * the kernel table; the others drop out of the link, and weft_open() refuses a plan that needs one (WEFT_ERR_OPCODE).
+ */
+#ifndef WEFT_WEFT_CONFIG_H
+#define WEFT_WEFT_CONFIG_H
+
+#ifdef WEFT_CONFIG_FILE
+#include WEFT_CONFIG_FILE
+#endif
+
+#ifdef WEFT_OP_SET_CUSTOM
+#define WEFT_OPS_ALL 0 /**< 1: every operator is in the build */
+#else
+#define WEFT_OPS_ALL 1
+#endif
+
+#ifndef WEFT_WITH_CONV2D
+#define WEFT_WITH_CONV2D WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_DWCONV2D
+#define WEFT_WITH_DWCONV2D WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_FULLY_CONNECTED
+#define WEFT_WITH_FULLY_CONNECTED WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_ADD
+#define WEFT_WITH_ADD WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_SUB
+#define WEFT_WITH_SUB WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_MUL
+#define WEFT_WITH_MUL WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_CONCAT
+#define WEFT_WITH_CONCAT WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_PAD
+#define WEFT_WITH_PAD WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_AVGPOOL
+#define WEFT_WITH_AVGPOOL WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_MAXPOOL
+#define WEFT_WITH_MAXPOOL WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_REDUCE
+#define WEFT_WITH_REDUCE WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_LUT
+#define WEFT_WITH_LUT WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_SOFTMAX
+#define WEFT_WITH_SOFTMAX WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_RESHAPE
+#define WEFT_WITH_RESHAPE WEFT_OPS_ALL
+#endif
+#ifndef WEFT_WITH_RESIZE
+#define WEFT_WITH_RESIZE WEFT_OPS_ALL
+#endif
+
+#endif

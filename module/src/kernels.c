@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The kernel table. An operator that is left out is not named here, so its kernel drops out of the link. */
+#include "weft/weft_config.h"
+#include "weft_internal.h"
+
+const weft_kernel_fn weft_kernels[WEFT_OPCODE_MAX + 1u] = {
+#if WEFT_WITH_CONV2D
+    [WEFT_OP_CONV2D] = weft_conv2d,
+#endif
+#if WEFT_WITH_DWCONV2D
+    [WEFT_OP_DWCONV2D] = weft_dwconv2d,
+#endif
+#if WEFT_WITH_FULLY_CONNECTED
+    [WEFT_OP_FULLY_CONNECTED] = weft_fully_connected,
+#endif
+#if WEFT_WITH_ADD
+    [WEFT_OP_ADD] = weft_add,
+#endif
+#if WEFT_WITH_SUB
+    [WEFT_OP_SUB] = weft_sub,
+#endif
+#if WEFT_WITH_MUL
+    [WEFT_OP_MUL] = weft_mul,
+#endif
+#if WEFT_WITH_CONCAT
+    [WEFT_OP_CONCAT] = weft_concat,
+#endif
+#if WEFT_WITH_PAD
+    [WEFT_OP_PAD] = weft_pad,
+#endif
+#if WEFT_WITH_AVGPOOL
+    [WEFT_OP_AVGPOOL] = weft_avgpool,
+#endif
+#if WEFT_WITH_MAXPOOL
+    [WEFT_OP_MAXPOOL] = weft_maxpool,
+#endif
+#if WEFT_WITH_REDUCE
+    [WEFT_OP_REDUCE] = weft_reduce,
+#endif
+#if WEFT_WITH_LUT
+    [WEFT_OP_LUT] = weft_lut,
+#endif
+#if WEFT_WITH_SOFTMAX
+    [WEFT_OP_SOFTMAX] = weft_softmax,
+#endif
+#if WEFT_WITH_RESHAPE
+    [WEFT_OP_RESHAPE] = weft_reshape,
+#endif
+#if WEFT_WITH_RESIZE
+    [WEFT_OP_RESIZE] = weft_resize,
+#endif
+};

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Sliding windows: which taps lie inside the tensor, and where their rows are. */
+#ifndef WEFT_TAPS_H
+#define WEFT_TAPS_H
+
+#include "../weft_internal.h"
+
+/* Taps [lo, hi) of a kernel whose tap 0 is at coordinate `first`; hi == lo if all are outside. */
+typedef struct {
+    int32_t lo, hi;
+} weft_taps_t;
+
+static inline weft_taps_t weft_taps(int32_t first, int32_t kernel, int32_t dilation, int32_t size)
+{
+    weft_taps_t taps = {0, kernel};
+    if (first < 0) {
+        taps.lo = weft_min((dilation - 1 - first) / dilation, kernel);
+    }
+    if (first + (kernel - 1) * dilation >= size) {
+        taps.hi = weft_max((size - first + dilation - 1) / dilation, taps.lo);
+    }
+    return taps;
+}
+
+/* Kernels taller than this have the addresses of their further rows computed on use: bounds the stack. */
+#define WEFT_HOISTED_ROWS 12
+
+/* The input rows under one output row; addresses are those of column `x`. */
+typedef struct {
+    const weft_view_t *view;
+    weft_taps_t taps;
+    int32_t first, dilation, x;
+    const int8_t *row[WEFT_HOISTED_ROWS];
+} weft_rows_t;
+
+/* Rows under output row y of a call whose output columns start at call->x0. */
+static inline weft_rows_t weft_rows(const weft_call_t *call, int32_t y)
+{
+    const weft_op_t *op = call->op;
+    weft_rows_t rows;
+    rows.view = &call->in0;
+    rows.dilation = op->dilation_h;
+    rows.first = y * op->stride_h - op->pad_top;
+    rows.taps = weft_taps(rows.first, op->kernel_h, op->dilation_h, call->in0.h);
+    rows.x = weft_clamp(call->x0 * op->stride_w - op->pad_left, 0, call->in0.w - 1);
+    for (int32_t k = rows.taps.lo; k < rows.taps.hi && k < WEFT_HOISTED_ROWS; k++) {
+        rows.row[k] = weft_px(&call->in0, rows.first + k * rows.dilation, rows.x);
+    }
+    return rows;
+}
+
+/* Address of column rows->x under tap row k, taps.lo <= k < taps.hi. */
+static inline const int8_t *weft_row(const weft_rows_t *rows, int32_t k)
+{
+    return k < WEFT_HOISTED_ROWS ? rows->row[k] : weft_px(rows->view, rows->first + k * rows->dilation, rows->x);
+}
+
+#endif
