@@ -121,11 +121,11 @@ void weft_reshape(const weft_call_t *call);
 void weft_resize(const weft_call_t *call);
 
 #if WEFT_COUNT
-#define WEFT_COUNT_MACS(call, n)              \
-    do {                                      \
-        if ((call)->macs != NULL) {           \
-            *(call)->macs += (uint64_t)(n);   \
-        }                                     \
+#define WEFT_COUNT_MACS(call, n)                                                                                       \
+    do {                                                                                                               \
+        if ((call)->macs != NULL) {                                                                                    \
+            *(call)->macs += (uint64_t)(n);                                                                            \
+        }                                                                                                              \
     } while (0)
 #else
 #define WEFT_COUNT_MACS(call, n) ((void)0)

@@ -120,8 +120,8 @@ typedef struct {
 
 /** What a run is given. All members may be zero unless the plan needs them. */
 typedef struct {
-    void *ctx;                    /**< passed to every callback */
-    weft_input_fn input_fn;       /**< for streamed inputs */
+    void *ctx;                     /**< passed to every callback */
+    weft_input_fn input_fn;        /**< for streamed inputs */
     const int8_t *const *external; /**< array by network input; used for external inputs */
     weft_step_fn step_fn;
     weft_profile_fn profile_fn;

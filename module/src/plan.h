@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private: decoded schedule records and what the verifier and the executor both need to know about them. */
+#ifndef WEFT_PLAN_H
+#define WEFT_PLAN_H
+
+#include "weft_internal.h"
+
+/* Segments of one stage; bounds the verifier's counters, which live on its stack. */
+#define WEFT_MAX_SEGMENTS 64u
+/* Inputs of one CONCAT. */
+#define WEFT_MAX_INPUTS 64u
+
+typedef struct {
+    uint16_t first_segment, segment_count;
+    uint32_t state, scratch, scratch_len;
+} weft_stage_t;
+
+typedef struct {
+    uint16_t first_entry, entry_count;
+    uint16_t row_steps, col_steps;
+} weft_segment_t;
+
+typedef struct {
+    uint16_t op; /* or WEFT_INPUT_BIT | number */
+    uint8_t policy;
+    int32_t row_adv, row_off, row_ext;
+    int32_t keep;
+    int32_t col_adv, col_off, col_ext;
+    uint32_t offset, aux;
+} weft_entry_t;
+
+/* At step i: [adv*i + lo, adv*i + hi), not clamped. */
+typedef struct {
+    int32_t adv, lo, hi;
+} weft_span_t;
+
+/* A clamped range, empty if lo >= hi. */
+typedef struct {
+    int32_t lo, hi;
+} weft_range_t;
+
+void weft_stage(const weft_plan_t *plan, uint32_t stage, weft_stage_t *out);
+void weft_segment(const weft_plan_t *plan, uint32_t segment, weft_segment_t *out);
+void weft_entry(const weft_plan_t *plan, uint32_t entry, weft_entry_t *out);
+
+static inline uint32_t weft_entry_of(const weft_plan_t *plan, uint32_t tensor)
+{
+    return weft_rd16(plan->entry_of + 2u * tensor);
+}
+
+/* Tensor of a network input or output record (inputs first, then outputs). */
+static inline uint16_t weft_io_tensor(const weft_plan_t *plan, uint32_t io)
+{
+    return weft_rd16(plan->ios + io * WEFT_IO_SIZE + WEFT_IO_TENSOR);
+}
+
+static inline bool weft_is_input(const weft_entry_t *entry)
+{
+    return (entry->op & WEFT_INPUT_BIT) != 0;
+}
+
+/* The tensor that an entry produces. */
+uint16_t weft_entry_tensor(const weft_plan_t *plan, const weft_entry_t *entry);
+
+/* Number of activation or constant inputs of an operator, and the k-th one. */
+uint32_t weft_op_inputs(const weft_op_t *op);
+uint16_t weft_op_input(const weft_plan_t *plan, const weft_op_t *op, uint32_t k);
+
+/* Bytes of a constant tensor; NULL if there is no such record. */
+const uint8_t *weft_const(const weft_plan_t *plan, uint32_t tensor);
+
+/* The operator's region is over its input (REDUCE, FULLY_CONNECTED). */
+static inline bool weft_consumes(const weft_op_t *op)
+{
+    return op->opcode == WEFT_OP_REDUCE || op->opcode == WEFT_OP_FULLY_CONNECTED;
+}
+
+/* The operator needs whole inputs: its receptive field is not affine. */
+bool weft_needs_whole(const weft_op_t *op);
+
+/* Rows of the output do not follow rows of the input: the output exists only when all steps are done. */
+static inline bool weft_ends_rows(const weft_op_t *op)
+{
+    return op->opcode == WEFT_OP_FULLY_CONNECTED ||
+           (op->opcode == WEFT_OP_REDUCE && (op->flags & WEFT_OP_REDUCE_H) != 0);
+}
+
+/* What a step adds to the window: rows, columns. */
+static inline weft_span_t weft_new_rows(const weft_entry_t *e)
+{
+    weft_span_t s = {e->row_adv, e->row_off + (e->policy == WEFT_POLICY_TILE ? e->keep : 0), e->row_off + e->row_ext};
+    return s;
+}
+static inline weft_span_t weft_new_cols(const weft_entry_t *e)
+{
+    weft_span_t s = {e->col_adv, e->col_off + e->col_ext - e->col_adv, e->col_off + e->col_ext};
+    return s;
+}
+
+static inline weft_range_t weft_at(const weft_span_t *s, int32_t step, int32_t size)
+{
+    weft_range_t r = {weft_clamp(s->adv * step + s->lo, 0, size), weft_clamp(s->adv * step + s->hi, 0, size)};
+    return r;
+}
+
+/* Receptive field of output positions [lo, hi), not empty, on the rows (axis 0) or columns (axis 1). Not clamped. */
+weft_range_t weft_field(const weft_op_t *op, int axis, weft_range_t out);
+
+/* Whether the accumulators of a REDUCE or FULLY_CONNECTED are needed, and their bytes (0 if not). */
+uint32_t weft_acc_bytes(const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out, const weft_entry_t *e,
+                        const weft_segment_t *segment);
+
+/* Bytes of an entry's window at `offset`, and of its line store at `aux`. */
+uint32_t weft_window_bytes(const weft_entry_t *e, const weft_tensor_t *t);
+uint32_t weft_line_bytes(const weft_entry_t *e, const weft_tensor_t *t);
+
+/* Per segment of a stage, in this order, two u16: row steps done, and who asked for the next one. */
+#define WEFT_STATE_DONE(state, s) ((state)[2u * (s)])
+#define WEFT_STATE_ASKED_BY(state, s) ((state)[2u * (s) + 1u])
+
+/*
+ * Next segment (number within the stage) in pull order. `cur` is the segment that ran last, or segment_count at the
+ * start. Returns the number, segment_count when the stage is complete, or a negative error (RING, NEED), with the
+ * entry in *entry.
+ */
+int weft_pull(const weft_plan_t *plan, const weft_stage_t *stage, uint16_t *state, uint32_t cur, uint32_t *entry);
+
+#endif
