@@ -40,6 +40,7 @@ class Client:
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._socket = socket.create_connection((host, port), timeout=REPLY_SECONDS)
+        self._shapes: list[tuple[int, ...]] | None = None
 
     def close(self) -> None:
         self._socket.close()
@@ -77,11 +78,10 @@ class Client:
 
     def run(self, inputs: Sequence[Int8]) -> list[Int8]:
         """One inference: an int8 array per network input in, one per network output back (H, W, C)."""
-        info = self.info()
         reply = self.request(b"r", b"".join(np.ascontiguousarray(x, dtype=np.int8).tobytes() for x in inputs))
-        if "error" in info:
-            raise BoardError(info["error"])
-        shapes = [tuple(tensor["shape"]) for tensor in info["outputs"]]
+        if self._shapes is None:
+            self._shapes = [tuple(tensor["shape"]) for tensor in self.info()["outputs"]]
+        shapes = self._shapes
         values = np.frombuffer(reply, dtype=np.int8)
         parts = np.split(values, np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
         return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
@@ -161,10 +161,10 @@ def to_int8(values: npt.NDArray[Any], tensor: Mapping[str, Any]) -> Int8:
     """Source-model values of a network input as the engine takes them (`tensor`: an entry of ``info()["inputs"]``)."""
     if tensor["dtype"] == "float32":
         scaled = np.round(np.asarray(values, dtype=np.float32) / np.float32(tensor["scale"])) + tensor["zero_point"]
-        return np.clip(scaled, -128, 127).astype(np.int8)
+        return np.asarray(np.clip(scaled, -128, 127), dtype=np.int8)
     if tensor["dtype"] == "uint8":
-        return (values.astype(np.int16) - 128).astype(np.int8)
-    return values.astype(np.int8)
+        return np.asarray(np.asarray(values, dtype=np.int16) - 128, dtype=np.int8)
+    return np.asarray(values, dtype=np.int8)
 
 
 def main() -> int:

@@ -219,9 +219,9 @@ def build(
         *(f"-Wl,--defsym={n}_ORIGIN={r.origin:#x},--defsym={n}_LENGTH={r.length:#x}" for n, r in regions.items()),
         f"-Wl,--defsym=STACK_LENGTH={STACK_BYTES:#x}",
     ]  # fmt: skip
-    headers = [*(module / "include").rglob("*.h"), *(module / "src").rglob("*.h"), HERE / "port.h", HERE / "firmware.ld"]
+    headers = [*(module / "include").rglob("*.h"), *(module / "src").rglob("*.h")]
     digest = hashlib.sha256("\0".join(command).encode())
-    for file in [*files, *sorted(headers)]:
+    for file in [*files, HERE / "port.h", HERE / "firmware.ld", *sorted(headers)]:
         digest.update(f"\0{file}\0".encode() + file.read_bytes())
     folder = BUILD / f"{core}-{digest.hexdigest()[:12]}"
     elf = folder / "firmware.elf"
