@@ -198,7 +198,14 @@ def md_tables(spec: Spec) -> str:
     """The tables of docs/plan-format.md that follow from the source."""
     out = [f"<!-- {NOTE} -->", "# Tables of the plan format", "", "## Records", ""]
     for record in spec["record"]:
-        out += [f"### {record['name']}", "", record["doc"], "", "| offset | field | type | meaning |", "|---|---|---|---|"]
+        out += [
+            f"### {record['name']}",
+            "",
+            record["doc"],
+            "",
+            "| offset | field | type | meaning |",
+            "|---|---|---|---|",
+        ]
         at = 0
         for name, kind, doc in record["fields"]:
             out.append(f"| {at} | `{name}` | {kind} | {doc} |")

@@ -384,7 +384,7 @@ class SignatureRecord:
     reserved: int = 0
     reserved2: int = 0
     key_id: int
-    bytes: bytes = bytes(64)
+    value: bytes = bytes(64)
 
     def pack(self) -> bytes:
         """The record's bytes; struct.error if a value does not fit its field."""
@@ -393,7 +393,7 @@ class SignatureRecord:
             self.reserved,
             self.reserved2,
             self.key_id,
-            self.bytes,
+            self.value,
         )
 
     @classmethod
@@ -405,7 +405,7 @@ class SignatureRecord:
             reserved=values[1],
             reserved2=values[2],
             key_id=values[3],
-            bytes=values[4],
+            value=values[4],
         )
 
 

@@ -63,4 +63,6 @@ def _check_op(graph: Graph, op: Op, need: object) -> None:
     elif isinstance(op, Reshape):
         need(math.prod(ins[0]) == math.prod(out), op.name, "element counts differ")
     elif isinstance(op, Resize) and op.factors:
-        need((ins[0][0] * op.factors[0], ins[0][1] * op.factors[1]) == out[:2], op.name, "factors do not give the shape")
+        need(
+            (ins[0][0] * op.factors[0], ins[0][1] * op.factors[1]) == out[:2], op.name, "factors do not give the shape"
+        )
