@@ -1,0 +1,535 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From block cuts to schedules: every region, window policy and step count that docs/design.md section 2 leaves to
+arithmetic. The solver says which operators sweep together, how far a step goes and which rows are kept; the rest
+follows here, with the least lag that the rules allow. What the rules forbid raises ``IllegalSpecError``.
+
+Hot paths work on plain ints: ``Facts`` holds what does not change while a graph is searched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Literal
+
+from planner_service import replay
+from planner_service.errors import Code, PlannerError
+from planner_service.format import Policy
+from planner_service.ir import (
+    Binary,
+    Concat,
+    Conv2D,
+    FullyConnected,
+    Graph,
+    Op,
+    Pad,
+    Reduce,
+    Reshape,
+    Resize,
+    Window2D,
+    macs,
+    valid_taps,
+)
+from planner_service.schedule import Axis, Entry, Schedule, Segment, Stage
+
+#: How network inputs reach the engine: written into the arena, handed over row by row, or read through a const pointer.
+InputMode = Literal["resident", "streamed", "external"]
+
+#: Segments of one stage and inputs of one CONCAT that the engine's verifier has room for.
+MAX_SEGMENTS = 64
+MAX_INPUTS = 64
+
+_U16 = 0xFFFF
+_I16 = 0x7FFF
+
+
+class IllegalSpecError(ValueError):
+    """The rules of docs/design.md section 2 forbid this stage; the message says which and where."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """Receptive field along one axis: output [lo, hi) reads input [lo*stride - pad, (hi-1)*stride - pad + span), or
+    with ``factor`` > 1 (nearest-neighbour resize) [lo // factor, (hi-1) // factor + 1)."""
+
+    stride: int = 1
+    pad: int = 0
+    span: int = 1
+    factor: int = 1
+
+    def start(self, lo: int) -> int:
+        return lo * self.stride - self.pad if self.factor == 1 else lo // self.factor
+
+    def end(self, hi: int) -> int:
+        return (hi - 1) * self.stride - self.pad + self.span if self.factor == 1 else (hi - 1) // self.factor + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """What the planner needs to know of an operator (``op`` >= 0) or a network input (``op`` = -1 - its number).
+
+    ``size`` is (rows, columns) of the axis its regions run over: the output's, or the input's for REDUCE and
+    FULLY_CONNECTED. ``shape`` is the output's. ``swept`` inputs are read through the receptive field, ``whole`` ones
+    entirely. A row of the region costs ``row_elements`` elements; rows [lo, hi) cost row_macs[hi] - row_macs[lo] MACs
+    (``row_macs`` is empty where an operator has none)."""
+
+    op: int
+    name: str
+    tensor: int
+    shape: tuple[int, int, int]
+    size: tuple[int, int]
+    row_elements: int
+    swept: tuple[int, ...] = ()
+    whole: tuple[int, ...] = ()
+    rows: Field = field(default_factory=Field)
+    cols: Field = field(default_factory=Field)
+    row_macs: tuple[int, ...] = ()
+    reduce_h: bool = False
+    reduce_w: bool = False
+    single: bool = False
+
+    @property
+    def streamed(self) -> bool:
+        return self.op < 0
+
+    @property
+    def reduces(self) -> bool:
+        return self.reduce_h or self.reduce_w
+
+    @property
+    def ends_stage(self) -> bool:
+        return self.reduce_h
+
+
+class Facts:
+    """What does not change while schedules of one graph are searched. ``nodes`` by operator index and by -1 - number
+    of a network input; ``producer``, ``consumers`` (operator indices, each once) and ``is_output`` by tensor."""
+
+    __slots__ = ("base_macs", "bytes_of", "consumers", "graph", "is_output", "nodes", "op_macs", "producer")
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        count = len(graph.tensors)
+        self.producer: list[int | None] = [None] * count
+        consumers: list[list[int]] = [[] for _ in range(count)]
+        self.is_output = [False] * count
+        for io in graph.outputs:
+            self.is_output[io.tensor] = True
+        self.nodes: dict[int, Node] = {}
+        for number, io in enumerate(graph.inputs):
+            shape = graph.tensors[io.tensor].shape
+            self.producer[io.tensor] = -1 - number
+            self.nodes[-1 - number] = Node(
+                op=-1 - number,
+                name=io.name,
+                tensor=io.tensor,
+                shape=shape,
+                size=shape[:2],
+                row_elements=shape[1] * shape[2],
+            )
+        for index, op in enumerate(graph.ops):
+            self.producer[op.output] = index
+            self.nodes[index] = _node(graph, index, op)
+            for tensor in dict.fromkeys(op.inputs):
+                consumers[tensor].append(index)
+        self.consumers = tuple(tuple(c) for c in consumers)
+        self.bytes_of = tuple(t.nbytes for t in graph.tensors)
+        self.op_macs = tuple(macs(graph, op) for op in graph.ops)
+        self.base_macs = sum(self.op_macs)
+
+
+def _node(graph: Graph, index: int, op: Op) -> Node:
+    shape = graph.tensors[op.output].shape
+    live = [t for t in dict.fromkeys(op.inputs) if graph.tensors[t].data is None]
+    rows, cols = Field(), Field()
+    size = (shape[0], shape[1])
+    swept: tuple[int, ...] = tuple(live)
+    whole: tuple[int, ...] = ()
+    row_macs: tuple[int, ...] = ()
+    row_elements = shape[1] * shape[2]
+    reduce_h = reduce_w = single = False
+    if isinstance(op, Window2D):
+        rows, cols = (
+            Field(stride=op.stride[a], pad=op.pads[a], span=(op.kernel[a] - 1) * op.dilation[a] + 1) for a in (0, 1)
+        )
+        if isinstance(op, Conv2D):
+            row_macs = _row_macs(graph, op)
+    elif isinstance(op, Pad):
+        rows, cols = Field(pad=op.pads[0]), Field(pad=op.pads[1])
+    elif isinstance(op, Reduce | FullyConnected):
+        source = graph.tensors[op.inputs[0]].shape
+        size, row_elements = (source[0], source[1]), source[1] * source[2]
+        reduce_h = isinstance(op, FullyConnected) or 0 in op.axes
+        reduce_w = isinstance(op, FullyConnected) or 1 in op.axes
+        if isinstance(op, FullyConnected):
+            row_macs = tuple(y * row_elements * shape[2] for y in range(size[0] + 1))
+    elif isinstance(op, Resize) and op.factors is not None:
+        rows, cols = Field(factor=op.factors[0]), Field(factor=op.factors[1])
+    elif isinstance(op, Resize | Reshape) or (isinstance(op, Concat) and op.axis != 2):
+        swept, whole, single = (), tuple(live), True
+    elif isinstance(op, Binary):
+        whole = tuple(t for t in live if graph.tensors[t].shape[:2] != shape[:2])
+        swept = tuple(t for t in live if t not in whole)
+    return Node(
+        op=index,
+        name=op.name,
+        tensor=op.output,
+        shape=shape,
+        size=size,
+        swept=swept,
+        whole=whole,
+        rows=rows,
+        cols=cols,
+        row_elements=row_elements,
+        row_macs=row_macs,
+        reduce_h=reduce_h,
+        reduce_w=reduce_w,
+        single=single,
+    )
+
+
+def _row_macs(graph: Graph, op: Conv2D) -> tuple[int, ...]:
+    """Prefix sums over output rows of the MACs of a row: taps inside the tensor."""
+    taps = [
+        [
+            valid_taps(y, graph.tensors[op.inputs[0]].shape[a], op.kernel[a], op.stride[a], op.dilation[a], op.pads[a])
+            for y in range(graph.tensors[op.output].shape[a])
+        ]
+        for a in (0, 1)
+    ]
+    per_tap = sum(taps[1]) * op.weights.shape[0] * op.weights.shape[3]
+    return tuple(accumulate((n * per_tap for n in taps[0]), initial=0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSpec:
+    """Operators that sweep together, in topological order (-1 - n stands for streamed network input n).
+
+    ``row_adv`` and ``col_adv``: rows and columns of the last operator's output (of its input for REDUCE and
+    FULLY_CONNECTED) per step; one that reaches the size means a single step. ``keep``: rows of a TILE tensor in its
+    line store, by tensor; absent means 0, at most min(extent - advance, H); nothing is computed twice where it is
+    extent - advance."""
+
+    ops: tuple[int, ...]
+    row_adv: int
+    col_adv: int
+    keep: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSpec:
+    """Segments of one sweep, the sink last. ``scratch``: bytes the target's kernels want."""
+
+    segments: tuple[SegmentSpec, ...]
+    scratch: int = 0
+
+
+#: (advance, offset, extent, keep) of one axis of one entry; along columns keep is always extent - advance.
+Region = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentShape:
+    """A segment's geometry, which does not depend on the rest of its stage: cache it while searching. ``tile`` says
+    which tensors live in this segment only; the others become ROWS or FULL."""
+
+    ops: tuple[int, ...]
+    tile: tuple[bool, ...]
+    rows: tuple[Region, ...]
+    cols: tuple[Region, ...]
+    row_steps: int
+    col_steps: int
+
+
+def shape_segment(facts: Facts, spec: SegmentSpec) -> SegmentShape:
+    """Regions and step counts of one segment; ``IllegalSpecError`` if the rules forbid it."""
+    nodes = [facts.nodes[op] for op in spec.ops]
+    if not nodes or spec.row_adv < 1 or spec.col_adv < 1:
+        raise IllegalSpecError("a segment needs an operator and advances of at least 1")
+    if len(nodes) > 1 and any(node.streamed for node in nodes):
+        raise IllegalSpecError("a streamed input is alone in its segment")
+    place = {node.tensor: n for n, node in enumerate(nodes)}
+    own = set(spec.ops)
+    last = len(nodes) - 1
+    inner: list[tuple[int, ...]] = []
+    tile: list[bool] = []
+    for n, node in enumerate(nodes):
+        if node.reduces and n != last:
+            raise IllegalSpecError(f"{node.name}: a reduction ends its segment")
+        inner.append(tuple(place[t] for t in node.swept if t in place))
+        if any(p >= n for p in inner[-1]):
+            raise IllegalSpecError(f"{node.name}: stands before its input")
+        if any(t in place for t in node.whole):
+            raise IllegalSpecError(f"{node.name}: reads a whole tensor, which must be made in an earlier stage")
+        users = facts.consumers[node.tensor]
+        local = not node.streamed and not facts.is_output[node.tensor] and bool(users) and own.issuperset(users)
+        tile.append(local)
+    one_row, one_col = spec.row_adv >= nodes[last].size[0], spec.col_adv >= nodes[last].size[1]
+    if nodes[last].streamed:
+        one_col = True
+    if not (one_row and one_col):
+        for node in nodes:
+            if node.single:
+                raise IllegalSpecError(f"{node.name}: runs in a single step only")
+    if one_row:
+        if any(spec.keep.get(node.tensor) for node in nodes):
+            raise IllegalSpecError("nothing can be kept between the rows of a single step")
+        rows: list[Region] = [(node.size[0], 0, node.size[0], 0) for node in nodes]
+        row_steps = 1
+    else:
+        rows = _sweep(nodes, inner, tile, spec.row_adv, 0, spec.keep)
+        row_steps = _steps(nodes, tile, rows, 0)
+    if one_col:
+        cols: list[Region] = [(node.size[1], 0, node.size[1], 0) for node in nodes]
+        col_steps = 1
+    else:
+        cols = _sweep(nodes, inner, tile, spec.col_adv, 1, {})
+        col_steps = _steps(nodes, tile, cols, 1)
+    if row_steps > _U16 or col_steps > _U16:
+        raise IllegalSpecError("more than 65535 steps")
+    return SegmentShape(
+        ops=spec.ops,
+        tile=tuple(tile),
+        rows=tuple(rows),
+        cols=tuple(cols),
+        row_steps=row_steps,
+        col_steps=col_steps,
+    )
+
+
+def _steps(nodes: Sequence[Node], tile: Sequence[bool], regions: Sequence[Region], axis: int) -> int:
+    return max(
+        -(-(node.size[axis] - region[1]) // region[0])
+        for node, local, region in zip(nodes, tile, regions, strict=True)
+        if not local
+    )
+
+
+def _sweep(
+    nodes: Sequence[Node],
+    inner: Sequence[tuple[int, ...]],
+    tile: Sequence[bool],
+    advance: int,
+    axis: int,
+    keep: Mapping[int, int],
+) -> list[Region]:
+    """Regions along one axis of several steps, with the least lag of the last operator.
+
+    A later start of the last operator shifts every region by lag * advance / last advance, so one pass finds the lag;
+    the floors of a resize break that proportion, then it is raised one by one."""
+    regions, lag = _propagate(nodes, inner, tile, advance, axis, keep, 0)
+    if lag == 0:
+        return regions
+    if all((node.cols if axis else node.rows).factor == 1 for node in nodes):
+        return [(a, _fit(o - lag * a // advance), e, k) for a, o, e, k in regions]
+    for tried in range(1, 4 * _I16):
+        regions, lag = _propagate(nodes, inner, tile, advance, axis, keep, tried)
+        if lag == 0:
+            return regions
+    raise IllegalSpecError("no lag satisfies the rules")
+
+
+def _fit(offset: int) -> int:
+    if offset < -_I16 - 1:
+        raise IllegalSpecError("an offset does not fit its field")
+    return offset
+
+
+def _propagate(
+    nodes: Sequence[Node],
+    inner: Sequence[tuple[int, ...]],
+    tile: Sequence[bool],
+    advance: int,
+    axis: int,
+    keep: Mapping[int, int],
+    lag: int,
+) -> tuple[list[Region], int]:
+    """One backward pass: regions for this lag, and how much more lag they would need (0: they obey the rules)."""
+    count = len(nodes)
+    advances = [0] * count
+    starts = [0] * count
+    ends = [0] * count
+    regions: list[Region] = [(0, 0, 0, 0)] * count
+    missing = 0
+    advances[-1] = advance
+    starts[-1], ends[-1] = -lag, advance - lag
+    for n in range(count - 1, -1, -1):
+        node, adv, end = nodes[n], advances[n], ends[n]
+        if adv == 0:
+            raise IllegalSpecError(f"{node.name}: nothing in its segment reads it")
+        kept = 0
+        if not tile[n]:
+            extent = produced = adv
+            bound = adv
+        elif axis:
+            extent = max(end - starts[n], adv)
+            kept = extent - adv
+            produced = bound = adv
+        else:
+            extent = end - starts[n]
+            kept = keep.get(node.tensor, 0)
+            if kept and not 0 < kept <= min(extent - adv, node.size[0]):
+                raise IllegalSpecError(f"{node.name}: keeps {kept} rows of {extent} that advance by {adv}")
+            produced = extent - kept
+            bound = produced if kept else end
+        if end > bound:
+            missing = max(missing, -(-(end - bound) * advance // adv))
+        if adv > _U16 or extent > _U16 or end - extent < -_I16 - 1:
+            raise IllegalSpecError(f"{node.name}: its region does not fit its fields")
+        regions[n] = (adv, end - extent, extent, kept)
+        if not inner[n]:
+            continue
+        fld = node.cols if axis else node.rows
+        if fld.factor == 1:
+            step = adv * fld.stride
+        elif adv % fld.factor:
+            raise IllegalSpecError(f"{node.name}: a step of {adv} is no multiple of the resize factor {fld.factor}")
+        else:
+            step = adv // fld.factor
+        lo, hi = fld.start(end - produced), fld.end(end)
+        for p in inner[n]:
+            if advances[p] == 0:
+                advances[p], starts[p], ends[p] = step, lo, hi
+            elif advances[p] != step:
+                raise IllegalSpecError(f"{nodes[p].name}: its consumers advance at different rates")
+            else:
+                starts[p], ends[p] = min(starts[p], lo), max(ends[p], hi)
+    return regions, missing
+
+
+def build_stage(facts: Facts, spec: StageSpec, full: Collection[int] = ()) -> Stage:
+    """Every entry of a stage. A tensor that only its own segment reads becomes TILE, one that only other segments of
+    the stage read ROWS with the least capacity that the pull order allows, all others (and those in ``full``) FULL.
+    ``IllegalSpecError`` if the rules forbid it."""
+    return assemble_stage(facts, [shape_segment(facts, s) for s in spec.segments], spec.scratch, full)
+
+
+def assemble_stage(facts: Facts, shapes: Sequence[SegmentShape], scratch: int = 0, full: Collection[int] = ()) -> Stage:
+    """As ``build_stage``, from segments that are already shaped."""
+    if not 0 < len(shapes) <= MAX_SEGMENTS:
+        raise IllegalSpecError(f"a stage has 1 to {MAX_SEGMENTS} segments")
+    segment_of: dict[int, int] = {}
+    for s, shape in enumerate(shapes):
+        for op in shape.ops:
+            if op in segment_of:
+                raise IllegalSpecError(f"{facts.nodes[op].name}: stands in the stage twice")
+            segment_of[op] = s
+    sink = len(shapes) - 1
+    read = [False] * len(shapes)
+    policies: list[list[Policy]] = []
+    for s, shape in enumerate(shapes):
+        chosen: list[Policy] = []
+        for n, op in enumerate(shape.ops):
+            node = facts.nodes[op]
+            if node.ends_stage and s != sink:
+                raise IllegalSpecError(f"{node.name}: a reduction over rows ends its stage")
+            for tensor in node.whole:
+                if facts.producer[tensor] in segment_of:
+                    raise IllegalSpecError(f"{node.name}: reads a whole tensor, which must be made in an earlier stage")
+            for tensor in node.swept:
+                source = facts.producer[tensor]
+                if source is not None and source in segment_of:
+                    if segment_of[source] > s:
+                        raise IllegalSpecError(f"{node.name}: stands before its input")
+                    if segment_of[source] < s:
+                        read[segment_of[source]] = True
+            users = facts.consumers[node.tensor]
+            if shape.tile[n]:
+                chosen.append(Policy.TILE)
+            elif facts.is_output[node.tensor] or node.tensor in full or not users:
+                chosen.append(Policy.FULL)
+            else:
+                chosen.append(Policy.ROWS if all(u in segment_of for u in users) else Policy.FULL)
+        policies.append(chosen)
+    for s in range(sink):
+        if not read[s]:
+            raise IllegalSpecError(f"no later segment of the stage reads segment {s}")
+    if policies[sink][-1] is not Policy.FULL:
+        raise IllegalSpecError(f"{facts.nodes[shapes[sink].ops[-1]].name}: a stage ends in a tensor that is used later")
+    rings = replay.capacities(facts, shapes, policies)
+    segments: list[Segment] = []
+    for s, shape in enumerate(shapes):
+        entries: list[Entry] = []
+        for n, op in enumerate(shape.ops):
+            (ra, ro, re, kept), (ca, co, ce, _) = shape.rows[n], shape.cols[n]
+            node = facts.nodes[op]
+            entries.append(
+                Entry(
+                    op=op,
+                    policy=policies[s][n],
+                    rows=Axis(advance=ra, offset=ro, extent=re),
+                    cols=Axis(advance=ca, offset=co, extent=ce),
+                    keep=rings[s, n] if policies[s][n] is Policy.ROWS else kept,
+                    accumulate=(node.reduce_h and shape.row_steps > 1) or (node.reduce_w and shape.col_steps > 1),
+                )
+            )
+        segments.append(Segment(entries=tuple(entries), row_steps=shape.row_steps, col_steps=shape.col_steps))
+    return Stage(segments=tuple(segments), scratch=scratch)
+
+
+def place_inputs(facts: Facts, mode: InputMode) -> tuple[Entry, ...]:
+    """Entries of the network inputs that no segment streams. External inputs that are network outputs too have to be
+    in the arena and become resident."""
+    if mode == "streamed":
+        return ()
+    entries: list[Entry] = []
+    for number, io in enumerate(facts.graph.inputs):
+        h, w, _ = facts.graph.tensors[io.tensor].shape
+        external = mode == "external" and not facts.is_output[io.tensor]
+        entries.append(
+            Entry(
+                op=-1 - number,
+                policy=Policy.EXTERNAL if external else Policy.FULL,
+                rows=Axis(advance=h, offset=0, extent=h),
+                cols=Axis(advance=w, offset=0, extent=w),
+            )
+        )
+    return tuple(entries)
+
+
+def build_schedule(facts: Facts, specs: Iterable[StageSpec], mode: InputMode) -> Schedule:
+    """All stages. ``IllegalSpecError`` if a stage breaks the rules, an operator is missing or doubled, stages stand in
+    the wrong order, or network inputs are not streamed exactly where ``mode`` says so."""
+    done: set[int] = set() if mode == "streamed" else {-1 - n for n in range(len(facts.graph.inputs))}
+    stages: list[Stage] = []
+    for spec in specs:
+        stage = build_stage(facts, spec)
+        ops = {op for segment in spec.segments for op in segment.ops}
+        if ops & done:
+            raise IllegalSpecError("an operator or input stands in two stages")
+        done |= ops
+        for op in ops:
+            node = facts.nodes[op]
+            if any(facts.producer[t] not in done for t in node.swept + node.whole):
+                raise IllegalSpecError(f"{node.name}: its stage stands before its input's")
+        stages.append(stage)
+    if len(done) != len(facts.nodes):
+        raise IllegalSpecError("an operator or input stands in no stage")
+    return Schedule(placed=place_inputs(facts, mode), stages=tuple(stages))
+
+
+def layer_specs(facts: Facts, mode: InputMode) -> list[StageSpec]:
+    """Layer by layer: a stage of one segment of one operator with one step each. A streamed input goes row by row into
+    a ring of the stage that reads it, or into a stage of its own if several do, or one that needs it whole."""
+    specs: list[StageSpec] = []
+    joined: dict[int, list[int]] = {}
+    if mode == "streamed":
+        for number, io in enumerate(facts.graph.inputs):
+            users = facts.consumers[io.tensor]
+            if len(users) == 1 and not facts.is_output[io.tensor] and io.tensor in facts.nodes[users[0]].swept:
+                joined.setdefault(users[0], []).append(-1 - number)
+            else:
+                specs.append(StageSpec(segments=(SegmentSpec(ops=(-1 - number,), row_adv=1, col_adv=_U16),)))
+    for index in range(len(facts.graph.ops)):
+        streamed = [SegmentSpec(ops=(op,), row_adv=1, col_adv=_U16) for op in joined.get(index, [])]
+        specs.append(StageSpec(segments=(*streamed, SegmentSpec(ops=(index,), row_adv=_U16, col_adv=_U16))))
+    return specs
+
+
+def layer_by_layer(graph: Graph, mode: InputMode) -> Schedule:
+    """The schedule that fuses nothing: the baseline of every comparison, valid for every graph."""
+    facts = Facts(graph)
+    try:
+        return build_schedule(facts, layer_specs(facts, mode), mode)
+    except IllegalSpecError as error:
+        raise PlannerError(Code.INTERNAL, f"layer by layer is not a valid schedule: {error}") from error

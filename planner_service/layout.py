@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arena offsets: which windows are live when (rule 6 of docs/design.md section 2), and where each lies.
+
+Lifetimes are intervals on a time line of segments, so this is offline dynamic storage allocation: the most bytes live
+at one time bound the arena from below. Orders that usually reach the bound are tried first; when none does, a
+deterministic local search reorders the windows that stand under the peak."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from planner_service.build import Facts
+from planner_service.format import Policy
+from planner_service.schedule import Entry, Placement, Schedule, Segment, Stage
+
+#: Bytes of a segment's counters in the arena (two u16).
+COUNTER_BYTES = 4
+
+Kind = Literal["tensor", "ring", "tile", "lines", "accumulators", "counters", "scratch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """``size`` bytes of the arena, live from time ``first`` to ``last`` (segments, numbered through all stages).
+
+    ``owner`` is (stage, segment, entry), placed inputs under stage -1; counters and scratch are (stage, -1, -1)."""
+
+    kind: Kind
+    owner: tuple[int, int, int]
+    size: int
+    first: int
+    last: int
+
+
+def window_bytes(facts: Facts, entry: Entry) -> int:
+    """Bytes at ``Entry.offset``: tensor, ring or tile; 0 for external inputs."""
+    h, w, c = facts.nodes[entry.op].shape
+    if entry.policy is Policy.FULL:
+        return h * w * c
+    if entry.policy is Policy.ROWS:
+        return entry.keep * w * c
+    if entry.policy is Policy.TILE:
+        return min(entry.rows.extent - entry.keep, h) * min(entry.cols.extent, w) * c
+    return 0
+
+
+def aux_bytes(facts: Facts, entry: Entry) -> int:
+    """Bytes at ``Entry.aux``: the line store of a TILE or the int32 accumulators of a reduction; 0 if it has none."""
+    node = facts.nodes[entry.op]
+    if entry.policy is Policy.TILE:
+        return entry.keep * node.shape[1] * node.shape[2]
+    if not entry.accumulate:
+        return 0
+    if node.reduce_h and node.reduce_w:
+        return 4 * node.shape[2]
+    if node.reduce_w:
+        return 4 * min(entry.rows.advance, node.size[0]) * node.shape[2]
+    return 4 * node.size[1] * node.shape[2]
+
+
+def stage_bytes(facts: Facts, stage: Stage, align: int = 4) -> tuple[int, int]:
+    """(bytes live during the whole stage, most bytes of tiles in one of its segments), without FULL tensors: what a
+    stage adds to the tensors around it. Sums of rounded sizes, so a lower bound that layout nearly always reaches."""
+    fixed = _up(COUNTER_BYTES * len(stage.segments), align) + _up(stage.scratch, align)
+    tiles = 0
+    for segment in stage.segments:
+        tile = 0
+        for entry in segment.entries:
+            if entry.policy is Policy.TILE:
+                tile += _up(window_bytes(facts, entry), align)
+            elif entry.policy is Policy.ROWS:
+                fixed += _up(window_bytes(facts, entry), align)
+            fixed += _up(aux_bytes(facts, entry), align)
+        tiles = max(tiles, tile)
+    return fixed, tiles
+
+
+def _up(size: int, align: int) -> int:
+    return -(-size // align) * align
+
+
+def windows(facts: Facts, schedule: Schedule) -> list[Window]:
+    """Every window of the arena with its lifetime, in a fixed order."""
+    starts: list[int] = []
+    clock = 0
+    for stage in schedule.stages:
+        starts.append(clock)
+        clock += len(stage.segments)
+    ends = [start + len(stage.segments) - 1 for start, stage in zip(starts, schedule.stages, strict=True)]
+    stage_of = {
+        entry.op: s
+        for s, stage in enumerate(schedule.stages)
+        for segment in stage.segments
+        for entry in segment.entries
+    }
+
+    def last_use(entry: Entry, made: int) -> int:
+        tensor = facts.nodes[entry.op].tensor
+        if facts.is_output[tensor]:
+            return clock - 1
+        return ends[max((stage_of[user] for user in facts.consumers[tensor]), default=made)]
+
+    found: list[Window] = []
+
+    def add(kind: Kind, owner: tuple[int, int, int], size: int, first: int, last: int) -> None:
+        if size:
+            found.append(Window(kind=kind, owner=owner, size=size, first=first, last=last))
+
+    for n, entry in enumerate(schedule.placed):
+        add("tensor", (-1, 0, n), window_bytes(facts, entry), 0, last_use(entry, 0))
+    for s, stage in enumerate(schedule.stages):
+        first, last = starts[s], ends[s]
+        for g, segment in enumerate(stage.segments):
+            for n, entry in enumerate(segment.entries):
+                size, aux = window_bytes(facts, entry), aux_bytes(facts, entry)
+                if entry.policy is Policy.FULL:
+                    add("tensor", (s, g, n), size, first, last_use(entry, s))
+                elif entry.policy is Policy.ROWS:
+                    add("ring", (s, g, n), size, first, last)
+                else:
+                    add("tile", (s, g, n), size, first + g, first + g)
+                add("lines" if entry.policy is Policy.TILE else "accumulators", (s, g, n), aux, first, last)
+        add("counters", (s, -1, -1), COUNTER_BYTES * len(stage.segments), first, last)
+        add("scratch", (s, -1, -1), stage.scratch, first, last)
+    return found
+
+
+def live_bytes(found: Iterable[Window], align: int = 4) -> list[int]:
+    """Bytes live at each time."""
+    changes: dict[int, int] = {}
+    for w in found:
+        changes[w.first] = changes.get(w.first, 0) + _up(w.size, align)
+        changes[w.last + 1] = changes.get(w.last + 1, 0) - _up(w.size, align)
+    totals: list[int] = []
+    live = 0
+    for t in range(max(changes, default=0)):
+        live += changes.get(t, 0)
+        totals.append(live)
+    return totals
+
+
+def peak_estimate(facts: Facts, schedule: Schedule, align: int = 4) -> int:
+    """Lower bound of ``place(...).arena_bytes``, without placing: the most bytes live at one time."""
+    return max(live_bytes(windows(facts, schedule), align), default=0)
+
+
+# ---------------------------------------------------------------- packing
+
+#: (size, first, last) of a block; equal lifetimes are merged into one block where that loses nothing.
+Block = tuple[int, int, int]
+
+
+def pack(blocks: Sequence[Block], effort: int = 400) -> tuple[list[int], int]:
+    """Offsets and height of an arena that holds ``blocks``; two overlap only if their lifetimes do not. ``effort``:
+    orders that the local search tries when the usual ones miss the lower bound (0: none)."""
+    if not blocks:
+        return [], 0
+    load: dict[int, int] = {}
+    for size, first, last in blocks:
+        for t in range(first, last + 1):
+            load[t] = load.get(t, 0) + size
+    bound = max(load.values())
+    indices = range(len(blocks))
+
+    def span(i: int) -> int:
+        return blocks[i][2] - blocks[i][1] + 1
+
+    def crowd(i: int) -> int:
+        return max(load[t] for t in range(blocks[i][1], blocks[i][2] + 1))
+
+    orders = [
+        sorted(indices, key=lambda i: (-blocks[i][0], blocks[i][1])),
+        sorted(indices, key=lambda i: (-span(i), -blocks[i][0], blocks[i][1])),
+        sorted(indices, key=lambda i: (-crowd(i), -blocks[i][0], blocks[i][1])),
+        sorted(indices, key=lambda i: (-crowd(i), -span(i), -blocks[i][0], blocks[i][1])),
+        sorted(indices, key=lambda i: (-blocks[i][0] * span(i), blocks[i][1])),
+        sorted(indices, key=lambda i: (blocks[i][1], -blocks[i][2], -blocks[i][0])),
+    ]
+    clashes = [
+        [j for j in indices if j != i and blocks[j][1] <= blocks[i][2] and blocks[i][1] <= blocks[j][2]]
+        for i in indices
+    ]
+    best: list[int] = []
+    height = -1
+    chosen = orders[0]
+    for order in orders:
+        for tight in (False, True):
+            offsets = _fill(blocks, clashes, order, tight)
+            top = max(o + b[0] for o, b in zip(offsets, blocks, strict=True))
+            if height < 0 or top < height:
+                best, height, chosen = offsets, top, order
+            if height == bound:
+                return best, height
+    return _search(blocks, clashes, chosen, best, height, bound, effort)
+
+
+def _fill(blocks: Sequence[Block], clashes: Sequence[Sequence[int]], order: Sequence[int], tight: bool) -> list[int]:
+    """Place in ``order``, each at the lowest gap that holds it (or, ``tight``, in the smallest)."""
+    offsets = [-1] * len(blocks)
+    for i in order:
+        size = blocks[i][0]
+        taken = sorted((offsets[j], offsets[j] + blocks[j][0]) for j in clashes[i] if offsets[j] >= 0)
+        at = 0
+        place, room = -1, 0
+        for low, high in taken:
+            gap = low - at
+            if gap >= size and (place < 0 or gap < room):
+                place, room = at, gap
+                if not tight:
+                    break
+            at = max(at, high)
+        offsets[i] = place if place >= 0 else at
+    return offsets
+
+
+def _search(
+    blocks: Sequence[Block],
+    clashes: Sequence[Sequence[int]],
+    order: Sequence[int],
+    best: list[int],
+    height: int,
+    bound: int,
+    effort: int,
+) -> tuple[list[int], int]:
+    """Hill climbing over placing orders: a block under the peak moves to an earlier turn. Seeded, so repeatable."""
+    rng = random.Random(len(blocks))
+    current, current_offsets, current_height = list(order), best, height
+    for turn in range(effort):
+        peak = [i for i in range(len(blocks)) if current_offsets[i] + blocks[i][0] == current_height]
+        victim = rng.choice(peak)
+        partners = [victim, *clashes[victim]]
+        moved = rng.choice(partners)
+        trial = list(current)
+        trial.remove(moved)
+        trial.insert(
+            rng.randrange(trial.index(victim) + 1) if moved != victim else rng.randrange(len(trial) + 1), moved
+        )
+        if moved == victim:
+            other = rng.choice(partners)
+            a, b = trial.index(victim), trial.index(other)
+            trial[a], trial[b] = trial[b], trial[a]
+        offsets = _fill(blocks, clashes, trial, turn % 2 == 1)
+        top = max(o + b[0] for o, b in zip(offsets, blocks, strict=True))
+        if top <= current_height:
+            current, current_offsets, current_height = trial, offsets, top
+        if top < height:
+            best, height = offsets, top
+            if height == bound:
+                break
+    return best, height
+
+
+def place(facts: Facts, schedule: Schedule, align: int = 4, effort: int = 400) -> Placement:
+    """Arena offsets, all multiples of ``align`` (a power of two, at least 4). ``lower_bound`` is the most bytes live at
+    one time; where ``arena_bytes`` is larger, no better packing was found."""
+    found = windows(facts, schedule)
+    bound = max(live_bytes(found, align), default=0)
+    merged, members = _merge(found, align)
+    offsets, height = pack(merged, effort // 4)
+    placed: list[tuple[Window, int]] = []
+    if height > bound:
+        single, single_height = pack([(_up(w.size, align), w.first, w.last) for w in found], effort)
+        if single_height < height:
+            height = single_height
+            placed = list(zip(found, single, strict=True))
+    if not placed:
+        for offset, group in zip(offsets, members, strict=True):
+            at = offset
+            for w in group:
+                placed.append((w, at))
+                at += _up(w.size, align)
+    offset_of: dict[tuple[int, int, int], int] = {}
+    aux_of: dict[tuple[int, int, int], int] = {}
+    state = [0] * len(schedule.stages)
+    scratch = [0] * len(schedule.stages)
+    for w, at in placed:
+        if w.kind == "counters":
+            state[w.owner[0]] = at
+        elif w.kind == "scratch":
+            scratch[w.owner[0]] = at
+        elif w.kind in ("lines", "accumulators"):
+            aux_of[w.owner] = at
+        else:
+            offset_of[w.owner] = at
+    return Placement(
+        offset=offset_of,
+        aux=aux_of,
+        state=tuple(state),
+        scratch=tuple(scratch),
+        arena_bytes=height,
+        lower_bound=bound,
+    )
+
+
+def _merge(found: Sequence[Window], align: int) -> tuple[list[Block], list[list[Window]]]:
+    groups: dict[tuple[int, int], list[Window]] = {}
+    for w in found:
+        groups.setdefault((w.first, w.last), []).append(w)
+    blocks = [(sum(_up(w.size, align) for w in group), *lifetime) for lifetime, group in groups.items()]
+    return blocks, list(groups.values())
+
+
+def owners(schedule: Schedule, window: Window) -> tuple[Stage, Segment, Entry] | None:
+    """The records behind a window; None for placed inputs, counters and scratch."""
+    s, g, n = window.owner
+    if s < 0 or g < 0:
+        return None
+    segment = schedule.stages[s].segments[g]
+    return schedule.stages[s], segment, segment.entries[n]
