@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Before any test: the engine and the host board, built from the sources as they are now."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Once, in the process that starts the workers."""
+    if hasattr(config, "workerinput"):
+        return
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-s", "engine", "host-board"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        pytest.exit(f"the engine does not build\n{done.stdout}{done.stderr}", returncode=1)
