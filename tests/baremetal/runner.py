@@ -365,9 +365,7 @@ def main() -> int:
                 return 1
             print(os.path.relpath(build(core)))
         return 0
-    opened, results = boot(
-        args.core, args.plan.read_bytes(), [generated_input(args.input_bytes)], stages=args.stages
-    )
+    opened, results = boot(args.core, args.plan.read_bytes(), [generated_input(args.input_bytes)], stages=args.stages)
     print(opened)
     print(*results, sep="\n")
     return 0 if opened.status == 0 else 1
