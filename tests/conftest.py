@@ -17,8 +17,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
     environment = {n: value for n, value in os.environ.items() if n not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
-    }
     done = subprocess.run(
         ["make", "--no-print-directory", "-s", "engine", "host-board"],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False,
