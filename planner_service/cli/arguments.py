@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line's grammar."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import uuid
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from planner_service.cli import look, plan, run, serve
+from planner_service.errors import CATALOGUE
+from planner_service.inputs import GENERATED
+
+_UNITS = {"": 1, "b": 1, "k": 1024, "kib": 1024, "kb": 1000, "m": 1024**2, "mib": 1024**2, "mb": 1000**2, "g": 1024**3}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
+
+
+def size(text: str) -> int:
+    """Bytes: 64k and 64KiB are 64 * 1024, 64kB is 64000."""
+    match = _SIZE.fullmatch(text.strip().lower())
+    if not match or match[2] not in _UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: give bytes, or 64k, 64KiB, 64kB, 1.5M")
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def identifier(text: str) -> bytes:
+    """16 bytes from a UUID."""
+    try:
+        return uuid.UUID(text).bytes
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no UUID") from error
+
+
+def positive(text: str) -> int:
+    """An integer of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1 or more")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """An integer of 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not 0 or more")
+    return int(text)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments of one command; ``run`` is the function that does it. Exits with 2 on what is not understood."""
+    try:
+        release = version("weft")
+    except PackageNotFoundError:
+        release = "source"
+    codes = ", ".join(f"{outcome.exit_code} {code.value}" for code, outcome in CATALOGUE.items())
+    parser = argparse.ArgumentParser(
+        prog="weft",
+        description="Plans small CNNs for boards: a fraction of the usual RAM, models that change without a rebuild.",
+        epilog=f"Exit codes: 0 done, {codes}.",
+    )
+    parser.add_argument("--version", action="version", version=f"weft {release}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
+    common.add_argument("--debug", action="store_true", help="show tracebacks of internal errors")
+    remote = argparse.ArgumentParser(add_help=False)
+    remote.add_argument("--server", metavar="HOST:PORT", help="let this daemon do it (default: in this process)")
+
+    def add(name: str, function: object, help_: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=help_, description=help_[0].upper() + help_[1:] + ".", parents=[common, *parents]
+        )
+        command.set_defaults(run=function)
+        return command
+
+    planning = argparse.ArgumentParser(add_help=False)
+    planning.add_argument("model", metavar="MODEL", type=Path, help=".tflite or .onnx, int8 or uint8")
+    planning.add_argument("--target", default="native", help="board, see `weft targets` (default: native)")
+    planning.add_argument(
+        "--input",
+        dest="input_mode",
+        choices=("streamed", "resident", "external"),
+        default="streamed",
+        help="rows are handed over, written into the arena, or read in place (default: streamed)",
+    )
+    planning.add_argument("--plan-version", type=natural, default=0, help="for anti-rollback (default: the next, or 1)")
+    planning.add_argument("--line", default="", help="series of models that replace each other (default: model's name)")
+    planning.add_argument("--names", action="store_true", help="put operator names into the plan")
+    planning.add_argument("--vendor-id", type=identifier, default=b"", metavar="UUID")
+    planning.add_argument("--class-id", type=identifier, default=b"", metavar="UUID")
+
+    command = add("plan", plan.run_plan, "make a plan for a board", planning, remote)
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--ram", type=size, metavar="SIZE", help="least compute within this much RAM (64k, 20kB, ...)")
+    which.add_argument("--fmax", type=float, metavar="F", help="least RAM with at most F times the model's MACs")
+    which.add_argument("--least-ram", action="store_true", help="least RAM, whatever it computes")
+    which.add_argument("--layers", action="store_true", help="layer by layer, as other runtimes do")
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: MODEL's name with .weft")
+    command.add_argument("--force", action="store_true", help="write the plan even if it does not fit the target")
+
+    command = add("sweep", plan.run_sweep, "show what RAM costs in compute: every best plan", planning, remote)
+    command.add_argument("-o", "--output", type=Path, metavar="DIR", help="write the plans there")
+    command.add_argument("--html", type=Path, metavar="FILE", help="write a page with the plot (one file, offline)")
+
+    command = add("inspect", look.run_inspect, "print every section, stage, window and operator of a plan")
+    command.add_argument("plan", metavar="PLAN", type=Path)
+
+    command = add("explain", look.run_explain, "say what runs when, what each window costs, who owns the peak", remote)
+    command.add_argument("plan", metavar="PLAN", type=Path)
+    command.add_argument("--model", type=Path, help="the plan's model, for names and reasons")
+    command.add_argument("--html", type=Path, metavar="FILE", help="write the memory map over time (one file, offline)")
+
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("--input", default=GENERATED, metavar="FILE", help=".npy or .npz (default: %(default)s)")
+    data.add_argument("--count", type=positive, default=1, help="generated inputs, or at most so many of the file")
+    data.add_argument("--seed", type=natural, default=None, help="of generated inputs")
+    data.add_argument("--layout", choices=("hwc", "chw"), help="axes of arrays that could be either")
+
+    command = add("run", run.run_run, "run a plan in the engine on this host", data)
+    command.add_argument("plan", metavar="PLAN", type=Path)
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the outputs (.npz)")
+
+    command = add("compare", run.run_compare, "compare a plan with its model in the model's own runtime", data)
+    command.set_defaults(count=None)
+    command.add_argument("model", metavar="MODEL", type=Path)
+    command.add_argument("plan", metavar="PLAN", type=Path)
+    command.add_argument("--no-layers", action="store_true", help="compare outputs only")
+
+    command = add("export", look.run_export, "write a plan as a C source, for linking it in")
+    command.add_argument("plan", metavar="PLAN", type=Path)
+    command.add_argument("--c-array", action="store_true", required=True, help="as an array of bytes")
+    command.add_argument("--name", help="C identifier (default: from the file's name)")
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: standard output")
+
+    command = add("ops", look.run_ops, "list operators that can be imported, and their conditions", remote)
+    command.add_argument("--source", choices=("tflite", "onnx"), help="of this format only")
+    command.add_argument("operator", metavar="NAME", nargs="?", help="this one only")
+
+    command = add("targets", look.run_targets, "list boards", remote)
+    command.add_argument("target", metavar="NAME", nargs="?", help="this one only, with all its data")
+
+    command = add("quantize", run.run_quantize, "quantise a float ONNX model to int8")
+    command.add_argument("model", metavar="MODEL", type=Path)
+    command.add_argument("--calibration", type=Path, required=True, metavar="FILE", help=".npz, arrays by input name")
+    command.add_argument("--form", choices=("qdq", "qoperator"), default="qdq")
+    command.add_argument("--per-tensor", action="store_true", help="one weight scale per tensor (default: per channel)")
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: MODEL's name with .int8.onnx")
+
+    command = add("serve", serve.run_serve, "serve the planner over gRPC until SIGTERM")
+    command.add_argument("--listen", default="127.0.0.1:50051", metavar="HOST:PORT", help="port 0: a free one")
+    command.add_argument("--store", type=Path, default=Path("weft-store"), metavar="DIR", help="models and plans")
+    command.add_argument("--workers", type=positive, default=2, help="plans in work at once")
+    command.add_argument("--queue", type=natural, default=16, help="plans that may wait")
+    command.add_argument("--worker-memory", type=size, default=4 << 30, metavar="SIZE", help="of one plan; 0: no limit")
+    command.add_argument("--max-model", type=size, default=64 << 20, metavar="SIZE", help="largest model")
+    command.add_argument("--max-store", type=size, default=4 << 30, metavar="SIZE", help="all that is stored")
+    command.add_argument("-v", "--verbose", action="store_true", help="log every call")
+    return parser.parse_args(argv)

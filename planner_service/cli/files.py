@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files and terminals, with the errors of the planner."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from planner_service.errors import Code, PlannerError
+from planner_service.importers import MAX_MODEL_BYTES
+
+#: Plans are far smaller; a larger file is something else.
+MAX_PLAN_BYTES = 256 << 20
+
+
+def read_model(path: Path) -> bytes:
+    """A model's bytes."""
+    return _read(path, MAX_MODEL_BYTES, "model")
+
+
+def read_plan(path: Path) -> bytes:
+    """A plan's bytes."""
+    return _read(path, MAX_PLAN_BYTES, "plan")
+
+
+def _read(path: Path, limit: int, what: str) -> bytes:
+    try:
+        if path.is_file() and path.stat().st_size > limit:
+            raise PlannerError(Code.TOO_LARGE, f"{path} has {path.stat().st_size} bytes; no {what} has over {limit}")
+        return path.read_bytes()
+    except OSError as error:
+        raise PlannerError(Code.NOT_FOUND, f"cannot read the {what} {path}: {error.strerror}") from error
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)  # a device or pipe cannot be replaced
+            return
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise PlannerError(Code.BAD_REQUEST, f"cannot write {path}: {error.strerror}") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def emit(args: argparse.Namespace, body: Any, text: str) -> None:
+    """Print a result: ``body`` as JSON with --json, otherwise ``text``."""
+    print(json.dumps(body, indent=2) if args.json else text)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
+    """Columns under their heads; the first ``left`` ones to the left, the others to the right."""
+    cells = [[str(c) for c in row] for row in [head, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = []
+    for row in cells:
+        padded = [row[i].ljust(w) if i < left else row[i].rjust(w) for i, w in enumerate(widths)]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+class ProgressLine:
+    """A line on a terminal's stderr that says how far a plan is; silent elsewhere. A context manager and a callback."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._shown = False
+        self._quiet = quiet or not sys.stderr.isatty()
+
+    def __call__(self, fraction: float, message: str) -> None:
+        if not self._quiet:
+            print(f"\r\x1b[K{fraction:4.0%} {message[:70]}", end="", file=sys.stderr, flush=True)
+            self._shown = True
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between protobuf messages and the planner's own data. Records in the store are ``ModelInfo`` as a dictionary and
+``Planned.to_json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from planner_service import api, fit, targets
+from planner_service.errors import Code, PlannerError, Violation
+from planner_service.proto import planner_pb2 as pb
+
+_INPUT_MODES: dict[int, api.InputMode] = {
+    pb.INPUT_MODE_UNSPECIFIED: "streamed",
+    pb.INPUT_MODE_STREAMED: "streamed",
+    pb.INPUT_MODE_RESIDENT: "resident",
+    pb.INPUT_MODE_EXTERNAL: "external",
+}
+_INPUT_MODE_NUMBERS = {name: number for number, name in _INPUT_MODES.items()}
+_RESOURCES = {
+    pb.RESOURCE_ARENA: fit.Resource.ARENA,
+    pb.RESOURCE_SLOT: fit.Resource.SLOT,
+    pb.RESOURCE_FLASH: fit.Resource.FLASH,
+}
+_RESOURCE_NUMBERS = {resource.value: number for number, resource in _RESOURCES.items()}
+
+
+def digest_from_pb(sha256: bytes, field: str) -> str:
+    """The store's name of a digest; BAD_REQUEST naming the field if it is none."""
+    if len(sha256) != 32:
+        raise PlannerError(
+            Code.BAD_REQUEST,
+            "the request is not valid",
+            violations=[Violation(field, f"has {len(sha256)} bytes, not the 32 of a SHA-256")],
+        )
+    return sha256.hex()
+
+
+# ---------------------------------------------------------------- requests
+
+
+def request_from_pb(message: Any) -> api.PlanRequest:
+    """CreatePlanRequest -> PlanRequest, checked. ``line`` stays empty where the request names none."""
+    kinds: dict[str | None, api.Kind] = {
+        None: "p2",
+        "least_ram": "p1",
+        "least_compute": "p2",
+        "front": "front",
+        "layer_by_layer": "layers",
+    }
+    if message.input_mode not in _INPUT_MODES:
+        raise PlannerError(
+            Code.BAD_REQUEST,
+            "the request is not valid",
+            violations=[Violation("input_mode", f"{message.input_mode} is not a value of InputMode")],
+        )
+    request = api.PlanRequest(
+        target=message.target,
+        kind=kinds[message.WhichOneof("constraint")],
+        f_max=message.least_ram.f_max if message.least_ram.HasField("f_max") else None,
+        ram_max=message.least_compute.ram_max if message.least_compute.HasField("ram_max") else None,
+        input_mode=_INPUT_MODES[message.input_mode],
+        plan_version=message.plan_version,
+        line=message.line,
+        names=message.names,
+        vendor_id=message.vendor_id,
+        class_id=message.class_id,
+    )
+    request.check()
+    return request
+
+
+def request_to_pb(request: api.PlanRequest, model_sha256: str) -> Any:
+    """PlanRequest -> CreatePlanRequest."""
+    message = pb.CreatePlanRequest(
+        model_sha256=bytes.fromhex(model_sha256),
+        target=request.target,
+        input_mode=_INPUT_MODE_NUMBERS[request.input_mode],
+        plan_version=request.plan_version,
+        line=request.line,
+        names=request.names,
+        vendor_id=request.vendor_id,
+        class_id=request.class_id,
+    )
+    if request.kind == "p1":
+        message.least_ram.CopyFrom(pb.LeastRam(f_max=request.f_max))
+    elif request.kind == "p2":
+        message.least_compute.CopyFrom(pb.LeastCompute(ram_max=request.ram_max))
+    elif request.kind == "front":
+        message.front.SetInParent()
+    else:
+        message.layer_by_layer.SetInParent()
+    return message
+
+
+# ---------------------------------------------------------------- models
+
+
+def model_record(info: api.ModelInfo) -> dict[str, Any]:
+    """What the store keeps of a model."""
+    return asdict(info)
+
+
+def model_to_pb(record: dict[str, Any]) -> Any:
+    """A model's record -> Model."""
+    return pb.Model(
+        sha256=bytes.fromhex(record["sha256"]),
+        name=record["name"],
+        total_bytes=record["nbytes"],
+        source=record["source"],
+        operators=record["operators"],
+        macs=record["macs"],
+        parameter_bytes=record["parameter_bytes"],
+        inputs=[_io_to_pb(io) for io in record["inputs"]],
+        outputs=[_io_to_pb(io) for io in record["outputs"]],
+    )
+
+
+def _io_to_pb(io: dict[str, Any]) -> Any:
+    height, width, channels = io["shape"]
+    return pb.Io(
+        name=io["name"],
+        dtype=io["dtype"],
+        height=height,
+        width=width,
+        channels=channels,
+        scale=io["scale"],
+        zero_point=io["zero_point"],
+    )
+
+
+# ---------------------------------------------------------------- plans
+
+
+def plan_to_pb(record: dict[str, Any]) -> Any:
+    """A plan's record -> Plan."""
+    return pb.Plan(
+        sha256=bytes.fromhex(record["sha256"]),
+        model_sha256=bytes.fromhex(record["model"]["sha256"]),
+        model_name=record["model"]["name"],
+        target=record["target"],
+        input_mode=_INPUT_MODE_NUMBERS[record["input_mode"]],
+        plan_version=record["plan_version"],
+        plan_bytes=record["plan_bytes"],
+        arena_bytes=record["arena_bytes"],
+        lower_bound=record["lower_bound"],
+        macs=record["macs"],
+        base_macs=record["base_macs"],
+        overhead_factor=record["overhead_factor"],
+        fit=pb.Fit(
+            targets=record["fitting_targets"],
+            shortfalls=[
+                pb.Shortfall(
+                    resource=_RESOURCE_NUMBERS[s["resource"]],
+                    needed_bytes=s["needed"],
+                    available_bytes=s["available"],
+                    missing_bytes=s["missing"],
+                    binding_layer=s["layer"],
+                    hint=s["hint"],
+                )
+                for s in record["shortfalls"]
+            ],
+        ),
+    )
+
+
+def plan_from_pb(message: Any, data: bytes) -> api.Planned:
+    """Plan and its bytes -> Planned."""
+    return api.Planned(
+        plan=data,
+        sha256=message.sha256.hex(),
+        model_sha256=message.model_sha256.hex(),
+        model_name=message.model_name,
+        target=message.target,
+        input_mode=_INPUT_MODES[message.input_mode],
+        plan_version=message.plan_version,
+        arena_bytes=message.arena_bytes,
+        lower_bound=message.lower_bound,
+        macs=message.macs,
+        base_macs=message.base_macs,
+        overhead_factor=message.overhead_factor,
+        fit=fit.Fit(
+            targets=tuple(message.fit.targets),
+            shortfalls=tuple(
+                fit.Shortfall(
+                    resource=_RESOURCES[s.resource],
+                    needed=s.needed_bytes,
+                    available=s.available_bytes,
+                    layer=s.binding_layer,
+                    hint=s.hint,
+                )
+                for s in message.fit.shortfalls
+            ),
+        ),
+    )
+
+
+# ---------------------------------------------------------------- targets and operators
+
+
+def target_to_pb(target: targets.Target) -> Any:
+    """Target -> Target; what is not known is 0 or empty."""
+    return pb.Target(**{name: value for name, value in asdict(target).items() if value is not None})
+
+
+def target_from_pb(message: Any) -> targets.Target:
+    """Target -> Target, checked like a file."""
+    values: dict[str, Any] = {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+    optional = {"clock_hz", "erase_bytes", "write_bytes", "pyocd", "zephyr", "riot"}
+    values |= {name: values[name] or None for name in optional}
+    target = targets.Target(**values)
+    target.check()
+    return target
+
+
+def operator_to_pb(operator: api.Operator) -> Any:
+    """Operator -> Operator."""
+    return pb.Operator(name=operator.name, source=operator.source, constraints=operator.constraints)
+
+
+def operator_from_pb(message: Any) -> api.Operator:
+    """Operator -> Operator."""
+    return api.Operator(name=message.name, source=message.source, constraints=tuple(message.constraints))
