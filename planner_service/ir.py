@@ -200,7 +200,7 @@ def macs(graph: Graph, op: Op) -> int:
         cols = sum(valid_taps(x, w, op.kernel[1], op.stride[1], op.dilation[1], op.pads[1]) for x in range(ow))
         return rows * cols * oc * op.weights.shape[3]
     if isinstance(op, FullyConnected):
-        return op.weights.size
+        return int(op.weights.size)
     return 0
 
 

@@ -1,0 +1,466 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search: fusion settings as paths through a graph of cut positions (after msf-CNN, arXiv 2505.11483), with a
+window policy per tensor.
+
+Positions 0..n lie between the operators in their order. An edge [s, t) is a stage; inside it, edges [i, j) are
+segments. A segment's options are its row step and, for every tensor whose rows overlap from step to step, whether the
+overlap is kept in a line store or computed again. Column steps never cost MACs, so the search takes the narrowest and
+``widen`` makes them as wide as the found schedule's slack allows.
+
+Costs are exact: MACs as the engine executes them, bytes as the layout's lower bound counts them (all that is live
+together). What remains is a shortest path in which compute adds up and memory takes the maximum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from planner_service.build import (
+    Facts,
+    IllegalSpecError,
+    InputMode,
+    SegmentShape,
+    SegmentSpec,
+    StageSpec,
+    shape_segment,
+)
+from planner_service.layout import COUNTER_BYTES
+from planner_service.replay import shape_cost
+
+#: Row steps that the search tries, besides a single one.
+ROW_STEPS = (1, 2, 3, 4, 6, 8, 12, 16)
+#: Most operators of a segment, and most line-store choices that are told apart.
+MAX_SEGMENT_OPS = 14
+MAX_CHOICES = 8
+
+WHOLE = 0xFFFF
+Tick = Callable[[float], None]
+#: (advance, first row, end row) of a producer's or reader's row step.
+Span = tuple[int, int, int]
+
+
+def _up4(size: int) -> int:
+    return (size + 3) & ~3
+
+
+@lru_cache(maxsize=1 << 16)
+def ring_rows(height: int, gives: Span, need: Span) -> int:
+    """Least rows of a ring that one segment fills ``gives`` a step and one other reads ``need`` a step, in pull order:
+    the most rows between the first that a step reads and the last that was produced for it."""
+    made_adv, _, made_end = gives
+    adv, lo, hi = need
+    most, produced, step = 1, max(made_end - made_adv, 0), 0
+    done = 0
+    while True:
+        first, end = max(adv * step + lo, 0), min(adv * step + hi, height)
+        while produced < end:
+            done += 1
+            produced = min(max(made_adv * (done - 1) + made_end, 0), height)
+        if end > first:
+            most = max(most, produced - first)
+        if end >= height or adv * step + lo >= height:
+            return min(most, height)
+        step += 1
+
+
+@dataclass(slots=True)
+class Option:
+    """One way to run a segment. ``needs``: rows that a step reads, by tensor of an earlier segment or stage; ``gives``:
+    rows that a step adds to its last tensor. ``held`` bytes live during the stage, ``tile`` during the segment."""
+
+    needs: dict[int, Span]
+    gives: Span
+    held: int
+    tile: int
+    macs: int
+    spec: SegmentSpec
+
+
+@dataclass(slots=True)
+class State:
+    """A partial stage: bytes held by its segments so far, widest tile, MACs, and how it came about."""
+
+    held: int
+    tile: int
+    macs: int
+    gives: Span
+    option: Option | None
+    before: State | None
+
+    def segments(self) -> tuple[SegmentSpec, ...]:
+        found: list[SegmentSpec] = []
+        state: State | None = self
+        while state is not None and state.option is not None:
+            found.append(state.option.spec)
+            state = state.before
+        return tuple(reversed(found))
+
+
+@dataclass(slots=True)
+class StagePoint:
+    """A stage that needs ``memory`` bytes of arena and executes ``macs``."""
+
+    memory: int
+    macs: int
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """A whole schedule as the search sees it: its stages, exact MACs, and the bytes live at its peak. ``rooms``: by
+    stage, the bytes that are live in it without its tiles."""
+
+    stages: tuple[StageSpec, ...]
+    rooms: tuple[int, ...]
+    memory: int
+    macs: int
+
+
+class Search:
+    """All stages of one graph under one input mode that need at most ``cap`` bytes, and the best paths through them."""
+
+    def __init__(
+        self, facts: Facts, mode: InputMode, cap: int, *, recompute: bool = True, tick: Tick = lambda _done: None
+    ) -> None:
+        self.facts, self.mode, self.cap, self.recompute, self.tick = facts, mode, cap, recompute, tick
+        self.count = len(facts.graph.ops)
+        self._options: dict[tuple[int, int], list[Option]] = {}
+        self._live()
+        #: By start position: end position -> Pareto set of stages, least memory first.
+        self.stages: list[dict[int, list[StagePoint]]] = []
+        for start in range(self.count):
+            self.tick(start / self.count)
+            self.stages.append(self._stages_from(start))
+
+    # ------------------------------------------------------------ what is live where
+
+    def _live(self) -> None:
+        facts, n = self.facts, self.count
+        self.last_read = {
+            t: max(users, default=-1) for t, users in enumerate(facts.consumers) if facts.graph.tensors[t].data is None
+        }
+        self.last_use = {t: n if facts.is_output[t] else last for t, last in self.last_read.items()}
+        made = [facts.nodes[op].tensor for op in range(n)]
+        #: Tensors made by operators before a position that are still needed at or after it.
+        self.live = [[t for t in made[:k] if self.last_use[t] >= k] for k in range(n + 1)]
+        self.resident: list[tuple[int, int]] = []  # network inputs that are whole in the arena: (tensor, last use)
+        self.collected: list[int] = []  # streamed inputs that a stage of their own collects at the start
+        self.rows_of: dict[int, int] = {}  # operator -> network input whose rows it reads as they come
+        for number, io in enumerate(facts.graph.inputs):
+            tensor, users = io.tensor, facts.consumers[io.tensor]
+            if self.mode == "resident" or (self.mode == "external" and facts.is_output[tensor]):
+                self.resident.append((tensor, self.last_use[tensor]))
+            elif self.mode == "streamed":
+                alone = len(users) == 1 and users[0] not in self.rows_of
+                if alone and not facts.is_output[tensor] and tensor in facts.nodes[users[0]].swept:
+                    self.rows_of[users[0]] = -1 - number
+                else:
+                    self.collected.append(-1 - number)
+                    self.resident.append((tensor, self.last_use[tensor]))
+
+    def _base(self, start: int) -> int:
+        """Bytes of whole tensors that exist before the stage at ``start`` and are needed in it or later."""
+        sizes = self.facts.bytes_of
+        size = sum(_up4(sizes[t]) for t in self.live[start])
+        return size + sum(_up4(sizes[t]) for t, last in self.resident if last >= start)
+
+    # ------------------------------------------------------------ segments
+
+    def options(self, i: int, j: int) -> list[Option]:
+        """Ways to run operators [i, j) as one segment, dominated ones left out."""
+        key = (i, j)
+        if key not in self._options:
+            self._options[key] = _pareto_options(self._find_options(tuple(range(i, j))))
+        return self._options[key]
+
+    def _find_options(self, ops: tuple[int, ...]) -> Iterator[Option]:
+        height = self.facts.nodes[ops[-1]].size[0]
+        col_adv = 1 if len(ops) > 1 else WHOLE
+        for row_adv in (*(r for r in ROW_STEPS if r < height), WHOLE):
+            plain = SegmentSpec(ops=ops, row_adv=row_adv, col_adv=col_adv)
+            shape = self._shape(plain)
+            if shape is None:
+                continue
+            if self.recompute or not any(t and r[2] > r[0] for t, r in zip(shape.tile, shape.rows, strict=True)):
+                yield self._option(shape, plain)
+            if row_adv == WHOLE:
+                continue
+            for keep in self._keeps(plain):
+                spec = SegmentSpec(ops=ops, row_adv=row_adv, col_adv=col_adv, keep=keep)
+                shape = self._shape(spec)
+                if shape is not None:
+                    yield self._option(shape, spec)
+
+    def _keeps(self, plain: SegmentSpec) -> list[dict[int, int]]:
+        """Line stores other than none. What a tensor overlaps depends on what its consumers keep, so the choice is
+        made from the last tensor backward: keep the whole overlap, or compute it again."""
+        chosen: list[dict[int, int]] = [{}]
+        nodes = self.facts.nodes
+        for n in range(len(plain.ops) - 2, -1, -1):
+            more: list[dict[int, int]] = []
+            for keep in chosen:
+                spec = SegmentSpec(ops=plain.ops, row_adv=plain.row_adv, col_adv=plain.col_adv, keep=keep)
+                shape = self._shape(spec)
+                overlap = shape.rows[n][2] - shape.rows[n][0] if shape is not None and shape.tile[n] else 0
+                if overlap > 0:
+                    more.append({**keep, nodes[plain.ops[n]].tensor: overlap})
+                if overlap <= 0 or self.recompute:
+                    more.append(keep)
+            chosen = more if len(more) <= MAX_CHOICES else _extremes(more)
+        return [keep for keep in chosen if keep]
+
+    def _shape(self, spec: SegmentSpec) -> SegmentShape | None:
+        try:
+            return shape_segment(self.facts, spec)
+        except IllegalSpecError:
+            return None
+
+    def _option(self, shape: SegmentShape, spec: SegmentSpec) -> Option:
+        facts, first = self.facts, shape.ops[0]
+        held, tile = COUNTER_BYTES, 0
+        needs: dict[int, Span] = {}
+        for n, op in enumerate(shape.ops):
+            node = facts.nodes[op]
+            h, w, c = node.shape
+            adv, off, ext, kept = shape.rows[n]
+            if shape.tile[n]:
+                tile += _up4(min(ext - kept, h) * min(shape.cols[n][2], w) * c)
+                held += _up4(kept * w * c)
+            elif node.reduces:
+                many = (node.reduce_h and shape.row_steps > 1) or (node.reduce_w and shape.col_steps > 1)
+                held += 4 * accumulators(node.reduce_h, node.reduce_w, adv, node.size, c) if many else 0
+            for tensor in node.swept:
+                producer = facts.producer[tensor]
+                if producer is None or producer >= first:
+                    continue
+                field = node.rows
+                step = adv * field.stride if field.factor == 1 else adv // field.factor
+                lo, hi = field.start(off + kept), field.end(off + ext)
+                if tensor in needs:
+                    _, before_lo, before_hi = needs[tensor]
+                    lo, hi = min(lo, before_lo), max(hi, before_hi)
+                needs[tensor] = (step, lo, hi)
+        adv, off, ext, _ = shape.rows[-1]
+        macs = shape_cost(facts, shape).macs
+        return Option(needs=needs, gives=(adv, off, off + ext), held=held, tile=tile, macs=macs, spec=spec)
+
+    # ------------------------------------------------------------ stages
+
+    def _stages_from(self, start: int) -> dict[int, list[StagePoint]]:
+        """Every stage that begins at ``start``: forward over the positions at which it may be cut into segments."""
+        facts, sizes = self.facts, self.facts.bytes_of
+        base = self._base(start)
+        found: dict[int, list[StagePoint]] = {}
+        if base > self.cap:
+            return found
+        states: dict[int, dict[Span, list[State]]] = {start: {(0, 0, 0): [State(0, 0, 0, (0, 0, 0), None, None)]}}
+        for i in range(start, self.count):
+            groups = states.pop(i, None)
+            if groups is None:
+                continue
+            inlet = facts.nodes[i - 1].tensor if i > start else None
+            for j in range(i + 1, min(i + MAX_SEGMENT_OPS, self.count) + 1):
+                if any(facts.nodes[op].single for op in range(i, j)) and j > i + 1:
+                    break
+                if any(self._made_since(t, start) for op in range(i, j) for t in facts.nodes[op].whole):
+                    break
+                last = facts.nodes[j - 1].tensor
+                ends, cuts = self.last_use[last] >= j, self._cuts(start, j)
+                if not ends and not cuts:
+                    continue
+                outputs = facts.is_output
+                kept = [t for t in self.live[j] if self._made_since(t, start) and (t != inlet or outputs[t])]
+                full = base + sum(_up4(sizes[t]) for t in kept)
+                # A tensor that becomes a ring is counted when its reader is known.
+                carried = full if outputs[last] else base + sum(_up4(sizes[t]) for t in kept if t != last)
+                points: list[StagePoint] = []
+                following: dict[Span, list[State]] = {}
+                for option in self.options(i, j):
+                    extra = self._input_rings(i, j, option)
+                    for gives, group in groups.items():
+                        ring = self._ring(inlet, gives, option, j)
+                        for state in group:
+                            held = state.held + ring + extra + option.held
+                            tile = max(state.tile, option.tile)
+                            if carried + held + tile > self.cap:
+                                continue
+                            new = State(held, tile, state.macs + option.macs, option.gives, option, state)
+                            if ends and full + held + tile <= self.cap:
+                                points.append(StagePoint(full + held + tile, new.macs, new))
+                            if cuts:
+                                following.setdefault(option.gives, []).append(new)
+                if points:
+                    found[j] = _pareto_points(points + found.get(j, []))
+                if following:
+                    at = states.setdefault(j, {})
+                    for gives, group in following.items():
+                        at[gives] = _pareto_states(group + at.get(gives, []))
+        return found
+
+    def _made_since(self, tensor: int, start: int) -> bool:
+        producer = self.facts.producer[tensor]
+        return producer is not None and producer >= start
+
+    def _cuts(self, start: int, j: int) -> bool:
+        """Whether the stage that began at ``start`` may be cut into segments at j: only the last tensor is read later,
+        and by rows."""
+        facts = self.facts
+        if j == self.count or facts.nodes[j - 1].ends_stage:
+            return False
+        last = facts.nodes[j - 1].tensor
+        return [t for t in self.live[j] if self._made_since(t, start) and self.last_read[t] >= j] == [last]
+
+    def _ring(self, inlet: int | None, gives: Span, option: Option, j: int) -> int:
+        """Bytes of the tensor between two segments: a ring, or all of it if a later stage reads it too."""
+        if inlet is None or self.facts.is_output[inlet]:
+            return 0
+        h, w, c = self.facts.nodes[self.facts.producer[inlet] or 0].shape
+        if self.last_use[inlet] >= j or inlet not in option.needs:
+            return _up4(h * w * c)
+        return _up4(ring_rows(h, gives, option.needs[inlet]) * w * c)
+
+    def _input_rings(self, i: int, j: int, option: Option) -> int:
+        """Bytes of the rings of network inputs that this segment reads as they come."""
+        size = 0
+        for op, source in self.rows_of.items():
+            if i <= op < j:
+                node = self.facts.nodes[source]
+                h, w, c = node.shape
+                size += _up4(ring_rows(h, (1, 0, 1), option.needs[node.tensor]) * w * c) + COUNTER_BYTES
+        return size
+
+    # ------------------------------------------------------------ paths
+
+    def memories(self) -> list[int]:
+        """Every peak that a schedule could have, ascending."""
+        return sorted({p.memory for ends in self.stages for points in ends.values() for p in points})
+
+    def least_macs(self, cap: int) -> Solution | None:
+        """P2: fewest MACs with at most ``cap`` bytes, then the least memory. None if nothing fits."""
+        best: list[tuple[int, int] | None] = [None] * (self.count + 1)
+        via: list[tuple[int, StagePoint] | None] = [None] * (self.count + 1)
+        best[0] = (0, 0)
+        for s in range(self.count):
+            here = best[s]
+            if here is None:
+                continue
+            for t, points in self.stages[s].items():
+                for point in points:  # ascending memory, descending MACs
+                    if point.memory > cap:
+                        break
+                    total = (here[0] + point.macs, max(here[1], point.memory))
+                    if best[t] is None or total < best[t]:  # type: ignore[operator]
+                        best[t], via[t] = total, (s, point)
+        if best[self.count] is None:
+            return None
+        stages: list[StageSpec] = []
+        rooms: list[int] = []
+        memory = macs = 0
+        t = self.count
+        while t > 0:
+            step = via[t]
+            assert step is not None
+            s, point = step
+            found = self._stage_specs(s, point)
+            stages[:0] = found
+            rooms[:0] = [point.memory - point.state.tile] * len(found)
+            memory, macs = max(memory, point.memory), macs + point.macs
+            t = s
+        return Solution(stages=tuple(stages), rooms=tuple(rooms), memory=memory, macs=macs)
+
+    def _stage_specs(self, s: int, point: StagePoint) -> list[StageSpec]:
+        """The stage, and before it one for every streamed input that it needs collected."""
+        specs = [
+            StageSpec(segments=(SegmentSpec(ops=(source,), row_adv=1, col_adv=WHOLE),))
+            for source in (self.collected if s == 0 else ())
+        ]
+        segments: list[SegmentSpec] = []
+        for segment in point.state.segments():
+            for op in segment.ops:
+                if op in self.rows_of:
+                    segments.append(SegmentSpec(ops=(self.rows_of[op],), row_adv=1, col_adv=WHOLE))
+            segments.append(segment)
+        return [*specs, StageSpec(segments=tuple(segments))]
+
+
+def widen(facts: Facts, solution: Solution, budget: int) -> tuple[StageSpec, ...]:
+    """The solution's stages with the widest column steps whose tiles leave the arena within ``budget`` bytes: fewer
+    kernel calls for the same MACs and the same peak."""
+    stages: list[StageSpec] = []
+    for stage, room in zip(solution.stages, solution.rooms, strict=True):
+        segments: list[SegmentSpec] = []
+        for segment in stage.segments:
+            width = facts.nodes[segment.ops[-1]].size[1]
+            chosen = segment
+            for steps in range(1, width if len(segment.ops) > 1 and segment.col_adv < WHOLE else 1):
+                spec = SegmentSpec(
+                    ops=segment.ops, row_adv=segment.row_adv, col_adv=_step_of(width, steps), keep=segment.keep
+                )
+                if room + _tile_bytes(facts, spec) <= budget:
+                    chosen = spec
+                    break
+            segments.append(chosen)
+        stages.append(StageSpec(segments=tuple(segments), scratch=stage.scratch))
+    return tuple(stages)
+
+
+def _step_of(width: int, steps: int) -> int:
+    return WHOLE if steps == 1 else -(-width // steps)
+
+
+def _tile_bytes(facts: Facts, spec: SegmentSpec) -> int:
+    try:
+        shape = shape_segment(facts, spec)
+    except IllegalSpecError:
+        return 1 << 40
+    size = 0
+    for n, op in enumerate(shape.ops):
+        if shape.tile[n]:
+            h, w, c = facts.nodes[op].shape
+            size += _up4(min(shape.rows[n][2] - shape.rows[n][3], h) * min(shape.cols[n][2], w) * c)
+    return size
+
+
+def accumulators(rows: bool, cols: bool, advance: int, size: tuple[int, int], channels: int) -> int:
+    """int32 accumulators of a reduction over several steps, as the engine keeps them (``weft_acc_bytes``): ``size`` of
+    the input, ``channels`` of the output (REDUCE: of both)."""
+    if rows and cols:
+        return channels
+    return (min(advance, size[0]) if cols else size[1]) * channels
+
+
+def _extremes(keeps: list[dict[int, int]]) -> list[dict[int, int]]:
+    """Of many choices, those that keep least and most, and evenly spread ones between."""
+    ordered = sorted(keeps, key=lambda keep: (len(keep), sorted(keep.items())))
+    return [ordered[k * (len(ordered) - 1) // (MAX_CHOICES - 1)] for k in range(MAX_CHOICES)]
+
+
+def _pareto_options(options: Iterable[Option]) -> list[Option]:
+    """Without those that another one with the same rates beats in every cost."""
+    found: list[Option] = []
+    for option in sorted(options, key=lambda o: (o.macs, o.held + o.tile, o.held)):
+        if not any(
+            o.held <= option.held and o.tile <= option.tile and o.gives == option.gives and o.needs == option.needs
+            for o in found
+        ):
+            found.append(option)
+    return found
+
+
+def _pareto_states(states: list[State]) -> list[State]:
+    """Without those that another one beats in MACs, held and tile bytes."""
+    found: list[State] = []
+    for state in sorted(states, key=lambda s: (s.macs, s.held, s.tile)):
+        if not any(f.held <= state.held and f.tile <= state.tile for f in found):
+            found.append(state)
+    return found
+
+
+def _pareto_points(points: list[StagePoint]) -> list[StagePoint]:
+    """Ascending memory, descending MACs."""
+    found: list[StagePoint] = []
+    for point in sorted(points, key=lambda p: (p.memory, p.macs)):
+        if not found or point.macs < found[-1].macs:
+            found.append(point)
+    return found
