@@ -11,19 +11,40 @@ import numpy as np
 import pytest
 from baremetal import runner
 
-from planner_service import api
+from planner_service import api, encode, layout, randomize
+from planner_service.build import Facts
 from planner_service.engine import Engine, EnginePlan, generated_input
 from planner_service.errors import PlannerError
+from planner_service.importers import import_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples" / "models"
 SHARED = ROOT.parent / "shared" / "models"
 INPUTS = 3
 STACK_MAX = 1024
+RANDOM_SCHEDULES: dict[api.InputMode, int] = {"streamed": 3, "resident": 2, "external": 1}
 
 CORES = [
     pytest.param(core, marks=pytest.mark.skipif(bool(runner.missing(core)), reason=f"needs {runner.missing(core)}"))
     for core in runner.CORES
+]
+
+MODELS = [
+    *(pytest.param(SAMPLES / name, id=name) for name in ("digits_a.onnx", "digits_b.onnx")),
+    *(
+        pytest.param(
+            SHARED / name,
+            id=name,
+            marks=pytest.mark.skipif(not (SHARED / name).is_file(), reason=f"shared/models/{name} is not there"),
+        )
+        for name in (
+            "mlperf-tiny-ad.tflite",
+            "mlperf-tiny-kws.tflite",
+            "mlperf-tiny-ic-resnet8.tflite",
+            "mlperf-tiny-vww.tflite",
+            "mcunet-vww.tflite",
+        )
+    ),
 ]
 
 REQUESTS: dict[str, api.PlanRequest] = {
@@ -57,31 +78,48 @@ def flat(arrays: list[runner.Int8]) -> runner.Int8:
     return np.concatenate([array.ravel() for array in arrays])
 
 
-def check_core(core: str, planned: api.Planned, count: int = INPUTS) -> None:
-    reference = Engine().open(planned.plan)
+@functools.cache
+def random_plans(model: Path) -> tuple[bytes, ...]:
+    """Plans with random block cuts, windows and steps; all three input modes."""
+    graph = import_model(model.read_bytes(), name=model.name)
+    facts = Facts(graph)
+    schedules = [
+        schedule
+        for number, (mode, count) in enumerate(RANDOM_SCHEDULES.items())
+        for schedule in randomize.random_schedules(graph, number, count, mode)
+    ]
+    return tuple(encode.encode(graph, schedule, layout.place(facts, schedule)) for schedule in schedules)
+
+
+def check_core(core: str, plan_bytes: bytes, count: int) -> runner.Result:
+    """The core's outputs, on `count` inputs, are the host's; returns the last result."""
+    reference = Engine().open(plan_bytes)
     given = inputs(reference, count)
-    results = runner.run(core, planned.plan, [flat(arrays) for arrays in given])
+    results = runner.run(core, plan_bytes, [flat(arrays) for arrays in given])
     for arrays, result in zip(given, results, strict=True):
         assert result.status == 0, result
         assert result.intact
-        assert result.arena == planned.arena_bytes
+        assert result.arena == reference.arena_size
         assert 0 < result.stack <= STACK_MAX
         assert result.instructions > 0
         assert result.digests == tuple(zlib.crc32(output.tobytes()) for output in reference.run(arrays).outputs)
+    return results[-1]
 
 
 @pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize("model", ["digits_a", "digits_b"])
 @pytest.mark.parametrize("core", CORES)
 def test_same_digests_as_the_host(core: str, model: str, name: str) -> None:
-    check_core(core, plan(SAMPLES / f"{model}.onnx", name))
+    planned = plan(SAMPLES / f"{model}.onnx", name)
+    assert check_core(core, planned.plan, INPUTS).arena == planned.arena_bytes
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the models of the comparison are not at {SHARED.name}/models")
-@pytest.mark.parametrize("model", ["mlperf-tiny-ad", "mlperf-tiny-kws", "mlperf-tiny-ic-resnet8", "mlperf-tiny-vww"])
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("core", CORES)
-def test_known_models(core: str, model: str) -> None:
-    check_core(core, plan(SHARED / f"{model}.tflite", "f1.3"), count=1)
+def test_random_schedules_give_the_same_bytes(core: str, model: Path) -> None:
+    plans = random_plans(model)
+    assert len(plans) >= 5
+    assert len({check_core(core, plan_bytes, 1).digests for plan_bytes in plans}) == 1
 
 
 @pytest.mark.parametrize("core", CORES)
