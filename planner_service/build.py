@@ -27,8 +27,6 @@ from planner_service.ir import (
     Reshape,
     Resize,
     Window2D,
-    macs,
-    valid_taps,
 )
 from planner_service.schedule import Axis, Entry, Schedule, Segment, Stage
 
@@ -134,7 +132,8 @@ class Facts:
                 consumers[tensor].append(index)
         self.consumers = tuple(tuple(c) for c in consumers)
         self.bytes_of = tuple(t.nbytes for t in graph.tensors)
-        self.op_macs = tuple(macs(graph, op) for op in graph.ops)
+        #: MACs of the unfused operators, as ``ir.macs`` has them.
+        self.op_macs = tuple(n.row_macs[-1] if n.row_macs else 0 for op, n in self.nodes.items() if op >= 0)
         self.base_macs = sum(self.op_macs)
 
 
@@ -190,15 +189,19 @@ def _node(graph: Graph, index: int, op: Op) -> Node:
 
 def _row_macs(graph: Graph, op: Conv2D) -> tuple[int, ...]:
     """Prefix sums over output rows of the MACs of a row: taps inside the tensor."""
-    taps = [
-        [
-            valid_taps(y, graph.tensors[op.inputs[0]].shape[a], op.kernel[a], op.stride[a], op.dilation[a], op.pads[a])
-            for y in range(graph.tensors[op.output].shape[a])
-        ]
+    size, out = graph.tensors[op.inputs[0]].shape, graph.tensors[op.output].shape
+    rows, cols = (
+        [_taps(y * op.stride[a] - op.pads[a], size[a], op.kernel[a], op.dilation[a]) for y in range(out[a])]
         for a in (0, 1)
-    ]
-    per_tap = sum(taps[1]) * op.weights.shape[0] * op.weights.shape[3]
-    return tuple(accumulate((n * per_tap for n in taps[0]), initial=0))
+    )
+    per_tap = sum(cols) * op.weights.shape[0] * op.weights.shape[3]
+    return tuple(accumulate((n * per_tap for n in rows), initial=0))
+
+
+def _taps(first: int, size: int, kernel: int, dilation: int) -> int:
+    """How many of first, first + dilation, ... (``kernel`` of them) lie inside [0, size): ``ir.valid_taps``, closed."""
+    skipped = max(0, -(first // dilation))
+    return max(0, min(kernel, (size - 1 - first) // dilation + 1) - skipped)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
