@@ -118,7 +118,7 @@ def test_same_digests_as_the_host(core: str, model: str, name: str) -> None:
 @pytest.mark.parametrize("core", CORES)
 def test_random_schedules_give_the_same_bytes(core: str, model: Path) -> None:
     plans = random_plans(model)
-    assert len(plans) >= 5
+    assert len(plans) >= 4  # a chain of dense layers has no more
     assert len({check_core(core, plan_bytes, 1).digests for plan_bytes in plans}) == 1
 
 
