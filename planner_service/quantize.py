@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``weft quantize``: static int8 quantisation of a float ONNX model, by onnxruntime's own quantiser (an optional extra).
+"""``weft quantize``: static int8 quantisation of a float ONNX model by onnxruntime's own quantiser, an optional extra.
 
 Choices that suit the engine: int8 activations with zero points, symmetric int8 weights, per output channel by default;
 activation functions that a zero point already implies (Relu at the bottom of the range) disappear."""

@@ -526,14 +526,14 @@ class _Lowering:
         return _Codes(tensor=tensor, view=_view_of(shape, template), unsigned=unsigned)
 
     def _channels_last(self, name: str) -> bool:
-        """Whether the first operator that an input meets makes NHWC to NCHW of it, or says that it is NHWC."""
+        """Whether the first operator that an input meets makes NHWC to NCHW of it, or has its channels last."""
         for _ in range(8):
             readers = self._readers.get(name, [])
             if not readers:
                 return False
             if all(r.op == "Transpose" and r.attributes.get("perm") == [0, 3, 1, 2] for r in readers):
                 return True
-            if all(r.attributes.get("channels_last") == 1 for r in readers):
+            if all(r.attributes.get("channels_last") == 1 or r.op in ("MatMul", "QLinearMatMul") for r in readers):
                 return True
             if len(readers) != 1 or readers[0].op not in (*_QUANTISERS, "Identity") or not readers[0].outputs:
                 return False
@@ -1335,7 +1335,7 @@ class _Lowering:
             act = (want.act_min, want.act_max)
             if want.cell.same(cell):
                 self._ops.append(self._pool(node, "avg", tensor, want.output, window, count_pad=counted, act=act))
-            elif counted or not clipped:  # one divisor: a depthwise convolution of ones rounds once
+            elif counted or not clipped:  # one divisor: a depthwise convolution rounds once
                 self._ops.append(
                     Conv2D(
                         name=node.name,
@@ -1347,11 +1347,18 @@ class _Lowering:
                         pads=window.before,
                         act_min=act[0],
                         act_max=act[1],
-                        weights=np.ones((c, *window.kernel, 1), np.int8),
+                        # Not ones: the larger the accumulator, the less its two-step requantisation rounds twice.
+                        weights=np.full((c, *window.kernel, 1), 64, np.int8),
                         bias=np.zeros(c, np.int32),
-                        multipliers=np.array([cell.known / (taps * want.cell.known)]),
+                        multipliers=np.array([cell.known / (64 * taps * want.cell.known)]),
                         groups=c,
                     )
+                )
+            elif cell.known >= 2 * want.cell.known:
+                raise _RefusedError(
+                    f"padding is not counted, and the output's scale {want.cell.known:.4g} is not more than half the "
+                    f"input's {cell.known:.4g}: rounding twice would be off by more than 1",
+                    "give the output the input's scale, or set count_include_pad",
                 )
             else:
                 middle = self._new(f"{node.outputs[0]}/average", (*window.out, c), cell)

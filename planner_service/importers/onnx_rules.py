@@ -291,8 +291,8 @@ RULES: tuple[Rule, ...] = (
     *_state(("MaxPool", "GlobalMaxPool"), "exact; at most 1 LSB where the output has another scale"),
     *_state(
         ("AveragePool", "QLinearAveragePool"),
-        _LSB + ": ties round away from zero. Where padding is not counted and the output's scale is less than half the "
-        "input's, 2",
+        _LSB + ": ties round away from zero. Where padding is not counted, the output's scale is more than half the "
+        "input's",
     ),
     *rules(GLOBAL, "input is quantised", QUANTISE, _quantised, final=True),
     *rules(GLOBAL, "input is [1, channels, height, width] or [1, channels, length]", "Reshape it", _rank(3, 4),

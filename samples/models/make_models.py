@@ -56,7 +56,13 @@ def inverted_residual(name: str, source: str, expand: int, out: int, stride: int
     block = [
         Layer(kind="conv", name=f"{name}_up", inputs=(source,), channels=expand, relu=True),
         Layer(
-            kind="dwconv", name=f"{name}_dw", inputs=(f"{name}_up",), channels=expand, kernel=3, stride=stride, relu=True
+            kind="dwconv",
+            name=f"{name}_dw",
+            inputs=(f"{name}_up",),
+            channels=expand,
+            kernel=3,
+            stride=stride,
+            relu=True,
         ),
         Layer(kind="conv", name=f"{name}_down", inputs=(f"{name}_dw",), channels=out),
     ]
@@ -100,6 +106,8 @@ NETWORK_B = [
 ]
 
 Params = dict[str, Array]
+
+ONNX_KINDS = {"add": "Add", "concat": "Concat", "maxpool": "MaxPool", "gap": "GlobalAveragePool", "dense": "Gemm"}
 
 
 def shapes(network: list[Layer]) -> dict[str, tuple[int, int]]:
@@ -288,9 +296,7 @@ def to_onnx(network: list[Layer], params: Params, name: str) -> bytes:
         out = layer.name + "_linear" if layer.relu else layer.name
         inputs, k, p = list(layer.inputs), layer.kernel, (layer.kernel - 1) // 2
         attributes: dict[str, Any] = {}
-        kind = {"add": "Add", "concat": "Concat", "maxpool": "MaxPool", "gap": "GlobalAveragePool", "dense": "Gemm"}.get(
-            layer.kind, "Conv"
-        )
+        kind = ONNX_KINDS.get(layer.kind, "Conv")
         if kind == "Conv":
             assert w is not None
             assert b is not None
@@ -352,6 +358,7 @@ def upscale(images: NDArray[Any]) -> Array:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
 
@@ -371,7 +378,7 @@ def main() -> None:
     }
     for name, network, form in (("digits_a", NETWORK_A, "qdq"), ("digits_b", NETWORK_B, "qoperator")):
         print(name, flush=True)
-        params = train(network, seen, labels[:-HELD_OUT], options.epochs, SEED)
+        params = train(network, seen, labels[:-HELD_OUT], options.epochs, options.seed)
         model = to_onnx(network, params, name)
         quantised = quantize_model(
             model, {"image": seen[:CALIBRATION].reshape(-1, 1, SIZE, SIZE)}, per_channel=True, form=form
