@@ -129,8 +129,8 @@ def py_format(spec: Spec) -> str:
     out += [f"        SectionId.{s['name']}," for s in spec["section"] if s["critical"]]
     out += ["    }", ")", "", "", "class Opcode(IntEnum):", '    """Operators of the engine."""', ""]
     out += [f"    {o['name']} = {o['id']}" for o in spec["opcode"]]
-    bases = {"TENSOR": "IntFlag", "OP": "IntFlag", "POLICY": "IntEnum", "DTYPE": "IntEnum"}
-    names = {"TENSOR": "TensorFlag", "OP": "OpFlag", "POLICY": "Policy", "DTYPE": "DType"}
+    bases = {"TENSOR": "IntFlag", "OP": "IntFlag", "POLICY": "IntEnum", "ENTRY": "IntFlag", "DTYPE": "IntEnum"}
+    names = {"TENSOR": "TensorFlag", "OP": "OpFlag", "POLICY": "Policy", "ENTRY": "EntryFlag", "DTYPE": "DType"}
     for group, base in bases.items():
         out += ["", "", f"class {names[group]}({base}):", f'    """{group} values."""', ""]
         out += [f"    {f['name']} = {f['value']}" for f in spec["flag"] if f["group"] == group]

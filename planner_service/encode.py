@@ -26,6 +26,7 @@ from planner_service.format import (
     NONE,
     SIGNATURE_LEN,
     ConstRecord,
+    EntryFlag,
     EntryRecord,
     GraphRecord,
     HeaderRecord,
@@ -472,6 +473,7 @@ def _schedule_section(graph: Graph, facts: Facts, schedule: Schedule, placement:
             EntryRecord(
                 op=entry.op if entry.op >= 0 else INPUT_BIT | (-1 - entry.op),
                 policy=entry.policy,
+                flags=EntryFlag.OVERLAP if entry.overlap else 0,
                 row_adv=entry.rows.advance,
                 row_off=entry.rows.offset,
                 row_ext=entry.rows.extent,

@@ -84,6 +84,12 @@ class Policy(IntEnum):
     EXTERNAL = 3
 
 
+class EntryFlag(IntFlag):
+    """ENTRY values."""
+
+    OVERLAP = 1
+
+
 class DType(IntEnum):
     """DTYPE values."""
 
@@ -733,7 +739,7 @@ class EntryRecord:
 
     op: int
     policy: int
-    reserved: int = 0
+    flags: int
     row_adv: int
     row_off: int
     row_ext: int
@@ -741,7 +747,7 @@ class EntryRecord:
     col_adv: int
     col_off: int
     col_ext: int
-    reserved2: int = 0
+    reserved: int = 0
     offset: int
     aux: int
 
@@ -750,7 +756,7 @@ class EntryRecord:
         return self.LAYOUT.pack(
             self.op,
             self.policy,
-            self.reserved,
+            self.flags,
             self.row_adv,
             self.row_off,
             self.row_ext,
@@ -758,7 +764,7 @@ class EntryRecord:
             self.col_adv,
             self.col_off,
             self.col_ext,
-            self.reserved2,
+            self.reserved,
             self.offset,
             self.aux,
         )
@@ -770,7 +776,7 @@ class EntryRecord:
         return cls(
             op=values[0],
             policy=values[1],
-            reserved=values[2],
+            flags=values[2],
             row_adv=values[3],
             row_off=values[4],
             row_ext=values[5],
@@ -778,7 +784,7 @@ class EntryRecord:
             col_adv=values[7],
             col_off=values[8],
             col_ext=values[9],
-            reserved2=values[10],
+            reserved=values[10],
             offset=values[11],
             aux=values[12],
         )

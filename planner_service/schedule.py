@@ -22,7 +22,8 @@ class Axis:
 class Entry:
     """One operator (``op`` >= 0, index into Graph.ops) or a network input (``op`` = -1 - its number), with the window
     of the tensor it produces. ``keep``: ROWS ring capacity in rows; TILE rows kept in the line store. ``accumulate``:
-    the operator is REDUCE or FULLY_CONNECTED over more than one step and needs int32 accumulators."""
+    the operator is REDUCE or FULLY_CONNECTED over more than one step and needs int32 accumulators. ``overlap``: a FULL
+    window that may overwrite the dead rows of tensors its stage is the last to read."""
 
     op: int
     policy: Policy
@@ -30,6 +31,7 @@ class Entry:
     cols: Axis
     keep: int = 0
     accumulate: bool = False
+    overlap: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,7 @@ void weft_entry(const weft_plan_t *plan, uint32_t entry, weft_entry_t *out)
     const uint8_t *p = plan->entries + entry * WEFT_ENTRY_SIZE;
     out->op = weft_rd16(p + WEFT_ENTRY_OP);
     out->policy = p[WEFT_ENTRY_POLICY];
+    out->flags = p[WEFT_ENTRY_FLAGS];
     out->row_adv = weft_rd16(p + WEFT_ENTRY_ROW_ADV);
     out->row_off = (int16_t)weft_rd16(p + WEFT_ENTRY_ROW_OFF);
     out->row_ext = weft_rd16(p + WEFT_ENTRY_ROW_EXT);

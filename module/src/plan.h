@@ -22,7 +22,7 @@ typedef struct {
 
 typedef struct {
     uint16_t op; /* or WEFT_INPUT_BIT | number */
-    uint8_t policy;
+    uint8_t policy, flags;
     int32_t row_adv, row_off, row_ext;
     int32_t keep;
     int32_t col_adv, col_off, col_ext;

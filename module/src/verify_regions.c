@@ -92,7 +92,7 @@ static bool whole(int32_t off, int32_t ext, int32_t steps, int32_t size)
 static int check_placed(const weft_entry_t *e)
 {
     bool policy = e->policy == WEFT_POLICY_FULL || e->policy == WEFT_POLICY_EXTERNAL;
-    return weft_is_input(e) && policy && e->keep == 0 ? WEFT_OK : WEFT_ERR_POLICY;
+    return weft_is_input(e) && policy && e->keep == 0 && e->flags == 0 ? WEFT_OK : WEFT_ERR_POLICY;
 }
 
 /* The entry's own regions and policy. `over` is the tensor that the regions are over. */
@@ -104,6 +104,9 @@ static int check_window(const weft_entry_t *e, const weft_op_t *op, const weft_t
         return WEFT_ERR_COVERAGE;
     }
     bool full = e->policy == WEFT_POLICY_FULL, ring = e->policy == WEFT_POLICY_ROWS;
+    if (e->flags != 0 && (!full || op == NULL || weft_consumes(op))) {
+        return WEFT_ERR_POLICY;
+    }
     if (op == NULL) { /* streamed input: whole rows, alone in its segment */
         return (full || ring) && at->segment.entry_count == 1 && cols == 1 &&
                        covers(e->row_adv, e->row_off, e->row_ext, rows, over->h) &&
@@ -256,8 +259,8 @@ int weft_verify_regions(const weft_plan_t *plan, weft_error_t *err)
     for (uint32_t n = 0; n < plan->entry_count; n++) {
         weft_entry_t e;
         weft_entry(plan, n, &e);
-        const uint8_t *p = plan->entries + n * WEFT_ENTRY_SIZE;
-        if (p[WEFT_ENTRY_RESERVED] != 0 || weft_rd16(p + WEFT_ENTRY_RESERVED2) != 0) {
+        if ((e.flags & ~WEFT_ENTRY_OVERLAP) != 0 ||
+            weft_rd16(plan->entries + n * WEFT_ENTRY_SIZE + WEFT_ENTRY_RESERVED) != 0) {
             return weft_fail(err, WEFT_ERR_UNKNOWN, n, entry_where(plan, n));
         }
         r = n < plan->placed_count ? check_placed(&e) : WEFT_OK;
@@ -298,6 +301,98 @@ int weft_verify_regions(const weft_plan_t *plan, weft_error_t *err)
     return WEFT_OK;
 }
 
+/* First row of `in` that an entry still reads, at row step `step` or later; `in->h` if none. */
+static int32_t next_read(const weft_entry_t *e, const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *over,
+                         int32_t step, int32_t steps)
+{
+    if (step >= steps) {
+        return in->h;
+    }
+    if (weft_needs_whole(op) ||
+        (!weft_consumes(op) && op->opcode >= WEFT_OP_ADD && op->opcode <= WEFT_OP_MUL && in->h != over->h)) {
+        return 0;
+    }
+    weft_span_t span = weft_new_rows(e);
+    weft_range_t rows = weft_at(&span, step, over->h);
+    if (rows.lo >= over->h) {
+        return in->h;
+    }
+    rows.hi = rows.lo + 1;
+    return weft_clamp(weft_field(op, 0, rows).lo, 0, in->h);
+}
+
+/* Kernels that read each element before they write it at the same place. */
+static bool in_place(const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out)
+{
+    bool same = in->h == out->h && in->w == out->w && in->c == out->c;
+    return same && (op->opcode == WEFT_OP_LUT || (op->opcode >= WEFT_OP_ADD && op->opcode <= WEFT_OP_MUL));
+}
+
+/*
+ * Row step `cur` of the stage is about to write rows of y (entry n, which may overlap): whether every row that is still
+ * to be read of tensors of earlier stages lies above them.
+ */
+static bool writes_dead(const weft_plan_t *plan, const weft_stage_t *stage, const uint16_t *state, uint32_t cur,
+                        uint32_t n, const weft_entry_t *y)
+{
+    weft_tensor_t out;
+    weft_tensor(plan, weft_entry_tensor(plan, y), &out);
+    int64_t row = (int64_t)out.w * out.c;
+    int64_t end = y->offset + row * weft_clamp(y->row_adv * (WEFT_STATE_DONE(state, cur) + 1) + y->row_off, 0, out.h);
+    weft_segment_t segment;
+    weft_segment(plan, stage->first_segment, &segment);
+    uint32_t stage_first = segment.first_entry;
+    for (uint32_t g = 0; g < stage->segment_count; g++) {
+        weft_segment(plan, stage->first_segment + g, &segment);
+        for (uint32_t m = segment.first_entry; m < (uint32_t)segment.first_entry + segment.entry_count; m++) {
+            weft_entry_t e;
+            weft_entry(plan, m, &e);
+            if (weft_is_input(&e)) {
+                continue;
+            }
+            weft_op_t op;
+            weft_op(plan, e.op, &op);
+            for (uint32_t k = 0; k < weft_op_inputs(&op); k++) {
+                uint32_t t = weft_op_input(plan, &op, k), p = weft_entry_of(plan, t);
+                if (p == WEFT_NONE || p >= stage_first) {
+                    continue;
+                }
+                weft_entry_t x;
+                weft_tensor_t in, over;
+                weft_entry(plan, p, &x);
+                weft_tensor(plan, t, &in);
+                weft_tensor(plan, weft_consumes(&op) ? t : op.output, &over);
+                if (x.policy != WEFT_POLICY_FULL || x.offset >= y->offset + (uint64_t)(row * out.h) ||
+                    y->offset >= x.offset + (uint64_t)((int64_t)in.h * in.w * in.c) ||
+                    (m == n && x.offset == y->offset && in_place(&op, &in, &out))) {
+                    continue;
+                }
+                int32_t first = next_read(&e, &op, &in, &over, WEFT_STATE_DONE(state, g), segment.row_steps);
+                if (first < in.h && end > x.offset + (int64_t)first * in.w * in.c) {
+                    return false;
+                }
+            }
+        }
+    }
+    return true;
+}
+
+/* The windows of a segment's row step that may overlap write over dead rows only. */
+static int check_overlaps(const weft_plan_t *plan, const weft_stage_t *stage, const uint16_t *state, uint32_t cur,
+                          weft_error_t *err)
+{
+    weft_segment_t segment;
+    weft_segment(plan, stage->first_segment + cur, &segment);
+    for (uint32_t n = segment.first_entry; n < (uint32_t)segment.first_entry + segment.entry_count; n++) {
+        weft_entry_t e;
+        weft_entry(plan, n, &e);
+        if ((e.flags & WEFT_ENTRY_OVERLAP) != 0 && !writes_dead(plan, stage, state, cur, n, &e)) {
+            return weft_fail(err, WEFT_ERR_OVERLAP, n, entry_where(plan, n));
+        }
+    }
+    return WEFT_OK;
+}
+
 int weft_verify_replay(const weft_plan_t *plan, weft_error_t *err)
 {
     for (uint32_t s = 0; s < plan->stage_count; s++) {
@@ -313,6 +408,10 @@ int weft_verify_replay(const weft_plan_t *plan, weft_error_t *err)
             cur = (uint32_t)next;
             if (cur == stage.segment_count) {
                 break;
+            }
+            int r = check_overlaps(plan, &stage, state, cur, err);
+            if (r != WEFT_OK) {
+                return r;
             }
             WEFT_STATE_DONE(state, cur)++;
         }
