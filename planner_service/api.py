@@ -15,6 +15,7 @@ from planner_service.errors import Code, PlannerError, Violation
 from planner_service.importers import import_model
 
 if TYPE_CHECKING:
+    from planner_service.planner import PlanResult
     from planner_service.report import Report
 
 Kind = Literal["p1", "p2", "front", "layers"]
@@ -195,11 +196,12 @@ def create_plans(
         input_mode=request.input_mode,
         plan_version=request.plan_version or 1,
         names=request.names,
-        vendor_id=request.vendor_id or bytes(16),
-        class_id=request.class_id or bytes(16),
+        vendor_id=request.vendor_id,
+        class_id=request.class_id,
     )
     if request.kind == "front":
-        results = planner.front(graph, options, target=target, progress=progress, cancelled=cancelled)
+        found = planner.front(graph, options, target=target, progress=progress, cancelled=cancelled)
+        results = tuple(sorted(found, key=lambda r: r.arena_bytes))
     elif request.kind == "layers":
         results = (planner.layers(graph, options, target=target),)
     else:
@@ -210,7 +212,7 @@ def create_plans(
 
     least: tuple[int, float] | None = None
     short = [fit.lacks(target, arena=r.arena_bytes, plan=len(r.plan), budget=request.ram_max) for r in results]
-    if any(fit.Resource.ARENA in s for s in short):
+    if any(fit.Resource.ARENA in lacks for lacks in short):
         smallest = min(results, key=lambda r: r.arena_bytes)
         if request.kind != "front" and (request.kind, request.f_max) != ("p1", None):
             smallest = planner.plan(
@@ -237,12 +239,12 @@ def create_plans(
                 arena=result.arena_bytes,
                 plan=len(result.plan),
                 budget=request.ram_max,
-                peak_layer=result.report.peak_layer,
+                peak_layer=_peak_layer(result, graph) if lacks else "",
                 largest_layer=fit.largest_layer(graph),
                 least=least,
             ),
         )
-        for result in results
+        for result, lacks in zip(results, short, strict=True)
     )
 
 
@@ -275,6 +277,12 @@ def operators() -> tuple[Operator, ...]:
             by_name.setdefault(rule.operator, []).append(rule.text)
         found += [Operator(source=source.lower(), name=n, constraints=tuple(by_name[n])) for n in sorted(by_name)]
     return tuple(found)
+
+
+def _peak_layer(result: PlanResult, graph: ir.Graph) -> str:
+    from planner_service import report
+
+    return report.explain(result.plan, graph).peak_layer
 
 
 def _io(graph: ir.Graph, io: ir.Io) -> IoInfo:

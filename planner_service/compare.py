@@ -18,7 +18,7 @@ from planner_service import ir
 from planner_service.engine import Engine, EnginePlan
 from planner_service.errors import Code, PlannerError
 from planner_service.importers import import_model
-from planner_service.inputs import Int8, Samples, from_edge, to_edge
+from planner_service.inputs import Int8, Layout, Samples, from_edge, to_edge
 
 #: Samples on which layers are compared; outputs are compared on all.
 LAYER_SAMPLES = 8
@@ -64,20 +64,24 @@ class Comparison:
 
 
 class Source(Protocol):
-    """A source runtime. Arrays are as the model's edge has them, without a batch axis only where the model has none."""
+    """A source runtime. ``order`` is how it usually arranges (H, W, C) in memory."""
 
     @property
     def runtime(self) -> str: ...
+    @property
+    def order(self) -> Layout: ...
 
     def run(self, inputs: Sequence[NDArray[Any]], wanted: Sequence[str]) -> Mapping[str, NDArray[Any]]:
-        """Tensors by name: all outputs, and of ``wanted`` those that the runtime exposes."""
+        """``inputs``: (H, W, C) in the types of the model's edge. Tensors by name: all outputs, and of ``wanted`` those
+        that the runtime exposes, with the source's axes."""
         ...
 
 
 class LiteRt:
-    """TFLite's reference kernels. Inputs in the model's order."""
+    """TFLite's reference kernels."""
 
     runtime = "LiteRT (reference kernels)"
+    order: Layout = "hwc"
 
     def __init__(self, model: bytes) -> None:
         try:
@@ -108,9 +112,10 @@ class LiteRt:
 
 
 class OnnxRuntime:
-    """onnxruntime on the CPU. Arrays come as (H, W, C) and go in as NCHW where the model has four axes."""
+    """onnxruntime on the CPU. Inputs go in as NCHW where the model has four axes."""
 
     runtime = "onnxruntime"
+    order: Layout = "chw"
 
     def __init__(self, model: bytes) -> None:
         try:
@@ -135,10 +140,10 @@ class OnnxRuntime:
         ports = self._session.get_inputs()
         feeds = {p.name: _shaped(array, p.shape) for p, array in zip(ports, inputs, strict=True)}
         names = [o.name for o in self._session.get_outputs()]
-        found = {n: _to_hwc(a) for n, a in zip(names, self._session.run(names, feeds), strict=True)}
+        found = dict(zip(names, self._session.run(names, feeds), strict=True))
         inner = [n for n in self._expose(wanted) if n not in found]
         if inner:
-            found |= {n: _to_hwc(a) for n, a in zip(inner, self._inner.run(inner, feeds), strict=True)}
+            found |= zip(inner, self._inner.run(inner, feeds), strict=True)
         return found
 
     def _expose(self, wanted: Sequence[str]) -> Sequence[str]:
@@ -180,6 +185,8 @@ def compare(model: bytes, plan: bytes, samples: Samples, *, name: str, layers: b
     ports = [*zip(graph.inputs, opened.inputs, strict=True)], [*zip(graph.outputs, opened.outputs, strict=True)]
     names = [graph.tensors[t].name for t in stage_tensors]
 
+    # A reshaped tensor is a copy whose order depends on the source's axes.
+    copies = {op.output for op in graph.ops if isinstance(op, ir.Reshape)}
     outputs = {io.name: _Sum() for io in graph.outputs}
     inner: dict[str, _Sum] = {}
     same, agree, source_right, engine_right = True, 0, 0, 0
@@ -192,15 +199,19 @@ def compare(model: bytes, plan: bytes, samples: Samples, *, name: str, layers: b
             raise PlannerError(Code.BAD_MODEL, f"the source runtime failed: {_first_line(error)}") from error
         ours = opened.run(sample).outputs
         for (io, info), array in zip(ports[1], ours, strict=True):
-            outputs[io.name].add(array, from_edge(theirs[io.name], info))
+            given = _arrange(theirs[io.name], info.shape, source.order)
+            outputs[io.name].add(array, from_edge(theirs[io.name] if given is None else given, info))
         if wanted:
             run = reference.run(sample, keep_stages=True)
             same &= all(np.array_equal(a, b) for a, b in zip(ours, run.outputs, strict=True))
             for tensor, data in zip(stage_tensors, run.stages, strict=True):
-                given = theirs.get(graph.tensors[tensor].name)
-                if given is not None and given.dtype in (np.int8, np.uint8) and given.size == len(data):
-                    mine = np.frombuffer(data, np.int8)
-                    inner.setdefault(graph.tensors[tensor].name, _Sum()).add(mine, _as_int8(given))
+                meta = graph.tensors[tensor]
+                exposed = theirs.get(meta.name)
+                if exposed is None or exposed.dtype not in (np.int8, np.uint8) or tensor in copies:
+                    continue
+                given = _arrange(exposed, meta.shape, source.order)
+                if given is not None:
+                    inner.setdefault(meta.name, _Sum()).add(np.frombuffer(data, np.int8), _as_int8(given))
         answers = [int(np.argmax(a)) for a in (ours[0], theirs[graph.outputs[0].name])]
         agree += answers[0] == answers[1]
         if samples.labels is not None:
@@ -268,8 +279,19 @@ def _shaped(array: NDArray[Any], shape: Sequence[Any]) -> NDArray[Any]:
     return array.reshape([d if isinstance(d, int) else 1 for d in shape])
 
 
-def _to_hwc(array: NDArray[Any]) -> NDArray[Any]:
-    return array[0].transpose(1, 2, 0) if array.ndim == 4 and array.shape[0] == 1 else array
+def _arrange(array: NDArray[Any], shape: tuple[int, int, int], order: Layout) -> NDArray[Any] | None:
+    """The source's tensor as (H, W, C) ``shape``, whatever axes of 1 it has or lacks; None if it cannot be told how."""
+    h, w, c = shape
+    orders: dict[Layout, tuple[tuple[int, ...], tuple[int, ...]]] = {
+        "hwc": ((h, w, c), (0, 1, 2)),
+        "chw": ((c, h, w), (1, 2, 0)),
+    }
+    sizes = [d for d in array.shape if d != 1]
+    for wanted in (order, *orders):
+        dims, axes = orders[wanted]
+        if sizes == [d for d in dims if d != 1]:
+            return array.reshape(dims).transpose(axes)
+    return None
 
 
 def _no_runtime(package: str) -> PlannerError:

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
-from planner_service import api, fit, targets
+from planner_service import api, fit, report, targets
 from planner_service.errors import Code, PlannerError, Violation
 from planner_service.proto import planner_pb2 as pb
 
@@ -194,6 +194,35 @@ def plan_from_pb(message: Any, data: bytes) -> api.Planned:
             ),
         ),
     )
+
+
+# ---------------------------------------------------------------- reports
+
+_ROWS: dict[str, tuple[Any, Any]] = {
+    "stages": (report.StageRow, pb.StageRow),
+    "layers": (report.LayerRow, pb.LayerRow),
+    "windows": (report.WindowRow, pb.WindowRow),
+}
+
+
+def report_to_pb(found: report.Report) -> Any:
+    """Report -> Report; the fields have the same names on both sides."""
+    values = {f.name: getattr(found, f.name) for f in fields(found)}
+    for name, (_, message) in _ROWS.items():
+        values[name] = [message(**asdict(row)) for row in values[name]]
+    return pb.Report(**values)
+
+
+def report_from_pb(message: Any) -> report.Report:
+    """Report -> Report."""
+    values: dict[str, Any] = {}
+    for f in fields(report.Report):
+        value = getattr(message, f.name)
+        if f.name in _ROWS:
+            kind = _ROWS[f.name][0]
+            value = tuple(kind(**{column.name: getattr(row, column.name) for column in fields(kind)}) for row in value)
+        values[f.name] = value if isinstance(value, int | str | tuple) else tuple(value)
+    return report.Report(**values)
 
 
 # ---------------------------------------------------------------- targets and operators
