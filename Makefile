@@ -59,9 +59,10 @@ $(BUILD)/.apt-test: Makefile | $(BUILD)
 	$(call apt,$(APT_TEST))
 	@touch $@
 
-$(VENV)/.installed: requirements.lock pyproject.toml $(BUILD)/.apt-base
+$(VENV)/.installed: requirements.lock pyproject.toml | $(BUILD)/.apt-base
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Weft needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing the packages of requirements.lock into $(VENV), once; this takes a minute or two"
 	$(VENV)/bin/pip install --disable-pip-version-check --progress-bar off -q -r requirements.lock
 	$(VENV)/bin/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	@touch $@
@@ -114,7 +115,7 @@ $(HOST_BOARD): $(HOST_SRC) $(ENGINE_SRC) $(ENGINE_HDR) Makefile | $(BUILD)/.apt-
 	$(CC) -std=c99 -Wall -Wextra -Wconversion -Werror -O2 -Imodule/include -Imodule/src -o $@ $(HOST_SRC) $(ENGINE_SRC)
 
 baremetal: setup $(BUILD)/.apt-test
-	$(VENV)/bin/python -m tests.baremetal.runner build
+	$(VENV)/bin/python tests/baremetal/runner.py build
 
 # ---------------------------------------------------------------- what people run
 
