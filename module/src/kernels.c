@@ -3,18 +3,25 @@
 #include "weft/weft_config.h"
 #include "weft_internal.h"
 
+#if WEFT_KERNELS_DSP
+#include "kernels_cortexm/dsp.h"
+#define FAST(kernel) kernel##_dsp
+#else
+#define FAST(kernel) kernel
+#endif
+
 const weft_kernel_fn weft_kernels[WEFT_OPCODE_MAX + 1u] = {
 #if WEFT_WITH_CONV2D
-    [WEFT_OP_CONV2D] = weft_conv2d,
+    [WEFT_OP_CONV2D] = FAST(weft_conv2d),
 #endif
 #if WEFT_WITH_DWCONV2D
-    [WEFT_OP_DWCONV2D] = weft_dwconv2d,
+    [WEFT_OP_DWCONV2D] = FAST(weft_dwconv2d),
 #endif
 #if WEFT_WITH_FULLY_CONNECTED
-    [WEFT_OP_FULLY_CONNECTED] = weft_fully_connected,
+    [WEFT_OP_FULLY_CONNECTED] = FAST(weft_fully_connected),
 #endif
 #if WEFT_WITH_ADD
-    [WEFT_OP_ADD] = weft_add,
+    [WEFT_OP_ADD] = FAST(weft_add),
 #endif
 #if WEFT_WITH_SUB
     [WEFT_OP_SUB] = weft_sub,
@@ -29,10 +36,10 @@ const weft_kernel_fn weft_kernels[WEFT_OPCODE_MAX + 1u] = {
     [WEFT_OP_PAD] = weft_pad,
 #endif
 #if WEFT_WITH_AVGPOOL
-    [WEFT_OP_AVGPOOL] = weft_avgpool,
+    [WEFT_OP_AVGPOOL] = FAST(weft_avgpool),
 #endif
 #if WEFT_WITH_MAXPOOL
-    [WEFT_OP_MAXPOOL] = weft_maxpool,
+    [WEFT_OP_MAXPOOL] = FAST(weft_maxpool),
 #endif
 #if WEFT_WITH_REDUCE
     [WEFT_OP_REDUCE] = weft_reduce,

@@ -16,7 +16,7 @@ static inline uint16_t weft_rd16(const uint8_t *p)
 {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     uint16_t v;
-    memcpy(&v, __builtin_assume_aligned(p, 2), sizeof v);
+    __builtin_memcpy(&v, __builtin_assume_aligned(p, 2), sizeof v);
     return v;
 #else
     return (uint16_t)(p[0] | (unsigned)p[1] << 8);
@@ -27,7 +27,7 @@ static inline uint32_t weft_rd32(const uint8_t *p)
 {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     uint32_t v;
-    memcpy(&v, __builtin_assume_aligned(p, 4), sizeof v);
+    __builtin_memcpy(&v, __builtin_assume_aligned(p, 4), sizeof v);
     return v;
 #else
     return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;

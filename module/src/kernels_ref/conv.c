@@ -14,7 +14,8 @@ void weft_conv2d(const weft_call_t *call)
     const bool joined = op->groups == 1 && op->dilation_w == 1;
 
     for (int32_t y = call->y0; y < call->y1; y++) {
-        const weft_rows_t rows = weft_rows(call, y);
+        weft_rows_t rows;
+        weft_rows(&rows, call, y);
         int8_t *out = weft_px(&call->out, y, call->x0);
         for (int32_t x = call->x0; x < call->x1; x++, out += n) {
             const int32_t first = x * op->stride_w - op->pad_left;

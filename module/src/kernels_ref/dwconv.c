@@ -12,7 +12,8 @@ void weft_dwconv2d(const weft_call_t *call)
     const weft_linear_t p = weft_linear(call, n);
 
     for (int32_t y = call->y0; y < call->y1; y++) {
-        const weft_rows_t rows = weft_rows(call, y);
+        weft_rows_t rows;
+        weft_rows(&rows, call, y);
         int8_t *out = weft_px(&call->out, y, call->x0);
         for (int32_t x = call->x0; x < call->x1; x++, out += n) {
             const int32_t first = x * op->stride_w - op->pad_left;

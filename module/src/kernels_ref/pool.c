@@ -12,7 +12,8 @@ void weft_avgpool(const weft_call_t *call)
     const int32_t zp = count_pad ? in->zero_point : 0;
 
     for (int32_t y = call->y0; y < call->y1; y++) {
-        const weft_rows_t rows = weft_rows(call, y);
+        weft_rows_t rows;
+        weft_rows(&rows, call, y);
         int8_t *out = weft_px(&call->out, y, call->x0);
         for (int32_t x = call->x0; x < call->x1; x++, out += in->c) {
             const int32_t first = x * op->stride_w - op->pad_left;
@@ -40,7 +41,8 @@ void weft_maxpool(const weft_call_t *call)
     const weft_view_t *in = &call->in0;
 
     for (int32_t y = call->y0; y < call->y1; y++) {
-        const weft_rows_t rows = weft_rows(call, y);
+        weft_rows_t rows;
+        weft_rows(&rows, call, y);
         int8_t *out = weft_px(&call->out, y, call->x0);
         for (int32_t x = call->x0; x < call->x1; x++, out += in->c) {
             const int32_t first = x * op->stride_w - op->pad_left;

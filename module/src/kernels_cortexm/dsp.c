@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "dsp.h"
+
+#if WEFT_KERNELS_DSP
+
+#include "../kernels_ref/taps.h"
+
+int32_t dsp_requant_any(int32_t acc, int32_t multiplier, int32_t shift)
+{
+    return weft_clamp(weft_mbqm(acc, multiplier, shift), -512, 511);
+}
+
+void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi)
+{
+    const uint32_t low = (uint32_t)(uint8_t)lo * 0x01010101u, high = (uint32_t)(uint8_t)hi * 0x01010101u;
+    for (; n >= 4; n -= 4, p += 4) {
+        uint32_t v = dsp_load(p);
+        __ssub8((int8x4_t)v, (int8x4_t)low);
+        v = (uint32_t)__sel(v, low);
+        __ssub8((int8x4_t)high, (int8x4_t)v);
+        v = (uint32_t)__sel(v, high);
+        dsp_store(p, v);
+    }
+    for (; n > 0; n--, p++) {
+        *p = (int8_t)weft_clamp(*p, lo, hi);
+    }
+}
+
+void dsp_clamp_region(const weft_call_t *call)
+{
+    const int32_t lo = call->op->act_min, hi = call->op->act_max;
+    if (lo == INT8_MIN && hi == INT8_MAX) {
+        return;
+    }
+    for (int32_t y = call->y0; y < call->y1; y++) {
+        dsp_clamp(weft_px(&call->out, y, call->x0), (call->x1 - call->x0) * call->out.c, lo, hi);
+    }
+}
+
+void dsp_count_macs(const weft_call_t *call, int32_t depth)
+{
+#if WEFT_COUNT
+    const weft_op_t *op = call->op;
+    int64_t rows = 0, cols = 0;
+    for (int32_t y = call->y0; y < call->y1; y++) {
+        const weft_taps_t t = weft_taps(y * op->stride_h - op->pad_top, op->kernel_h, op->dilation_h, call->in0.h);
+        rows += t.hi - t.lo;
+    }
+    for (int32_t x = call->x0; x < call->x1; x++) {
+        const weft_taps_t t = weft_taps(x * op->stride_w - op->pad_left, op->kernel_w, op->dilation_w, call->in0.w);
+        cols += t.hi - t.lo;
+    }
+    WEFT_COUNT_MACS(call, rows * cols * depth);
+#else
+    (void)call;
+    (void)depth;
+#endif
+}
+
+#endif

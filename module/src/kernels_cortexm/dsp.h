@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the kernels for Cortex-M with the DSP extension (M4, M7, M33) share. Four int8 of a word are widened to two
+ * pairs of int16, bytes 0 and 2 ("even") and bytes 1 and 3 ("odd"), so that one SMLAD does two MACs; the input's zero
+ * point is taken off while widening (SXTAB16), at no cost.
+ */
+#ifndef WEFT_DSP_H
+#define WEFT_DSP_H
+
+#include "weft/weft_config.h"
+
+#if WEFT_KERNELS_DSP
+
+#include <arm_acle.h>
+
+#include "../fixedpoint.h"
+#include "../weft_internal.h"
+
+#ifndef __ARM_FEATURE_DSP
+#error "WEFT_KERNELS_DSP needs a core with the DSP extension: compile with -mcpu=cortex-m4, -m7 or -m33"
+#endif
+
+#define DSP_INLINE static inline __attribute__((always_inline))
+
+/* Four int8 at any address: these cores load unaligned words. The builtin, as -ffreestanding makes memcpy a call. */
+DSP_INLINE uint32_t dsp_load(const int8_t *p)
+{
+    uint32_t v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+
+DSP_INLINE void dsp_store(int8_t *p, uint32_t v)
+{
+    __builtin_memcpy(p, &v, sizeof v);
+}
+
+/* -zero_point in both halves, the `offset` of the functions below. */
+DSP_INLINE uint32_t dsp_offset(int32_t zero_point)
+{
+    return ((uint32_t)-zero_point & 0xffffu) * 0x10001u;
+}
+
+DSP_INLINE int16x2_t dsp_even(uint32_t x)
+{
+    int16x2_t r;
+    __asm__("sxtb16 %0, %1" : "=r"(r) : "r"(x));
+    return r;
+}
+
+DSP_INLINE int16x2_t dsp_odd(uint32_t x)
+{
+    int16x2_t r;
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(r) : "r"(x));
+    return r;
+}
+
+DSP_INLINE int16x2_t dsp_even_plus(uint32_t x, uint32_t offset)
+{
+    int16x2_t r;
+    __asm__("sxtab16 %0, %1, %2" : "=r"(r) : "r"(offset), "r"(x));
+    return r;
+}
+
+DSP_INLINE int16x2_t dsp_odd_plus(uint32_t x, uint32_t offset)
+{
+    int16x2_t r;
+    __asm__("sxtab16 %0, %1, %2, ror #8" : "=r"(r) : "r"(offset), "r"(x));
+    return r;
+}
+
+/* weft_mbqm() for what the quick way below does not cover; held near int8 so that adding a zero point is safe. */
+int32_t dsp_requant_any(int32_t acc, int32_t multiplier, int32_t shift);
+
+/* weft_rounding_shr() by 1 to 31: one off negative values, and the last bit shifted out is added. */
+DSP_INLINE int32_t dsp_shift_right(int32_t x, int32_t bits)
+{
+    x += x >> 31;
+    __asm__("asrs %0, %0, %1\n\tadc %0, %0, #0" : "+r"(x) : "r"(bits) : "cc");
+    return x;
+}
+
+/* Negative if acc is not in -2^30 .. 2^30 - 1. */
+DSP_INLINE int32_t dsp_excess(int32_t acc)
+{
+    return (int32_t)((uint32_t)acc + 0x40000000u);
+}
+
+/* weft_mbqm() for acc without excess and a right shift by 1 to 31: (2 acc * m + 2^31) >> 32 is SMMULR. */
+DSP_INLINE int32_t dsp_requant_fast(int32_t acc, int32_t multiplier, int32_t right)
+{
+    int32_t t;
+    __asm__("smmulr %0, %1, %2" : "=r"(t) : "r"(acc * 2), "r"(multiplier));
+    return dsp_shift_right(t, right);
+}
+
+DSP_INLINE int32_t dsp_requant(int32_t acc, int32_t multiplier, int32_t shift)
+{
+    if (__builtin_expect((shift & ~dsp_excess(acc)) < 0, 1)) {
+        return dsp_requant_fast(acc, multiplier, -shift);
+    }
+    return dsp_requant_any(acc, multiplier, shift);
+}
+
+/* Add the output's zero point and saturate. */
+DSP_INLINE int8_t dsp_out(int32_t scaled, int32_t zero_point)
+{
+    int32_t r;
+    __asm__("ssat %0, #8, %1" : "=r"(r) : "r"(scaled + zero_point));
+    return (int8_t)r;
+}
+
+/* Clamp n bytes to [lo, hi], four at a time; kernels saturate to int8 and come here if that is not the clamp. */
+void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi);
+
+/* The same for what a call wrote, where the operator's clamp is not all of int8. */
+void dsp_clamp_region(const weft_call_t *call);
+
+/* WEFT_COUNT_MACS for a sliding window of `depth` MACs per tap and output pixel. */
+void dsp_count_macs(const weft_call_t *call, int32_t depth);
+
+/* Kernels of this folder; what they have no quick way for they hand to the reference kernels. */
+void weft_conv2d_dsp(const weft_call_t *call);
+void weft_dwconv2d_dsp(const weft_call_t *call);
+void weft_fully_connected_dsp(const weft_call_t *call);
+void weft_add_dsp(const weft_call_t *call);
+void weft_avgpool_dsp(const weft_call_t *call);
+void weft_maxpool_dsp(const weft_call_t *call);
+
+#endif
+#endif
