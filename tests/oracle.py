@@ -39,12 +39,25 @@ def run(graph: Graph, inputs: Sequence[Int8]) -> dict[int, Int8]:
         assert x.shape == graph.tensors[io.tensor].shape, io.name
         values[io.tensor] = x
     for op in graph.ops:
-        out = _KERNELS[type(op)](graph, op, [values[i] for i in op.inputs])
-        assert out.shape == graph.tensors[op.output].shape, op.name
-        assert out.min() >= -128, op.name
-        assert out.max() <= 127, op.name
-        values[op.output] = out.astype(np.int8)
+        values[op.output] = evaluate(graph, op, [values[i] for i in op.inputs])
     return values
+
+
+def evaluate(graph: Graph, op: Op, inputs: Sequence[Int8]) -> Int8:
+    """The output of one operator for its int8 (H, W, C) inputs."""
+    out = _KERNELS[type(op)](graph, op, list(inputs))
+    assert out.shape == graph.tensors[op.output].shape, op.name
+    assert out.min() >= -128, op.name
+    assert out.max() <= 127, op.name
+    result: Int8 = out.astype(np.int8)
+    return result
+
+
+def advance(seed: int, steps: int) -> int:
+    """The generator's state after ``steps``."""
+    for _ in range(steps):
+        seed = (seed * 1664525 + 1013904223) & 0xFFFFFFFF
+    return seed
 
 
 def generated(graph: Graph, seed: int = 12345) -> list[Int8]:

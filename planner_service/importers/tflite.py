@@ -7,6 +7,7 @@ operator needs the other shape, and a transposition that no operator can absorb 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -292,6 +293,9 @@ class _Importer:
         value = self._values[value_of]
         if value is None:
             return None
+        if any(io.tensor == value.tensor for io in self._inputs):
+            self._collector.add(operand.name, "network output is a network input", "remove it from the model's outputs")
+            return None
         if list(value.order) != sorted(value.order):
             self._collector.add(
                 operand.name, "network output is transposed", "export the model in channels-last layout"
@@ -538,19 +542,37 @@ class _Importer:
         out_h, out_w, pad_h, pad_w = pool_padding(facts)
         low, high = _clamp(facts)
         a = facts.attributes
+        average = facts.operator == "AVERAGE_POOL_2D"
+        shape = (out_h, out_w, self._tensors[tensor].shape[2])
+        # The reference rounds halves up on uint8, but away from zero on int8. With zero point -128 the division that
+        # counts padding rounds up too; a rule says that no window has padding then.
+        upward = average and facts.output.dtype == "uint8"
+        moved = upward and self._tensors[tensor].zero_point != -128
+        if moved:
+            old = self._tensors[tensor]
+            copy = self._add(dataclasses.replace(old, name=f"{old.name} for {facts.layer}", zero_point=-128))
+            self._ops.append(_copy(facts.layer, tensor, copy))
+            tensor = copy
+            new = self._tensor(facts.output, shape)
+            pooled = self._add(dataclasses.replace(new, name=f"{new.name} before the copy", zero_point=-128))
+        else:
+            pooled = self._result(operator, facts.output, shape)
         self._ops.append(
             Pool(
                 name=facts.layer,
                 inputs=(tensor,),
-                output=self._result(operator, facts.output, (out_h, out_w, self._tensors[tensor].shape[2])),
+                output=pooled,
                 kernel=(a["kernel_h"], a["kernel_w"]),
                 stride=(a["stride_h"], a["stride_w"]),
                 pads=(pad_h, pad_w),
                 act_min=low,
                 act_max=high,
-                kind="avg" if facts.operator == "AVERAGE_POOL_2D" else "max",
+                kind="avg" if average else "max",
+                count_pad=upward,
             )
         )
+        if moved:
+            self._ops.append(_copy(facts.layer, pooled, self._result(operator, facts.output, shape)))
 
     def _reduce(self, facts: Facts, operator: SourceOperator) -> None:
         value = self._value(operator.inputs[0])
@@ -679,6 +701,11 @@ class _Importer:
                 cols=() if by_factor else cols,
             )
         )
+
+
+def _copy(name: str, source: int, output: int) -> Lut:
+    """The same bytes under another zero point."""
+    return Lut(name=name, inputs=(source,), output=output, table=np.arange(-128, 128, dtype=np.int8), function="copy")
 
 
 def _clamp(facts: Facts) -> tuple[int, int]:

@@ -371,6 +371,14 @@ def _pool_output(f: Facts) -> bool | str:
     return _expect(f, (1, out_h, out_w, f.input(0).shape[3]))
 
 
+def _whole_windows(f: Facts) -> bool | str:
+    a = f.attributes
+    out_h, out_w, pad_h, pad_w = pool_padding(f)
+    _, h, w, _ = f.input(0).shape
+    inside = (out_h - 1) * a["stride_h"] + a["kernel_h"] <= h and (out_w - 1) * a["stride_w"] + a["kernel_w"] <= w
+    return f.output.dtype != "uint8" or (inside and (pad_h, pad_w) == (0, 0))
+
+
 def _fc_output(f: Facts) -> bool | str:
     n, k = f.input(1).shape
     shape = f.input(0).shape
@@ -612,6 +620,12 @@ RULES: tuple[Rule, ...] = (
         _conv_output,
     ),
     *rules(POOLS, "the output's shape follows from the input's", _REEXPORT, _pool_output),
+    Rule(
+        operator="AVERAGE_POOL_2D",
+        text="uint8: no window reaches into padding",
+        remedy="use int8, or VALID padding",
+        check=_whole_windows,
+    ),
     Rule(
         operator="FULLY_CONNECTED",
         text="the output's shape follows from the input's",
