@@ -221,10 +221,12 @@ class SegmentSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpec:
-    """Segments of one sweep, the sink last. ``scratch``: bytes the target's kernels want."""
+    """Segments of one sweep, the sink last. ``scratch``: bytes the target's kernels want. ``overlap``: the sink's
+    output may overwrite the dead rows of what the stage is the last to read."""
 
     segments: tuple[SegmentSpec, ...]
     scratch: int = 0
+    overlap: bool = False
 
 
 #: (advance, offset, extent, keep) of one axis of one entry; along columns keep is always extent - advance.
@@ -404,10 +406,16 @@ def build_stage(facts: Facts, spec: StageSpec, full: Collection[int] = ()) -> St
     """Every entry of a stage. A tensor that only its own segment reads becomes TILE, one that only other segments of
     the stage read ROWS with the least capacity that the pull order allows, all others (and those in ``full``) FULL.
     ``IllegalSpecError`` if the rules forbid it."""
-    return assemble_stage(facts, [shape_segment(facts, s) for s in spec.segments], spec.scratch, full)
+    return assemble_stage(facts, [shape_segment(facts, s) for s in spec.segments], spec.scratch, full, spec.overlap)
 
 
-def assemble_stage(facts: Facts, shapes: Sequence[SegmentShape], scratch: int = 0, full: Collection[int] = ()) -> Stage:
+def assemble_stage(
+    facts: Facts,
+    shapes: Sequence[SegmentShape],
+    scratch: int = 0,
+    full: Collection[int] = (),
+    overlap: bool = False,
+) -> Stage:
     """As ``build_stage``, from segments that are already shaped."""
     if not 0 < len(shapes) <= MAX_SEGMENTS:
         raise IllegalSpecError(f"a stage has 1 to {MAX_SEGMENTS} segments")
@@ -447,8 +455,9 @@ def assemble_stage(facts: Facts, shapes: Sequence[SegmentShape], scratch: int = 
     for s in range(sink):
         if not read[s]:
             raise IllegalSpecError(f"no later segment of the stage reads segment {s}")
-    if policies[sink][-1] is not Policy.FULL:
-        raise IllegalSpecError(f"{facts.nodes[shapes[sink].ops[-1]].name}: a stage ends in a tensor that is used later")
+    final = facts.nodes[shapes[sink].ops[-1]]
+    if overlap and (final.reduces or final.streamed):
+        raise IllegalSpecError(f"{final.name}: a reduction's or an input's tensor overlaps nothing")
     rings = replay.capacities(facts, shapes, policies)
     segments: list[Segment] = []
     for s, shape in enumerate(shapes):
@@ -464,6 +473,7 @@ def assemble_stage(facts: Facts, shapes: Sequence[SegmentShape], scratch: int = 
                     cols=Axis(advance=ca, offset=co, extent=ce),
                     keep=rings[s, n] if policies[s][n] is Policy.ROWS else kept,
                     accumulate=(node.reduce_h and shape.row_steps > 1) or (node.reduce_w and shape.col_steps > 1),
+                    overlap=overlap and s == sink and op == shape.ops[-1],
                 )
             )
         segments.append(Segment(entries=tuple(entries), row_steps=shape.row_steps, col_steps=shape.col_steps))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random small graphs for schedule tests: chains and branches with strides, odd sizes, padding of every kind, residuals,
-concatenation, pooling, reductions, dense layers and resizes. Weights and scales are arbitrary but legal."""
+"""Random small graphs for schedule tests: chains and branches with strides, odd sizes, padding of every kind,
+residuals, concatenation, pooling, reductions, dense layers and resizes. Weights and scales are arbitrary but legal."""
 
 from __future__ import annotations
 
