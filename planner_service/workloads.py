@@ -235,8 +235,7 @@ class _Builder:
     def _mean(self, source: int) -> int:
         t = self._tensors[source]
         name = self._label("gap")
-        # Averaging narrows the range, so the scale is half; what all elements share is then twice the steps.
-        output = self._tensor(name, (1, 1, t.shape[2]), t.zero_point, 2 * self._spread[source], t.scale / 2)
+        output = self._tensor(name, (1, 1, t.shape[2]), t.zero_point, self._spread[source], t.scale)
         count = t.shape[0] * t.shape[1]
         self._ops.append(
             Reduce(
@@ -245,7 +244,7 @@ class _Builder:
                 output=output,
                 axes=(0, 1),
                 kind="mean",
-                multiplier=arith.mean_multiplier(t.scale, t.scale / 2, count),
+                multiplier=arith.mean_multiplier(t.scale, t.scale, count),
             )
         )
         return output

@@ -214,11 +214,12 @@ def function_cases(rng: np.random.Generator) -> Iterator[Case]:
 def softmax_cases(rng: np.random.Generator) -> Iterator[Case]:
     for n, zero, scale in itertools.product((2, 10, 100), (-128, 0, 17), (0.01, 0.05, 0.2)):
         x = Activation(shape=(1, n), q=Q(scale=np.float32(scale), zero_point=zero))
-        yield Case(op="Softmax", operands=[x], attributes={"axis": 1}, out=Q(scale=np.float32(1 / 256), zero_point=-128))
-        yield Case(op="Softmax", operands=[x], attributes={"axis": -1}, out=Q(scale=np.float32(1 / 255), zero_point=-128))
+        for axis, steps in ((1, 256), (-1, 255)):
+            out = Q(scale=np.float32(1 / steps), zero_point=-128)
+            yield Case(op="Softmax", operands=[x], attributes={"axis": axis}, out=out)
     for axis in (1, -3):
-        x = _activation(rng, (1, 6, 4, 3))
-        yield Case(op="Softmax", operands=[x], attributes={"axis": axis}, out=Q(scale=np.float32(1 / 256), zero_point=-128))
+        out = Q(scale=np.float32(1 / 256), zero_point=-128)
+        yield Case(op="Softmax", operands=[_activation(rng, (1, 6, 4, 3))], attributes={"axis": axis}, out=out)
 
 
 def concat_cases(rng: np.random.Generator) -> Iterator[Case]:
@@ -279,7 +280,8 @@ def test_operators_agree_with_onnxruntime(family: str, capsys: pytest.CaptureFix
     for number, case in enumerate(cases(rng)):
         activations = [o for o in case.operands if isinstance(o, Activation)]
         if case.out is None:
-            case.out = activations[0].q if case.op in ("Pad", "Resize") else calibrated(case, rng, activations[0].q.dtype)
+            q = activations[0].q
+            case.out = q if case.op in ("Pad", "Resize") else calibrated(case, rng, q.dtype)
         inputs = random_inputs(case, rng)
         for form, model in (("qdq", qdq(case)), ("qoperator", qoperator(case))):
             if model is None:

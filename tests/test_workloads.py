@@ -74,7 +74,7 @@ def test_activations_use_the_range(name: str, variant: Variant) -> None:
         x, zero = values[op.output].astype(int), graph.tensors[op.output].zero_point
         low = zero if zero == -128 else -128
         clipped = np.mean((x == 127) | ((x == low) & (low != zero)))
-        assert clipped < 0.05 or x.size < 16, op.name
+        assert clipped < 0.15 or x.size < 16, op.name
         assert len(np.unique(x)) >= min(48, x.size // 4), op.name
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -79,8 +79,15 @@ _DESUGAR: dict[str, tuple[tuple[int, ...], int, int, str, str]] = {
 }
 #: Operators that either domain may hold.
 _QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
-_QUANTISED_FORM = (*_QUANTISERS, *_DESUGAR, "QLinearConcat", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear",
-                   "DynamicQuantizeMatMul")
+_QUANTISED_FORM = (
+    *_QUANTISERS,
+    *_DESUGAR,
+    "QLinearConcat",
+    "ConvInteger",
+    "MatMulInteger",
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+)
 
 
 # ---------------------------------------------------------------- values
@@ -401,6 +408,8 @@ def _nearest_sources(size: int, out: int, scale: float, mode: str, nearest: str)
 # ---------------------------------------------------------------- lowering
 
 _CODES = np.arange(-128, 128, dtype=np.float64)
+#: What an operator that contradicts itself runs into; MalformedError is a ValueError.
+_INCONSISTENT = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, AssertionError)
 
 
 def _sigmoid(x: Float64) -> Float64:
@@ -439,7 +448,7 @@ class _Lowering:
             except _RefusedError as error:
                 self._found.add(node.name, f"{node.op}: {error}", error.remedy)
                 results = None
-            except (MalformedError, ValueError, TypeError, IndexError, KeyError, OverflowError, AssertionError) as error:
+            except _INCONSISTENT as error:
                 text = str(error).splitlines()[0] if str(error) else type(error).__name__
                 self._found.add(node.name, f"{node.op}: inconsistent operator: {text}", "check it with onnx.checker")
                 results = None
@@ -659,7 +668,12 @@ class _Lowering:
         if zeros.size != scales.size:
             raise MalformedError(f"{scales.size} scales and {zeros.size} zero points")
         return Operand(
-            name=scale, shape=(), dtype=dtype, scales=tuple(scales.tolist()), zero_points=tuple(zeros.tolist()), axis=axis
+            name=scale,
+            shape=(),
+            dtype=dtype,
+            scales=tuple(scales.tolist()),
+            zero_points=tuple(zeros.tolist()),
+            axis=axis,
         )
 
     # ------------------------------------------------ quantise, dequantise
@@ -713,9 +727,7 @@ class _Lowering:
         table = np.clip(np.rint(self._reals(value) / cell.known) + cell.zero_point, -128, 127).astype(np.int8)
         tensor = self._new(tensor_name, self._tensors[value.tensor].shape, cell)
         self._ops.append(
-            Lut(
-                name=layer, inputs=(value.tensor,), output=tensor, table=table, function=value.function or "requantise"
-            )
+            Lut(name=layer, inputs=(value.tensor,), output=tensor, table=table, function=value.function or "requantise")
         )
         return tensor
 
@@ -723,9 +735,7 @@ class _Lowering:
         """QuantizeLinear; ``name`` is what the result is called."""
         if isinstance(value, _Real):
             layer = value.layer or name
-            return _Codes(
-                tensor=self._requantised(value, cell, layer, name), view=value.view, unsigned=unsigned
-            )
+            return _Codes(tensor=self._requantised(value, cell, layer, name), view=value.view, unsigned=unsigned)
         if isinstance(value, _Pending):
             tensor = self._new(name, value.dims, cell)
             low = -128 if value.low == -math.inf else self._code(value.low, cell)
@@ -843,10 +853,8 @@ class _Lowering:
         if len(node.inputs) <= out or not node.inputs[out]:
             raise _RefusedError("float output", "give the output's scale and zero point")
         q = self._quantisation(node.inputs[out], _at(node.inputs, out + 1), 0, True)
-        names = []
-        for position in data:
-            names.append(self._dequantised_input(node, position))
-        names = [n for n in names if n is not None]
+        entered = [self._dequantised_input(node, position) for position in data]
+        names = [n for n in entered if n is not None]
         if len(names) != len(data):
             return None
         if bias >= 0 and _at(node.inputs, bias):
@@ -919,7 +927,7 @@ class _Lowering:
             if first.scales.size > 1:
                 kept = [d for d, n in enumerate(shape) if n == first.scales.size]
                 if len(kept) != 1:
-                    raise _RefusedError("reshapes weights with several scales", "quantise the weights in their final shape")
+                    raise _RefusedError("reshapes weights with several scales", "quantise weights in their final shape")
                 return replace(first, codes=array.reshape(shape), axis=kept[0])
             return replace(first, codes=array.reshape(shape))
         return None
@@ -1051,9 +1059,7 @@ class _Lowering:
             weights = codes.reshape(n, *sizes).transpose(0, *(int(i) + 1 for i in back)).reshape(n, -1)
             out = (*shape[:-1], n)
             view = _View(shape=out, axes=(*((),) * (len(shape) - 1), (2,) if n > 1 else ()))
-            return self._linear(
-                node, x.tensor, weights.astype(np.int8), scales, bias, (1, 1, n), None, None, view=view
-            )
+            return self._linear(node, x.tensor, weights.astype(np.int8), scales, bias, (1, 1, n), None, None, view=view)
         if len(shape) not in (3, 4) or shape[0] != 1:
             raise _RefusedError(f"input {list(shape)}", "use [1, features] up to [1, H, W, features]")
         template = _TEMPLATES[3][0] if len(shape) == 3 else NHWC
@@ -1061,17 +1067,21 @@ class _Lowering:
         h, w, _ = self._tensors[tensor].shape
         one = _Window(kernel=(1, 1), stride=(1, 1), dilation=(1, 1), before=(0, 0), after=(0, 0), out=(h, w))
         return self._linear(
-            node, tensor, codes.astype(np.int8)[:, None, None], scales, bias, (h, w, n), None, one,
+            node,
+            tensor,
+            codes.astype(np.int8)[:, None, None],
+            scales,
+            bias,
+            (h, w, n),
+            None,
+            one,
             view=_view_of((*shape[:-1], n), template),
-        )  # fmt: skip
+        )
 
     def _per_channel(self, node: Node, x: _Real, factor: Float64, offset: Float64) -> _Value:
         """factor[c] * x + offset[c] as a depthwise 1x1 convolution: exact up to its one rounding."""
-        template = next(
-            (t for t in _TEMPLATES.get(len(x.view.shape), ()) if self._arrange(x, t, node.name, copy=False) is not None),
-            None,
-        )
-        if template is None:
+        templates = _TEMPLATES.get(len(x.view.shape), ())
+        if all(self._arrange(x, t, node.name, copy=False) is None for t in templates):
             raise _RefusedError("operand would have to be transposed in memory", "quantise the constant")
         dims = self._tensors[x.tensor].shape
         magnitude = np.where(factor == 0, 1.0, np.abs(factor))
@@ -1114,7 +1124,7 @@ class _Lowering:
         same = a.tensor == b.tensor and a.view == b.view
         if same:
             table = _apply(base, self._reals(a), self._reals(b))
-            return replace(a, table=table, function=base.lower(), layer=node.name)
+            return _as_value(replace(a, table=table, function=base.lower(), layer=node.name))
         for v in (a, b):
             if v.table is not None:
                 raise self._unquantised(v)
@@ -1130,13 +1140,14 @@ class _Lowering:
                 made = [self._arrangeable(v, template, copy) for v in (a, b)]
                 if all(made) and shape[0] == 1:
                     pair = tuple(self._arranged(v, template, node.name) for v in (a, b))
-                    return self._two(node, base, (pair[0], pair[1]), _dims_of(shape, template), _view_of(shape, template))
+                    dims, view = _dims_of(shape, template), _view_of(shape, template)
+                    return self._two(node, base, (pair[0], pair[1]), dims, view)
         raise _RefusedError(
             f"operands {list(a.view.shape)} and {list(b.view.shape)} differ in memory layout",
             "keep tensors [1, C, H, W] between operators",
         )
 
-    def _arrangeable(self, value: _Real, template: Template, copy: bool) -> bool:
+    def _arrangeable(self, value: _Real | _Codes, template: Template, copy: bool) -> bool:
         atoms = [a for dims in template for d in dims for a in value.view.axes[d]]
         if atoms != sorted(atoms) or _prod(_dims_of(value.view.shape, template)) != _prod(value.view.shape):
             return False
@@ -1183,7 +1194,7 @@ class _Lowering:
         x = replace(x, view=_raised(x.view, real.ndim))
         if real.size == 1:
             pair = (real.reshape(-1), self._reals(x)) if swapped else (self._reals(x), real.reshape(-1))
-            return replace(x, table=_apply(base, *pair), function=base.lower(), layer=node.name)
+            return _as_value(replace(x, table=_apply(base, *pair), function=base.lower(), layer=node.name))
         if x.table is not None:
             raise self._unquantised(x)
         if isinstance(c, _Stored) and c.scales.size == 1 and c.dtype in ("int8", "uint8") and base != "Div":
@@ -1295,13 +1306,19 @@ class _Lowering:
         shape = [1] * 4
         for axis, size in enumerate((*window.out, c)):
             shape[template[axis][0]] = size
-        return replace(x, tensor=out, view=_view_of(shape, template))
+        return _as_value(replace(x, tensor=out, view=_view_of(shape, template)))
 
     @staticmethod
     def _pool(
-        node: Node, kind: Literal["avg", "max"], tensor: int, out: int, window: _Window, *, count_pad: bool = False,
+        node: Node,
+        kind: Literal["avg", "max"],
+        tensor: int,
+        out: int,
+        window: _Window,
+        *,
+        count_pad: bool = False,
         act: tuple[int, int] = (-128, 127),
-    ) -> Pool:  # fmt: skip
+    ) -> Pool:
         return Pool(
             name=node.name,
             inputs=(tensor,),
@@ -1367,9 +1384,12 @@ class _Lowering:
                 table = np.clip(np.rint(real / want.cell.known) + want.cell.zero_point, *act).astype(np.int8)
                 self._ops.append(
                     Lut(
-                        name=f"{node.name}/requantise", inputs=(middle,), output=want.output, table=table,
+                        name=f"{node.name}/requantise",
+                        inputs=(middle,),
+                        output=want.output,
+                        table=table,
                         function="requantise",
-                    )  # fmt: skip
+                    )
                 )
 
         return _Pending(
@@ -1472,9 +1492,12 @@ class _Lowering:
                 table = np.clip(np.rint(real / want.cell.known) + want.cell.zero_point, -128, 127).astype(np.int8)
                 self._ops.append(
                     Lut(
-                        name=f"{node.name}/requantise", inputs=(out,), output=want.output, table=table,
+                        name=f"{node.name}/requantise",
+                        inputs=(out,),
+                        output=want.output,
+                        table=table,
                         function="requantise",
-                    )  # fmt: skip
+                    )
                 )
 
         return _Pending(
@@ -1531,9 +1554,7 @@ class _Lowering:
             if any(self._cell_of(p) is not cell and not self._cell_of(p).same(cell) for p in parts):
                 raise _RefusedError("joins quantised tensors of different scales", "use QLinearConcat")
             out = self._new(node.outputs[0], dims, cell)
-            self._ops.append(
-                Concat(name=node.name, inputs=tuple(p.tensor for p in parts), output=out, axis=place)
-            )
+            self._ops.append(Concat(name=node.name, inputs=tuple(p.tensor for p in parts), output=out, axis=place))
             return _Codes(tensor=out, view=view, unsigned=parts[0].unsigned)
         if not all(isinstance(p, _Real) for p in parts):
             raise MalformedError("operands of different types")
@@ -1581,9 +1602,7 @@ class _Lowering:
             if not any(before) and not any(after):
                 return _as_value(x)
             out = self._new(node.outputs[0], _dims_of(shape, template), cell)
-            self._ops.append(
-                Pad(name=node.name, inputs=(tensor,), output=out, pads=(start[0], start[1]), value=code)
-            )
+            self._ops.append(Pad(name=node.name, inputs=(tensor,), output=out, pads=(start[0], start[1]), value=code))
             return _as_value(replace(x, tensor=out, view=_view_of(shape, template)))
         raise _RefusedError(f"pads {pads} touch batch or channels", "pad height and width only")
 
@@ -1678,7 +1697,8 @@ class _Lowering:
             raise self._unquantised(x)
         if given is not None and not isinstance(given, _Const):
             raise MalformedError("computed shape")
-        shape = self._new_shape(node, x.view.shape, [int(v) for v in given.array.ravel()] if given is not None else None)
+        wanted = [int(v) for v in given.array.ravel()] if given is not None else None
+        shape = self._new_shape(node, x.view.shape, wanted)
         dims = x.dims if isinstance(x, _Pending) else self._tensors[x.tensor].shape
         view = _regroup(x.view, dims, shape)
         if view is not None:

@@ -212,13 +212,15 @@ def _array(tensor: onnx.TensorProto, name: str, kind: str) -> Array:
     count = math.prod(dims)
     if tensor.HasField("raw_data"):
         if len(tensor.raw_data) != count * dtype.itemsize:
-            raise _bad(f"shape {list(dims)} of {kind} needs {count * dtype.itemsize} bytes, "
-                       f"there are {len(tensor.raw_data)}", name)
+            raise _bad(
+                f"shape {list(dims)} of {kind} needs {count * dtype.itemsize} bytes, there are {len(tensor.raw_data)}",
+                name,
+            )
         array: Array = np.frombuffer(tensor.raw_data, dtype.newbyteorder("<")).astype(dtype)
         return array.reshape(dims)
-    stored: Any = {
-        "float32": tensor.float_data, "float64": tensor.double_data, "int64": tensor.int64_data
-    }.get(kind, tensor.int32_data)
+    stored: Any = {"float32": tensor.float_data, "float64": tensor.double_data, "int64": tensor.int64_data}.get(
+        kind, tensor.int32_data
+    )
     if len(stored) != count:
         raise _bad(f"shape {list(dims)} needs {count} values, there are {len(stored)}", name)
     if kind == "float16":
@@ -255,8 +257,12 @@ def _read_constant_node(
         raise _bad("Constant without output", layer)
     if name in into:
         raise _bad("the constant is defined twice", name)
-    for key, kind in (("value_int", "int64"), ("value_ints", "int64"), ("value_float", "float32"),
-                      ("value_floats", "float32")):
+    for key, kind in (
+        ("value_int", "int64"),
+        ("value_ints", "int64"),
+        ("value_float", "float32"),
+        ("value_floats", "float32"),
+    ):
         if key in attributes:
             into[name] = np.asarray(attributes[key], kind)
             return
