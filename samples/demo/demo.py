@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "samples" / "host"))
 
 from client import BINARY, Board, to_int8  # noqa: E402
 
-from planner_service import api  # noqa: E402
+from planner_service import api, planner, workloads  # noqa: E402
 from planner_service.errors import Code, PlannerError  # noqa: E402
 from planner_service.service.client import Client  # noqa: E402
 
@@ -29,6 +29,8 @@ from planner_service.service.client import Client  # noqa: E402
 BUDGETS = (4608, 3584, 2816, 2048)
 START_SECONDS = 60.0
 BAR = 24
+MAP = 48
+NETWORK = "mbv2-w0.35-r144"
 
 
 def say(text: str = "") -> None:
@@ -131,6 +133,20 @@ def classify(board: Board) -> None:
     say(f"      {right} of {len(labels)} digits right: {right / len(labels):.1%} ({seconds:.1f} s, all over TCP)")
 
 
+def memory_map(network: str) -> None:
+    """Print the peak RAM of a larger network before and after; the engine has executed both plans."""
+    graph = workloads.workload(network, "full")
+    before = planner.layers(graph)
+    say("      searching for the least RAM that computes nothing twice...")
+    try:
+        after = planner.plan(graph, planner.Constraint(kind="p1", f_max=1.0), progress=progress)
+    finally:
+        clear()
+    for text, result in (("layer by layer", before), ("Weft", after)):
+        bar = "#" * max(1, round(MAP * result.arena_bytes / before.arena_bytes))
+        say(f"      {text:<14}  {result.arena_bytes:>7,} B  F {result.overhead_factor:.3f}  {bar}")
+
+
 def main() -> int:
     """Exit status 0 if everything was shown."""
     began = time.monotonic()
@@ -164,6 +180,9 @@ def main() -> int:
             classify(board)
         if hashlib.sha256(BINARY.read_bytes()).digest() != before:
             raise PlannerError(Code.INTERNAL, "the board's binary has changed")
+
+    step(6, f"peak RAM of a larger network: {NETWORK} (MobileNetV2-0.35, 144x144x3), its rows streamed")
+    memory_map(NETWORK)
     say(f"\ndone in {time.monotonic() - began:.0f} s")
     return 0
 
