@@ -198,7 +198,7 @@ def macs(graph: Graph, op: Op) -> int:
         (h, w, _), (oh, ow, oc) = graph.tensors[op.inputs[0]].shape, graph.tensors[op.output].shape
         rows = sum(valid_taps(y, h, op.kernel[0], op.stride[0], op.dilation[0], op.pads[0]) for y in range(oh))
         cols = sum(valid_taps(x, w, op.kernel[1], op.stride[1], op.dilation[1], op.pads[1]) for x in range(ow))
-        return rows * cols * oc * op.weights.shape[3]
+        return rows * cols * oc * int(op.weights.shape[3])
     if isinstance(op, FullyConnected):
         return int(op.weights.size)
     return 0

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from planner_service import replay
 from planner_service.build import Facts
 from planner_service.format import Policy
 from planner_service.schedule import Entry, Placement, Schedule, Segment, Stage
@@ -128,8 +129,45 @@ def windows(facts: Facts, schedule: Schedule) -> list[Window]:
     return found
 
 
+#: By (owner of the window below, owner of the one above): how many bytes lower the one below has to start, at least.
+Overlaps = dict[tuple[tuple[int, int, int], tuple[int, int, int]], int]
+
+
+def overlaps(facts: Facts, schedule: Schedule, found: Sequence[Window], align: int = 4) -> Overlaps:
+    """Which windows may share bytes: a stage's output that is marked so, over tensors that the stage is the last to
+    read."""
+    ends: list[int] = []
+    for stage in schedule.stages:
+        ends.append((ends[-1] if ends else -1) + len(stage.segments))
+    allowed: Overlaps = {}
+    for s, stage in enumerate(schedule.stages):
+        below = (s, len(stage.segments) - 1, len(stage.segments[-1].entries) - 1)
+        distances = replay.overlap_distances(facts, stage)
+        for w in found:
+            if not distances or w.kind != "tensor" or w.last != ends[s] or w.owner[0] >= s:
+                continue
+            s_of, g_of, n_of = w.owner
+            entry = schedule.placed[n_of] if s_of < 0 else schedule.stages[s_of].segments[g_of].entries[n_of]
+            tensor = facts.nodes[entry.op].tensor
+            if tensor in distances and not facts.is_output[tensor]:
+                allowed[below, w.owner] = _up(distances[tensor], align)
+    return allowed
+
+
+def shared_bytes(found: Sequence[Window], allowed: Overlaps, align: int = 4) -> dict[int, int]:
+    """Bytes that overlapping saves, by time: one tensor per stage, the best."""
+    sizes = {w.owner: _up(w.size, align) for w in found if w.kind == "tensor"}
+    times = {w.owner: (w.first, w.last) for w in found if w.kind == "tensor"}
+    saved: dict[int, int] = {}
+    for (below, above), distance in allowed.items():
+        saving = sizes[below] + sizes[above] - max(sizes[below], distance + sizes[above])
+        for t in range(times[below][0], times[above][1] + 1):
+            saved[t] = max(saved.get(t, 0), saving)
+    return saved
+
+
 def live_bytes(found: Iterable[Window], align: int = 4) -> list[int]:
-    """Bytes live at each time."""
+    """Bytes live at each time, shared ones counted twice."""
     changes: dict[int, int] = {}
     for w in found:
         changes[w.first] = changes.get(w.first, 0) + _up(w.size, align)
@@ -144,25 +182,36 @@ def live_bytes(found: Iterable[Window], align: int = 4) -> list[int]:
 
 def peak_estimate(facts: Facts, schedule: Schedule, align: int = 4) -> int:
     """Lower bound of ``place(...).arena_bytes``, without placing: the most bytes live at one time."""
-    return max(live_bytes(windows(facts, schedule), align), default=0)
+    found = windows(facts, schedule)
+    return _bound(found, overlaps(facts, schedule, found, align), align)
+
+
+def _bound(found: Sequence[Window], allowed: Overlaps, align: int) -> int:
+    saved = shared_bytes(found, allowed, align)
+    return max((live - saved.get(t, 0) for t, live in enumerate(live_bytes(found, align))), default=0)
 
 
 # ---------------------------------------------------------------- packing
 
 #: (size, first, last) of a block; equal lifetimes are merged into one block where that loses nothing.
 Block = tuple[int, int, int]
+#: By (block below, block above): how many bytes lower the one below has to start, at least, if they share bytes.
+BlockOverlaps = dict[tuple[int, int], int]
 
 
-def pack(blocks: Sequence[Block], effort: int = 400) -> tuple[list[int], int]:
-    """Offsets and height of an arena that holds ``blocks``; two overlap only if their lifetimes do not. ``effort``:
-    orders that the local search tries when the usual ones miss the lower bound (0: none)."""
+def pack(
+    blocks: Sequence[Block], effort: int = 400, allowed: BlockOverlaps | None = None, bound: int | None = None
+) -> tuple[list[int], int]:
+    """Offsets and height of an arena that holds ``blocks``; two overlap only if their lifetimes do not, or as
+    ``allowed``. ``effort``: orders that the local search tries when the usual ones miss the ``bound`` (0: none)."""
     if not blocks:
         return [], 0
     load: dict[int, int] = {}
     for size, first, last in blocks:
         for t in range(first, last + 1):
             load[t] = load.get(t, 0) + size
-    bound = max(load.values())
+    if bound is None:
+        bound = max(load.values())
     indices = range(len(blocks))
 
     def span(i: int) -> int:
@@ -178,11 +227,9 @@ def pack(blocks: Sequence[Block], effort: int = 400) -> tuple[list[int], int]:
         sorted(indices, key=lambda i: (-crowd(i), -span(i), -blocks[i][0], blocks[i][1])),
         sorted(indices, key=lambda i: (-blocks[i][0] * span(i), blocks[i][1])),
         sorted(indices, key=lambda i: (blocks[i][1], -blocks[i][2], -blocks[i][0])),
+        sorted(indices, key=lambda i: (-blocks[i][2], blocks[i][1], -blocks[i][0])),
     ]
-    clashes = [
-        [j for j in indices if j != i and blocks[j][1] <= blocks[i][2] and blocks[i][1] <= blocks[j][2]]
-        for i in indices
-    ]
+    clashes = _clashes(blocks, allowed or {})
     best: list[int] = []
     height = -1
     chosen = orders[0]
@@ -192,22 +239,40 @@ def pack(blocks: Sequence[Block], effort: int = 400) -> tuple[list[int], int]:
             top = max(o + b[0] for o, b in zip(offsets, blocks, strict=True))
             if height < 0 or top < height:
                 best, height, chosen = offsets, top, order
-            if height == bound:
+            if height <= bound:
                 return best, height
     return _search(blocks, clashes, chosen, best, height, bound, effort)
 
 
-def _fill(blocks: Sequence[Block], clashes: Sequence[Sequence[int]], order: Sequence[int], tight: bool) -> list[int]:
+#: By block: the others it may not overlap, each with how far before and behind their starts it may not start.
+Clashes = list[list[tuple[int, int, int]]]
+
+
+def _clashes(blocks: Sequence[Block], allowed: BlockOverlaps) -> Clashes:
+    clashes: Clashes = []
+    for i, (size, first, last) in enumerate(blocks):
+        own: list[tuple[int, int, int]] = []
+        for j, (other, begin, end) in enumerate(blocks):
+            if j != i and begin <= last and first <= end:
+                before = min(size, allowed.get((i, j), size))
+                behind = min(other, allowed.get((j, i), other))
+                own.append((j, before, behind))
+        clashes.append(own)
+    return clashes
+
+
+def _fill(blocks: Sequence[Block], clashes: Clashes, order: Sequence[int], tight: bool) -> list[int]:
     """Place in ``order``, each at the lowest gap that holds it (or, ``tight``, in the smallest)."""
     offsets = [-1] * len(blocks)
     for i in order:
-        size = blocks[i][0]
-        taken = sorted((offsets[j], offsets[j] + blocks[j][0]) for j in clashes[i] if offsets[j] >= 0)
+        taken = sorted(
+            (offsets[j] - before, offsets[j] + behind) for j, before, behind in clashes[i] if offsets[j] >= 0
+        )
         at = 0
         place, room = -1, 0
         for low, high in taken:
             gap = low - at
-            if gap >= size and (place < 0 or gap < room):
+            if gap >= 0 and (place < 0 or gap < room):
                 place, room = at, gap
                 if not tight:
                     break
@@ -218,7 +283,7 @@ def _fill(blocks: Sequence[Block], clashes: Sequence[Sequence[int]], order: Sequ
 
 def _search(
     blocks: Sequence[Block],
-    clashes: Sequence[Sequence[int]],
+    clashes: Clashes,
     order: Sequence[int],
     best: list[int],
     height: int,
@@ -231,7 +296,7 @@ def _search(
     for turn in range(effort):
         peak = [i for i in range(len(blocks)) if current_offsets[i] + blocks[i][0] == current_height]
         victim = rng.choice(peak)
-        partners = [victim, *clashes[victim]]
+        partners = [victim, *(j for j, _, _ in clashes[victim])]
         moved = rng.choice(partners)
         trial = list(current)
         trial.remove(moved)
@@ -248,7 +313,7 @@ def _search(
             current, current_offsets, current_height = trial, offsets, top
         if top < height:
             best, height = offsets, top
-            if height == bound:
+            if height <= bound:
                 break
     return best, height
 
@@ -257,12 +322,14 @@ def place(facts: Facts, schedule: Schedule, align: int = 4, effort: int = 400) -
     """Arena offsets, all multiples of ``align`` (a power of two, at least 4). ``lower_bound`` is the most bytes live at
     one time; where ``arena_bytes`` is larger, no better packing was found."""
     found = windows(facts, schedule)
-    bound = max(live_bytes(found, align), default=0)
-    merged, members = _merge(found, align)
-    offsets, height = pack(merged, effort // 4)
+    allowed = overlaps(facts, schedule, found, align)
+    bound = _bound(found, allowed, align)
+    merged, members = _merge(found, allowed, align)
+    offsets, height = pack(merged, effort // 4, _between(members, allowed), bound)
     placed: list[tuple[Window, int]] = []
     if height > bound:
-        single, single_height = pack([(_up(w.size, align), w.first, w.last) for w in found], effort)
+        blocks = [(_up(w.size, align), w.first, w.last) for w in found]
+        single, single_height = pack(blocks, effort, _between([[w] for w in found], allowed), bound)
         if single_height < height:
             height = single_height
             placed = list(zip(found, single, strict=True))
@@ -291,16 +358,23 @@ def place(facts: Facts, schedule: Schedule, align: int = 4, effort: int = 400) -
         state=tuple(state),
         scratch=tuple(scratch),
         arena_bytes=height,
-        lower_bound=bound,
+        lower_bound=min(bound, height),
     )
 
 
-def _merge(found: Sequence[Window], align: int) -> tuple[list[Block], list[list[Window]]]:
-    groups: dict[tuple[int, int], list[Window]] = {}
+def _merge(found: Sequence[Window], allowed: Overlaps, align: int) -> tuple[list[Block], list[list[Window]]]:
+    alone = {owner for pair in allowed for owner in pair}
+    groups: dict[tuple[int, int, tuple[int, int, int] | None], list[Window]] = {}
     for w in found:
-        groups.setdefault((w.first, w.last), []).append(w)
-    blocks = [(sum(_up(w.size, align) for w in group), *lifetime) for lifetime, group in groups.items()]
+        groups.setdefault((w.first, w.last, w.owner if w.kind == "tensor" and w.owner in alone else None), []).append(w)
+    blocks = [(sum(_up(w.size, align) for w in group), key[0], key[1]) for key, group in groups.items()]
     return blocks, list(groups.values())
+
+
+def _between(members: Sequence[Sequence[Window]], allowed: Overlaps) -> BlockOverlaps:
+    """The allowed overlaps by block number; overlapping windows are blocks of their own."""
+    block_of = {w.owner: b for b, group in enumerate(members) for w in group if w.kind == "tensor"}
+    return {(block_of[below], block_of[above]): distance for (below, above), distance in allowed.items()}
 
 
 def owners(schedule: Schedule, window: Window) -> tuple[Stage, Segment, Entry] | None:

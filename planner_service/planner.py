@@ -30,6 +30,8 @@ from planner_service.targets import Target
 SELFTEST_SEED = 12345
 #: Slack in comparisons of F with F_max, which people write with a few decimals.
 F_EPSILON = 1e-9
+#: How much of the room above a solution's peak wider tiles may take, in the order of trying: packing may fail.
+WIDEN_SHARES = (1.0, 0.9, 0.5)
 
 Progress = Callable[[float, str], None]
 Cancelled = Callable[[], bool]
@@ -128,15 +130,23 @@ class _Run:
             inputs.append(array)
         return opened.run(inputs, keep_stages=True, step=self.cancelled)
 
-    def finish(self, solution: Solution, cap: int) -> PlanResult | None:
-        """Place, encode and execute; None if packing would exceed ``cap``."""
-        budget = max(solution.memory, min(cap, _round_down(cap)))
-        for specs in (widen(self.facts, solution, budget), solution.stages):
-            schedule = build_schedule(self.facts, specs, self.options.input_mode)
-            placement = place(self.facts, schedule, self.align)
-            if placement.arena_bytes <= cap:
-                return self.seal(schedule, placement)
-        return None
+    def finish(self, solution: Solution, cap: int | None = None) -> PlanResult | None:
+        """Place, widen, encode and execute; None if packing would exceed ``cap``. Without a cap: in as little as the
+        solution can be packed into."""
+        mode = self.options.input_mode
+        schedule = build_schedule(self.facts, solution.stages, mode)
+        placement = place(self.facts, schedule, self.align)
+        limit = placement.arena_bytes if cap is None else cap
+        if placement.arena_bytes > limit:
+            return None
+        for share in WIDEN_SHARES:
+            specs = widen(self.facts, solution, solution.memory + int((limit - solution.memory) * share))
+            wide = build_schedule(self.facts, specs, mode)
+            wide_placement = place(self.facts, wide, self.align)
+            if wide_placement.arena_bytes <= limit:
+                schedule, placement = wide, wide_placement
+                break
+        return self.seal(schedule, placement)
 
     def seal(self, schedule: Schedule, placement: Placement) -> PlanResult:
         """Encode, execute, and add the self-test that the board will repeat."""
@@ -180,10 +190,6 @@ class _Run:
             lower_bound=placement.lower_bound,
             schedule=schedule,
         )
-
-
-def _round_down(size: int) -> int:
-    return size & ~3
 
 
 def _least_memory(search: Search, macs: float) -> Solution:
@@ -249,8 +255,7 @@ def _p1(run: _Run, f_max: float) -> PlanResult:
     if f_max > 1.0:
         search = run.search(first.memory, recompute=True, begin=0.3, end=0.9)
         solution = _least_memory(search, (f_max + F_EPSILON) * run.facts.base_macs)
-    # Packing gaps are rare and small: the solution's own peak plus the gap is what its plan needs.
-    result = run.finish(solution, solution.memory) or run.finish(solution, (1 << 31) - 1)
+    result = run.finish(solution)
     assert result is not None
     return result
 
@@ -285,7 +290,7 @@ def front(
     found: list[PlanResult] = []
     limit = run.least_without_recomputation.memory
     while (solution := search.least_macs(limit)) is not None:
-        result = run.finish(solution, solution.memory) or run.finish(solution, (1 << 31) - 1)
+        result = run.finish(solution)
         assert result is not None
         found.append(result)
         limit = solution.memory - 4

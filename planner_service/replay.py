@@ -219,6 +219,51 @@ def pull_order(facts: Facts, stage: Stage) -> list[int]:
     return order
 
 
+def overlap_distances(facts: Facts, stage: Stage) -> dict[int, int]:
+    """How far below each tensor of an earlier stage that this one reads by rows the sink's output has to start, at
+    least, to overwrite only rows that are dead by then (bytes >= 0; the verifier's ``writes_dead``). Empty if the
+    output is marked for no overlap."""
+    sink = len(stage.segments) - 1
+    last = stage.segments[sink].entries[-1]
+    if not last.overlap:
+        return {}
+    own = {facts.nodes[e.op].tensor for segment in stage.segments for e in segment.entries}
+    readers: list[tuple[int, int, Field, int, int, int, int]] = []
+    out = facts.nodes[last.op]
+    for s, segment in enumerate(stage.segments):
+        for e in segment.entries:
+            node = facts.nodes[e.op]
+            keep = e.keep if e.policy is Policy.TILE else 0
+            for tensor in (*node.swept, *node.whole):
+                producer = facts.producer[tensor]
+                if producer is None or tensor in own:
+                    continue
+                height = facts.nodes[producer].shape[0]
+                lo = e.rows.offset + keep
+                whole = tensor in node.whole or node.single
+                step = 0 if whole else e.rows.advance
+                readers.append((s, tensor, node.rows, step, lo, node.size[0], height))
+    done = [0] * len(stage.segments)
+    found: dict[int, int] = {}
+    row = out.shape[1] * out.shape[2]
+    for s in pull_order(facts, stage):
+        if s == sink:
+            written = min(max(last.rows.advance * (done[s] + 1) + last.rows.offset, 0), out.shape[0]) * row
+            for g, tensor, field, step, lo, size, height in readers:
+                found.setdefault(tensor, 0)
+                if done[g] >= stage.segments[g].row_steps:
+                    continue
+                first = max(step * done[g] + lo, 0) if step else 0
+                if first >= size:
+                    continue
+                start = min(max(field.start(first), 0), height) if step else 0
+                if start >= height:
+                    continue
+                found[tensor] = max(found[tensor], written - start * facts.bytes_of[tensor] // height)
+        done[s] += 1
+    return found
+
+
 # ---------------------------------------------------------------- costs
 
 

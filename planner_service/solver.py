@@ -13,8 +13,9 @@ together). What remains is a shortest path in which compute adds up and memory t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 from planner_service.build import (
     Facts,
@@ -67,10 +68,12 @@ def ring_rows(height: int, gives: Span, need: Span) -> int:
 @dataclass(slots=True)
 class Option:
     """One way to run a segment. ``needs``: rows that a step reads, by tensor of an earlier segment or stage; ``gives``:
-    rows that a step adds to its last tensor. ``held`` bytes live during the stage, ``tile`` during the segment."""
+    rows that a step adds to its last tensor, ``steps`` times. ``held`` bytes live during the stage, ``tile`` during the
+    segment."""
 
     needs: dict[int, Span]
     gives: Span
+    steps: int
     held: int
     tile: int
     macs: int
@@ -88,22 +91,26 @@ class State:
     option: Option | None
     before: State | None
 
-    def segments(self) -> tuple[SegmentSpec, ...]:
-        found: list[SegmentSpec] = []
+    def options(self) -> list[Option]:
+        """The segments chosen so far, first to last."""
+        found: list[Option] = []
         state: State | None = self
         while state is not None and state.option is not None:
-            found.append(state.option.spec)
+            found.append(state.option)
             state = state.before
-        return tuple(reversed(found))
+        found.reverse()
+        return found
 
 
 @dataclass(slots=True)
 class StagePoint:
-    """A stage that needs ``memory`` bytes of arena and executes ``macs``."""
+    """A stage that needs ``memory`` bytes of arena and executes ``macs``; ``overlap``: its output overwrites dead
+    rows."""
 
     memory: int
     macs: int
     state: State
+    overlap: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +250,15 @@ class Search:
                 needs[tensor] = (step, lo, hi)
         adv, off, ext, _ = shape.rows[-1]
         macs = shape_cost(facts, shape).macs
-        return Option(needs=needs, gives=(adv, off, off + ext), held=held, tile=tile, macs=macs, spec=spec)
+        return Option(
+            needs=needs,
+            gives=(adv, off, off + ext),
+            steps=shape.row_steps,
+            held=held,
+            tile=tile,
+            macs=macs,
+            spec=spec,
+        )
 
     # ------------------------------------------------------------ stages
 
@@ -274,6 +289,7 @@ class Search:
                 full = base + sum(_up4(sizes[t]) for t in kept)
                 # A tensor that becomes a ring is counted when its reader is known.
                 carried = full if outputs[last] else base + sum(_up4(sizes[t]) for t in kept if t != last)
+                dying = self._dying(start, j) if ends else []
                 points: list[StagePoint] = []
                 following: dict[Span, list[State]] = {}
                 for option in self.options(i, j):
@@ -286,8 +302,8 @@ class Search:
                             if carried + held + tile > self.cap:
                                 continue
                             new = State(held, tile, state.macs + option.macs, option.gives, option, state)
-                            if ends and full + held + tile <= self.cap:
-                                points.append(StagePoint(full + held + tile, new.macs, new))
+                            if ends:
+                                points.extend(self._points(new, full + held + tile, dying, points))
                             if cuts:
                                 following.setdefault(option.gives, []).append(new)
                 if points:
@@ -297,6 +313,67 @@ class Search:
                     for gives, group in following.items():
                         at[gives] = _pareto_states(group + at.get(gives, []))
         return found
+
+    def _dying(self, start: int, j: int) -> list[int]:
+        """Tensors that operators [start, j) are the last to read, by rows: what the stage's output may overlap."""
+        nodes = self.facts.nodes
+        if nodes[j - 1].reduces:
+            return []
+        dying = [t for t in self.live[start] if self.last_use[t] < j]
+        dying += [t for t, last in self.resident if start <= last < j]
+        return [t for t in dying if not any(t in nodes[op].whole or nodes[op].single for op in range(start, j))]
+
+    def _points(self, state: State, memory: int, dying: list[int], known: list[StagePoint]) -> Iterator[StagePoint]:
+        """The finished stage, and with its output over the tensor where that saves most."""
+        if memory <= self.cap:
+            yield StagePoint(memory, state.macs, state)
+        assert state.option is not None
+        sizes = self.facts.bytes_of
+        out = _up4(sizes[self.facts.nodes[state.option.spec.ops[-1]].tensor])
+        for tensor in dying:
+            size = _up4(sizes[tensor])
+            least = memory - min(size, out)
+            if least > self.cap or any(p.memory <= least and p.macs <= state.macs for p in known):
+                continue
+            saving = size + out - max(out, size + self._distance(state, tensor))
+            if saving > 0 and memory - saving <= self.cap:
+                yield StagePoint(memory - saving, state.macs, state, True)
+
+    def _distance(self, state: State, tensor: int) -> int:
+        """How far below ``tensor`` the stage's output has to start to overwrite only dead rows: the pull order on the
+        chain of segments, as ``replay.overlap_distances`` follows it."""
+        options, facts = state.options(), self.facts
+        out = facts.nodes[options[-1].spec.ops[-1]]
+        row, height = out.shape[1] * out.shape[2], out.shape[0]
+        producer = facts.producer[tensor]
+        assert producer is not None
+        in_height = facts.nodes[producer].shape[0]
+        in_row = facts.bytes_of[tensor] // in_height
+        links: list[tuple[Span, Span, int]] = []  # by segment but the sink: what it gives, what is read of it, its rows
+        for made, reads in pairwise(options):
+            made_op = made.spec.ops[-1]
+            node = facts.nodes[made_op]
+            links.append((made.gives, reads.needs.get(node.tensor, (1, 0, node.shape[0])), node.shape[0]))
+        readers = [(k, o.needs[tensor], o.steps) for k, o in enumerate(options) if tensor in o.needs]
+        done = [0] * len(options)
+        adv, off, _ = options[-1].gives
+        most = 0
+        for i in range(options[-1].steps):
+            done[-1] = i
+            step = i
+            for k in range(len(links) - 1, -1, -1):
+                (made_adv, made_off, _), (need_adv, _, need_hi), rows = links[k]
+                end = min(need_adv * step + need_hi, rows)
+                if end > 0:
+                    done[k] = max(done[k], -(-(end - made_off) // made_adv))
+                step = max(done[k] - 1, 0)
+            written = min(max(adv * (i + 1) + off, 0), height)
+            if written:
+                for k, (need_adv, need_lo, _), steps in readers:
+                    start = max(need_adv * done[k] + need_lo, 0)
+                    if done[k] < steps and start < in_height:
+                        most = max(most, written * row - start * in_row)
+        return _up4(most)
 
     def _made_since(self, tensor: int, start: int) -> bool:
         producer = self.facts.producer[tensor]
@@ -376,12 +453,12 @@ class Search:
             for source in (self.collected if s == 0 else ())
         ]
         segments: list[SegmentSpec] = []
-        for segment in point.state.segments():
-            for op in segment.ops:
+        for option in point.state.options():
+            for op in option.spec.ops:
                 if op in self.rows_of:
                     segments.append(SegmentSpec(ops=(self.rows_of[op],), row_adv=1, col_adv=WHOLE))
-            segments.append(segment)
-        return [*specs, StageSpec(segments=tuple(segments))]
+            segments.append(option.spec)
+        return [*specs, StageSpec(segments=tuple(segments), overlap=point.overlap)]
 
 
 def widen(facts: Facts, solution: Solution, budget: int) -> tuple[StageSpec, ...]:
@@ -401,7 +478,7 @@ def widen(facts: Facts, solution: Solution, budget: int) -> tuple[StageSpec, ...
                     chosen = spec
                     break
             segments.append(chosen)
-        stages.append(StageSpec(segments=tuple(segments), scratch=stage.scratch))
+        stages.append(replace(stage, segments=tuple(segments)))
     return tuple(stages)
 
 
