@@ -76,6 +76,7 @@ def c_errors(spec: Spec) -> str:
         f'    X({e["name"]}, {e["id"]}, "{e["message"]}", \\\n      "{e["remedy"]}")' for e in spec["error"]
     )
     enum = "\n".join(f"    /** {e['message']} */\n    WEFT_ERR_{e['name']} = -{e['id']}," for e in spec["error"])
+    states = "\n".join(f"    /** {s['doc']} */\n    WEFT_SLOT_{s['name']} = {s['id']}," for s in spec["slot_state"])
     return f"""/* SPDX-License-Identifier: Apache-2.0 */
 /* {NOTE} */
 /* clang-format off */
@@ -90,6 +91,11 @@ def c_errors(spec: Spec) -> str:
 enum {{
     WEFT_OK = 0,
 {enum}
+}};
+
+/** Update: states of the slot that is not active. */
+enum {{
+{states}
 }};
 
 #endif
@@ -134,6 +140,8 @@ def py_format(spec: Spec) -> str:
     for group, base in bases.items():
         out += ["", "", f"class {names[group]}({base}):", f'    """{group} values."""', ""]
         out += [f"    {f['name']} = {f['value']}" for f in spec["flag"] if f["group"] == group]
+    out += ["", "", "class SlotState(IntEnum):", '    """States of the slot that is not active."""', ""]
+    out += [f"    {s['name']} = {s['id']}" for s in spec["slot_state"]]
     out += ["", "", "class EngineError(IntEnum):", '    """Error codes of the engine (positive)."""', ""]
     out += [f"    {e['name']} = {e['id']}" for e in spec["error"]]
     out += ["", "", "ERROR_TEXT: dict[EngineError, tuple[str, str]] = {"]
@@ -217,6 +225,8 @@ def md_tables(spec: Spec) -> str:
     out += [f"| {o['id']} | `{o['name']}` | {o['doc']} |" for o in spec["opcode"]]
     out += ["", "## Flags and enumerations", "", "| group | name | value | meaning |", "|---|---|---|---|"]
     out += [f"| {f['group']} | `{f['name']}` | {f['value']} | {f['doc']} |" for f in spec["flag"]]
+    out += ["", "## Slot states", "", "| value | name | meaning |", "|---|---|---|"]
+    out += [f"| {s['id']} | `WEFT_SLOT_{s['name']}` | {s['doc']} |" for s in spec["slot_state"]]
     out += ["", "## Errors", "", "| code | name | message | what to do |", "|---|---|---|---|"]
     out += [f"| -{e['id']} | `WEFT_ERR_{e['name']}` | {e['message']} | {e['remedy']} |" for e in spec["error"]]
     out.append("")

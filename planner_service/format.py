@@ -98,6 +98,17 @@ class DType(IntEnum):
     FLOAT32 = 2
 
 
+class SlotState(IntEnum):
+    """States of the slot that is not active."""
+
+    EMPTY = 0
+    RECEIVING = 1
+    STAGED = 2
+    TRIAL = 3
+    REVERTED = 4
+    OLD = 5
+
+
 class EngineError(IntEnum):
     """Error codes of the engine (positive)."""
 
@@ -129,6 +140,22 @@ class EngineError(IntEnum):
     ABORTED = 26
     INPUT = 27
     SCRATCH = 28
+    FLASH = 40
+    UNSIGNED = 41
+    KEY = 42
+    SIGNATURE = 43
+    HASH = 44
+    VENDOR = 45
+    SLOT = 46
+    FLOOR = 47
+    BUSY = 48
+    TOKEN = 49
+    OFFSET = 50
+    STATE = 51
+    TRIED = 52
+    SELFTEST = 53
+    BUDGET = 54
+    NO_PLAN = 55
 
 
 ERROR_TEXT: dict[EngineError, tuple[str, str]] = {
@@ -243,6 +270,70 @@ ERROR_TEXT: dict[EngineError, tuple[str, str]] = {
     EngineError.SCRATCH: (
         "a kernel of this build needs more scratch than the plan gives",
         "plan for this target (`weft plan --target`)",
+    ),
+    EngineError.FLASH: (
+        "reading, programming or erasing flash failed",
+        "try again; if it stays, the flash is worn or its driver is at fault",
+    ),
+    EngineError.UNSIGNED: (
+        "the plan is not signed, or by an algorithm that this build does not know",
+        "sign it (`weft sign`)",
+    ),
+    EngineError.KEY: (
+        "the plan is signed with a key that this device does not hold",
+        "sign it with the device's key, or bring the new key with a firmware update",
+    ),
+    EngineError.SIGNATURE: (
+        "the signature does not match",
+        "sign the plan again; do not install this file",
+    ),
+    EngineError.HASH: (
+        "bytes differ from the digest in the header",
+        "send the plan again",
+    ),
+    EngineError.VENDOR: (
+        "the plan is for another vendor or device class",
+        "plan with this device's vendor and class ids",
+    ),
+    EngineError.SLOT: (
+        "the plan does not fit the slot",
+        "plan for this target, or make the slots larger",
+    ),
+    EngineError.FLOOR: (
+        "the plan's version is below the floor that confirmed plans have set",
+        "plan with a higher version",
+    ),
+    EngineError.BUSY: (
+        "another update is under way",
+        "wait, or abort the other update",
+    ),
+    EngineError.TOKEN: (
+        "the session has ended or was taken over",
+        "begin again; the transfer resumes where it was",
+    ),
+    EngineError.OFFSET: (
+        "bytes arrived out of order",
+        "go on at the offset that the reply gives",
+    ),
+    EngineError.STATE: (
+        "the slots are not in a state that allows this",
+        "ask for the status; confirm or revert a running trial first",
+    ),
+    EngineError.TRIED: (
+        "this plan was tried and reverted",
+        "erase first if it is to be tried again",
+    ),
+    EngineError.SELFTEST: (
+        "the plan's self-test gave other results than planned",
+        "the plan was not made for this engine: plan again",
+    ),
+    EngineError.BUDGET: (
+        "the erase budget is spent",
+        "wait until the device allows more erases",
+    ),
+    EngineError.NO_PLAN: (
+        "no slot holds a plan that may run",
+        "send a plan",
     ),
 }
 
@@ -817,4 +908,67 @@ class SelftestRecord:
             seed=values[0],
             stage_count=values[1],
             output_count=values[2],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateRecord:
+    """Record STATE; fields in docs/plan-format.md."""
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<HBBBBHIIIII16s16sI")
+    SIZE: ClassVar[int] = 64
+
+    magic: int
+    state: int
+    active: int
+    tries: int
+    reason: int
+    reserved: int = 0
+    seq: int
+    floor: int
+    offset: int
+    slot_erases: int
+    state_erases: int
+    active_digest: bytes = bytes(16)
+    digest: bytes = bytes(16)
+    crc: int
+
+    def pack(self) -> bytes:
+        """The record's bytes; struct.error if a value does not fit its field."""
+        return self.LAYOUT.pack(
+            self.magic,
+            self.state,
+            self.active,
+            self.tries,
+            self.reason,
+            self.reserved,
+            self.seq,
+            self.floor,
+            self.offset,
+            self.slot_erases,
+            self.state_erases,
+            self.active_digest,
+            self.digest,
+            self.crc,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes, offset: int = 0) -> StateRecord:
+        """Read the record at ``offset``; struct.error if the bytes end before it does."""
+        values = cls.LAYOUT.unpack_from(data, offset)
+        return cls(
+            magic=values[0],
+            state=values[1],
+            active=values[2],
+            tries=values[3],
+            reason=values[4],
+            reserved=values[5],
+            seq=values[6],
+            floor=values[7],
+            offset=values[8],
+            slot_erases=values[9],
+            state_erases=values[10],
+            active_digest=values[11],
+            digest=values[12],
+            crc=values[13],
         )

@@ -78,6 +78,12 @@ static int check_limits(const uint8_t *p, const weft_limits_t *limits, weft_erro
     return WEFT_OK;
 }
 
+int weft_verify_header(const uint8_t *p, size_t len, const weft_limits_t *limits, weft_error_t *err)
+{
+    int r = check_header(p, len, err);
+    return r != WEFT_OK ? r : check_limits(p, limits, err);
+}
+
 /* Bounds every section; returns those that the engine reads. */
 static int check_sections(const uint8_t *p, const uint8_t **section, uint32_t *section_len, weft_error_t *err)
 {
@@ -181,8 +187,7 @@ int weft_open(weft_plan_t *plan, const void *bytes, size_t len, const weft_limit
     uint32_t section_len[WEFT_SECTION_NAMES + 1u] = {0};
     uint64_t op_mask = 0;
 
-    int r = check_header(p, len, err);
-    r = r != WEFT_OK ? r : check_limits(p, limits, err);
+    int r = weft_verify_header(p, len, limits, err);
     r = r != WEFT_OK ? r : check_sections(p, section, section_len, err);
     if (r != WEFT_OK) {
         return r;

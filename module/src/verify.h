@@ -28,6 +28,10 @@ static inline uint64_t weft_add_sat(uint64_t a, uint64_t b)
     return b > UINT64_MAX - a ? UINT64_MAX : a + b;
 }
 
+/* Every field of HEADER, of which all must be readable, and the caller's limits; `len`: bytes that the plan may have.
+ */
+int weft_verify_header(const uint8_t *p, size_t len, const weft_limits_t *limits, weft_error_t *err);
+
 /* Tensors, operators, parameter blocks: shapes, ranges, overflow. Recomputes the op mask. */
 int weft_verify_graph(const weft_plan_t *plan, uint64_t *op_mask, weft_error_t *err);
 

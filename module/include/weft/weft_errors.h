@@ -61,7 +61,39 @@
     X(INPUT, 27, "the input callback failed", \
       "see the camera's or sensor's own error") \
     X(SCRATCH, 28, "a kernel of this build needs more scratch than the plan gives", \
-      "plan for this target (`weft plan --target`)")
+      "plan for this target (`weft plan --target`)") \
+    X(FLASH, 40, "reading, programming or erasing flash failed", \
+      "try again; if it stays, the flash is worn or its driver is at fault") \
+    X(UNSIGNED, 41, "the plan is not signed, or by an algorithm that this build does not know", \
+      "sign it (`weft sign`)") \
+    X(KEY, 42, "the plan is signed with a key that this device does not hold", \
+      "sign it with the device's key, or bring the new key with a firmware update") \
+    X(SIGNATURE, 43, "the signature does not match", \
+      "sign the plan again; do not install this file") \
+    X(HASH, 44, "bytes differ from the digest in the header", \
+      "send the plan again") \
+    X(VENDOR, 45, "the plan is for another vendor or device class", \
+      "plan with this device's vendor and class ids") \
+    X(SLOT, 46, "the plan does not fit the slot", \
+      "plan for this target, or make the slots larger") \
+    X(FLOOR, 47, "the plan's version is below the floor that confirmed plans have set", \
+      "plan with a higher version") \
+    X(BUSY, 48, "another update is under way", \
+      "wait, or abort the other update") \
+    X(TOKEN, 49, "the session has ended or was taken over", \
+      "begin again; the transfer resumes where it was") \
+    X(OFFSET, 50, "bytes arrived out of order", \
+      "go on at the offset that the reply gives") \
+    X(STATE, 51, "the slots are not in a state that allows this", \
+      "ask for the status; confirm or revert a running trial first") \
+    X(TRIED, 52, "this plan was tried and reverted", \
+      "erase first if it is to be tried again") \
+    X(SELFTEST, 53, "the plan's self-test gave other results than planned", \
+      "the plan was not made for this engine: plan again") \
+    X(BUDGET, 54, "the erase budget is spent", \
+      "wait until the device allows more erases") \
+    X(NO_PLAN, 55, "no slot holds a plan that may run", \
+      "send a plan")
 
 /** Results of the engine's functions: zero or a negative error. */
 enum {
@@ -122,6 +154,54 @@ enum {
     WEFT_ERR_INPUT = -27,
     /** a kernel of this build needs more scratch than the plan gives */
     WEFT_ERR_SCRATCH = -28,
+    /** reading, programming or erasing flash failed */
+    WEFT_ERR_FLASH = -40,
+    /** the plan is not signed, or by an algorithm that this build does not know */
+    WEFT_ERR_UNSIGNED = -41,
+    /** the plan is signed with a key that this device does not hold */
+    WEFT_ERR_KEY = -42,
+    /** the signature does not match */
+    WEFT_ERR_SIGNATURE = -43,
+    /** bytes differ from the digest in the header */
+    WEFT_ERR_HASH = -44,
+    /** the plan is for another vendor or device class */
+    WEFT_ERR_VENDOR = -45,
+    /** the plan does not fit the slot */
+    WEFT_ERR_SLOT = -46,
+    /** the plan's version is below the floor that confirmed plans have set */
+    WEFT_ERR_FLOOR = -47,
+    /** another update is under way */
+    WEFT_ERR_BUSY = -48,
+    /** the session has ended or was taken over */
+    WEFT_ERR_TOKEN = -49,
+    /** bytes arrived out of order */
+    WEFT_ERR_OFFSET = -50,
+    /** the slots are not in a state that allows this */
+    WEFT_ERR_STATE = -51,
+    /** this plan was tried and reverted */
+    WEFT_ERR_TRIED = -52,
+    /** the plan's self-test gave other results than planned */
+    WEFT_ERR_SELFTEST = -53,
+    /** the erase budget is spent */
+    WEFT_ERR_BUDGET = -54,
+    /** no slot holds a plan that may run */
+    WEFT_ERR_NO_PLAN = -55,
+};
+
+/** Update: states of the slot that is not active. */
+enum {
+    /** Nothing of use. */
+    WEFT_SLOT_EMPTY = 0,
+    /** A transfer was begun; `offset` bytes are complete. */
+    WEFT_SLOT_RECEIVING = 1,
+    /** A complete, verified plan that waits for the command to try it. */
+    WEFT_SLOT_STAGED = 2,
+    /** Run at the next boot, at most three times, until confirmed. */
+    WEFT_SLOT_TRIAL = 3,
+    /** Tried without success, or given up by command; not accepted again before an erase. */
+    WEFT_SLOT_REVERTED = 4,
+    /** The plan that was confirmed before the active one; boot falls back to it. */
+    WEFT_SLOT_OLD = 5,
 };
 
 #endif
