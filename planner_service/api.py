@@ -209,7 +209,8 @@ def create_plans(
         if request.kind == "p2" and request.ram_max is None:
             constraint = planner.Constraint(kind="p2", ram_max=target.arena_budget)
         results = (planner.plan(graph, constraint, options, target=target, progress=progress, cancelled=cancelled),)
-
+    if not results:
+        raise PlannerError(Code.INTERNAL, "the search found no schedule at all")
     least: tuple[int, float] | None = None
     short = [fit.lacks(target, arena=r.arena_bytes, plan=len(r.plan), budget=request.ram_max) for r in results]
     if any(fit.Resource.ARENA in lacks for lacks in short):
