@@ -63,13 +63,14 @@ def remove_dead(graph: Graph) -> Graph:
 
 
 def fold_constants(graph: Graph) -> Graph:
-    """After: no Lut, Reshape or Concat reads constants only."""
+    """After: no Lut, Reshape or Concat reads constants only, except where its result is a network output."""
+    outputs = {io.tensor for io in graph.outputs}
     tensors = list(graph.tensors)
     ops = []
     for op in graph.ops:
         data = [tensors[i].data for i in op.inputs]
         known = [d for d in data if d is not None]
-        if len(known) == len(data) and isinstance(op, Lut | Reshape | Concat):
+        if len(known) == len(data) and op.output not in outputs and isinstance(op, Lut | Reshape | Concat):
             out = tensors[op.output]
             tensors[op.output] = dataclasses.replace(out, data=_fold(op, known, out.shape))
         else:

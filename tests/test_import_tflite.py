@@ -410,22 +410,19 @@ def shapes() -> Iterator[Case]:
                 "ResizeNearestNeighborOptions", align_corners=align, half_pixel_centers=half,
             ),
         )  # fmt: skip
-    yield (
-        "RESHAPE",
-        single(
-            "RESHAPE",
-            [act((1, 4, 6, 2)), ints(1, 8, 3, 2)],
-            act((1, 8, 3, 2)),
-            "ReshapeOptions",
-            new_shape=[1, 8, 3, 2],
-        ),
+    source = act((1, 1, 6, 2))
+    views: tuple[tuple[str, Spec, list[Spec], str, dict[str, Any]], ...] = (
+        ("RESHAPE", act((1, 3, 4, 1)), [ints(1, 3, 4, 1)], "ReshapeOptions", {"new_shape": [1, 3, 4, 1]}),
+        ("SQUEEZE", act((6, 2)), [], "SqueezeOptions", {"squeeze_dims": [0, 1]}),
+        ("EXPAND_DIMS", act((1, 1, 1, 6, 2)), [ints(1)], "ExpandDimsOptions", {}),
+        ("TRANSPOSE", act((1, 6, 1, 2)), [ints(0, 2, 1, 3)], "TransposeOptions", {}),
     )
-    yield "SQUEEZE", single("SQUEEZE", [act((1, 1, 6, 2))], act((6, 2)), "SqueezeOptions", squeeze_dims=[0, 1])
-    yield "EXPAND_DIMS", single("EXPAND_DIMS", [act((1, 6)), ints(1)], act((1, 1, 6)), "ExpandDimsOptions")
-    yield (
-        "TRANSPOSE of size 1",
-        single("TRANSPOSE", [act((1, 1, 6, 2)), ints(0, 2, 1, 3)], act((1, 6, 1, 2)), "TransposeOptions"),
-    )
+    for kind, output, parameters, table, options in views:
+        b = TfliteBuilder()
+        x, r, y = b.tensor(**source), b.tensor(**source), b.tensor(**output)
+        b.operator("RELU", [x], [r])
+        b.operator(kind, [r, *(b.tensor(**p) for p in parameters)], [y], table, **options)
+        yield kind, b.build([x], [y])
 
 
 GRID: dict[str, Callable[[], Iterator[Case]]] = {
