@@ -194,6 +194,7 @@ class Inspection:
             "rows": asdict(e.rows),
             "cols": asdict(e.cols),
             "keep": e.keep,
+            "overlap": e.overlap,
             "offset": self.placement.offset.get(key, 0),
             "aux": self.placement.aux.get(key, 0),
         }
@@ -265,7 +266,7 @@ class Inspection:
                 seg,
                 steps,
                 self.entry_name(e),
-                e.policy.name,
+                e.policy.name + (" overlap" if e.overlap else ""),
                 f"{e.rows.advance}/{e.rows.offset}/{e.rows.extent}",
                 e.keep,
                 f"{e.cols.advance}/{e.cols.offset}/{e.cols.extent}",
@@ -740,6 +741,7 @@ def _schedule(
             cols=Axis(advance=r.col_adv, offset=r.col_off, extent=r.col_ext),
             keep=r.keep,
             accumulate=accumulate,
+            overlap=bool(r.flags & fmt.EntryFlag.OVERLAP),
         )
 
     _limit(head.placed_count, len(entry_records) + 1, "more placed entries than entries", begin)

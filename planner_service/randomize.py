@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random valid schedules: what tests on hosts, emulators and boards run to show that every schedule of a model gives the
-same bytes. Wide rather than good: any block cut, any window policy, any step."""
+"""Random valid schedules: what tests on hosts, emulators and boards run to show that every schedule of a model gives
+the same bytes. Wide rather than good: any block cut, any window policy, any step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _SINGLE = 0xFFFF
 
 
 def random_schedule(graph: Graph, rng: random.Random, input_mode: InputMode, facts: Facts | None = None) -> Schedule:
-    """A valid schedule: random stages and segments, line stores (none, some, all that is useful), row and column steps.
+    """A valid schedule: random stages and segments, line stores (none, some, all that is useful), row and column
+    steps, outputs that overwrite dead rows.
 
     Same graph, same state of ``rng``: same schedule."""
     facts = facts or Facts(graph)
@@ -93,7 +94,7 @@ def _stage(facts: Facts, rng: random.Random, ops: Sequence[int], split: float) -
                 break
             segments.append(spec)
         else:
-            stage = StageSpec(segments=tuple(segments))
+            stage = StageSpec(segments=tuple(segments), overlap=not _fixed_output(facts, ops) and rng.random() < 0.5)
             try:
                 build_stage(facts, stage)
             except IllegalSpecError:
@@ -104,6 +105,11 @@ def _stage(facts: Facts, rng: random.Random, ops: Sequence[int], split: float) -
     if len(ops) == 1:
         return StageSpec(segments=(SegmentSpec(ops=tuple(ops), row_adv=_SINGLE, col_adv=_SINGLE),))
     return None
+
+
+def _fixed_output(facts: Facts, ops: Sequence[int]) -> bool:
+    """The stage's output may not overwrite what the stage reads last."""
+    return facts.nodes[ops[-1]].reduces or facts.nodes[ops[-1]].streamed
 
 
 def _groups(facts: Facts, rng: random.Random, ops: Sequence[int], split: float) -> list[list[int]]:

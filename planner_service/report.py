@@ -237,11 +237,22 @@ def explain(plan: bytes, graph: Graph | None = None) -> Report:
             Code.BAD_REQUEST, "the plan was made from another model", hint="give the model that it was made from"
         )
     _check_schedule(found)
+    try:
+        return _explain(found, graph)
+    except (ArithmeticError, LookupError, ValueError) as error:  # records that contradict each other
+        raise PlannerError(
+            Code.BAD_PLAN, f"the plan's schedule is inconsistent: {error!r}", hint="the file is damaged"
+        ) from error
+
+
+def _explain(found: Inspection, graph: Graph | None) -> Report:
     facts = Facts(found.graph)
     names = _Names(found, graph)
     schedule, placement = found.schedule, found.placement
     blocks = layout.windows(facts, schedule)
-    live = layout.live_bytes(blocks)
+    saved = layout.shared_bytes(blocks, layout.overlaps(facts, schedule, blocks))
+    arena = found.header.arena_bytes
+    live = [min(n - saved.get(t, 0), arena) for t, n in enumerate(layout.live_bytes(blocks))]
     peak_time = max(range(len(live)), key=lambda t: live[t])
     stage_of_time = tuple(s for s, stage in enumerate(schedule.stages) for _ in stage.segments)
     offsets = {"counters": placement.state, "scratch": placement.scratch}
@@ -295,7 +306,7 @@ def explain(plan: bytes, graph: Graph | None = None) -> Report:
         tables_bytes=parts["tables"],
         constants_bytes=parts["constants"],
         overhead_bytes=found.header.total_len - sum(parts.values()),
-        arena_bytes=found.header.arena_bytes,
+        arena_bytes=arena,
         lower_bound=live[peak_time],
         external_bytes=sum(
             facts.bytes_of[facts.nodes[e.op].tensor] for e in schedule.placed if e.policy is Policy.EXTERNAL
