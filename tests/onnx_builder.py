@@ -261,8 +261,6 @@ def difference(model: bytes, inputs: list[Array]) -> NDArray[np.int64]:
     return np.concatenate(found)
 
 
-
-
 def edges(model: bytes, rng: np.random.Generator) -> tuple[Graph, list[Array], list[NDArray[np.int8]]]:
     """Graph, random inputs as onnxruntime takes them (float, int8 or uint8), and the same as the graph takes them."""
     graph = import_onnx(model, name="test")

@@ -115,9 +115,7 @@ def reshape_to_its_shape(m: Model) -> bytes:
 def channels_last_pools(m: Model) -> bytes:
     q = m.parameters(IN)
     x = m.input((1, 4, 5, 3), "int8")
-    y = m.node(
-        "QLinearAveragePool", [x, *q, *m.parameters(IN)], domain=MICROSOFT, channels_last=1, kernel_shape=[2, 2]
-    )
+    y = m.node("QLinearAveragePool", [x, *q, *m.parameters(IN)], domain=MICROSOFT, channels_last=1, kernel_shape=[2, 2])
     z = m.node("QLinearGlobalAveragePool", [y, *q, *m.parameters(OUT)], domain=MICROSOFT, channels_last=1)
     m.output(z, "int8")
     return m.bytes()

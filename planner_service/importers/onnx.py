@@ -60,7 +60,8 @@ _TEMPLATES: dict[int, tuple[Template, ...]] = {
 }
 MAX_SIDE = 32767
 MAX_ELEMENTS = 1 << 31
-MAX_FOLDED = 4096
+#: Weights of all layers together: constants may be read by many layers, each of which keeps a copy.
+MAX_WEIGHTS = 64 << 20
 
 #: QLinear operators: positions of (tensor, scale, zero point) of the data inputs, of the bias, and of the output's
 #: (scale, zero point); the float operator they stand for; their domain.
@@ -133,9 +134,9 @@ class _Const:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stored:
-    """A dequantised constant: ``codes`` (int64) in type ``dtype``, scales per tensor or along ``axis``."""
+    """A dequantised constant: ``codes`` as the model stores them, scales per tensor or along ``axis``."""
 
-    codes: Int64
+    codes: Array
     scales: Float64
     zero_points: Int64
     axis: int
@@ -428,6 +429,7 @@ class _Lowering:
         self._ops: list[Op] = []
         self._inputs: list[Io] = []
         self._outputs: list[Io] = []
+        self._weights = 0
         self._entered: dict[str, _Codes] = {}
         self._values: dict[str, _Value] = {}
         self._readers: dict[str, list[Node]] = {}
@@ -581,6 +583,8 @@ class _Lowering:
             self._outputs.append(Io(tensor=value.tensor, name=edge.name, dtype=dtype))
         except _RefusedError as error:
             self._found.add(edge.name, str(error), error.remedy)
+        except _INCONSISTENT as error:
+            self._found.add(edge.name, f"inconsistent output: {error}", "check it with onnx.checker")
 
     # ------------------------------------------------ helpers
 
@@ -588,6 +592,12 @@ class _Lowering:
         _check_dims(dims)
         self._tensors.append(_Tensor(name=name, shape=dims, cell=cell, data=data))
         return len(self._tensors) - 1
+
+    def _charge(self, size: int) -> None:
+        """Count ``size`` bytes of weights before they are made."""
+        self._weights += size
+        if self._weights > MAX_WEIGHTS:
+            raise _RefusedError(f"weights of more than {MAX_WEIGHTS} bytes", "use a smaller model")
 
     def _cell_of(self, value: _Real | _Codes) -> _Cell:
         return self._tensors[value.tensor].cell
@@ -658,9 +668,12 @@ class _Lowering:
         type without a zero point."""
         s = self._values[scale] if scale else None
         z = self._values[zero_point] if zero_point else None
-        if not isinstance(s, _Const) or (z is not None and not isinstance(z, _Const)) or s.array.dtype.kind != "f":
+        if not isinstance(s, _Const) or s.array.dtype.kind != "f":
             return Operand(name=scale, shape=(), dtype="")
-        scales = s.array.astype(np.float64).ravel()
+        if z is not None and not (isinstance(z, _Const) and z.array.dtype.kind in "iu"):
+            return Operand(name=scale, shape=(), dtype="")
+        with np.errstate(invalid="ignore"):  # signalling NaNs; a rule refuses them
+            scales = s.array.astype(np.float64).ravel()
         if z is None:
             zeros, dtype = np.zeros(scales.size, np.int64), "uint8" if unsigned else "int8"
         else:
@@ -688,7 +701,7 @@ class _Lowering:
             if len(q.scales) > 1 and not (axis < value.array.ndim and value.array.shape[axis] == len(q.scales)):
                 raise MalformedError(f"{len(q.scales)} scales along axis {q.axis} of {list(value.array.shape)}")
             return _Stored(
-                codes=value.array.astype(np.int64),
+                codes=value.array,
                 scales=np.array(q.scales),
                 zero_points=np.array(q.zero_points, np.int64),
                 axis=axis,
@@ -841,6 +854,7 @@ class _Lowering:
         if node.op == "DequantizeLinear":
             return [self._dequantise(node.inputs[0], q)]
         if isinstance(value, _Const):
+            self._charge(value.array.size)
             return [_Const(array=_quantised_constant(value.array, q))]
         if isinstance(value, _Lost) and value.shape is None:
             return [value]
@@ -950,7 +964,7 @@ class _Lowering:
         h, wd, _ = self._tensors[tensor].shape
         o, _, kh, kw = w.codes.shape
         window = _window(node, (h, wd), (kh, kw))
-        codes = (w.codes - w.zero_points[0]).transpose(0, 2, 3, 1).astype(np.int8)
+        codes = self._centred(w).transpose(0, 2, 3, 1)
         return self._linear(
             node, tensor, codes, w.scales, b, (*window.out, o), template, window, node.integer("group", 1)
         )
@@ -1036,10 +1050,15 @@ class _Lowering:
                 "quantise again with calibration data that reaches this layer",
             )
 
+    def _centred(self, w: _Stored) -> Int8:
+        """Symmetric weights as int8."""
+        self._charge(w.codes.size)
+        return w.codes if w.dtype == "int8" else (w.codes ^ 128).view(np.int8)
+
     def _gemm(self, node: Node, values: list[Any]) -> _Value:
         w: _Stored = values[1]
         turned = bool(node.integer("transB", 0))
-        codes = (w.codes - w.zero_points[0]) if turned else (w.codes - w.zero_points[0]).T
+        codes = self._centred(w) if turned else self._centred(w).T
         bias = _at(values, 2)
         if bias is not None:
             size = (bias.array if isinstance(bias, _Const) else bias.codes).size
@@ -1050,7 +1069,7 @@ class _Lowering:
                 bias = _Const(array=np.full(codes.shape[0], real.reshape(-1)[0], real.dtype))
         return self._dense(node, values[0], codes, w.scales, bias)
 
-    def _dense(self, node: Node, x: _Real, codes: Int64, scales: Float64, bias: _Stored | _Const | None) -> _Value:
+    def _dense(self, node: Node, x: _Real, codes: Int8, scales: Float64, bias: _Stored | _Const | None) -> _Value:
         """``codes`` (N, K) over the last dimension of ``x``."""
         n, shape = codes.shape[0], x.view.shape
         if _prod(shape[:-1]) == 1:
@@ -1059,7 +1078,7 @@ class _Lowering:
             weights = codes.reshape(n, *sizes).transpose(0, *(int(i) + 1 for i in back)).reshape(n, -1)
             out = (*shape[:-1], n)
             view = _View(shape=out, axes=(*((),) * (len(shape) - 1), (2,) if n > 1 else ()))
-            return self._linear(node, x.tensor, weights.astype(np.int8), scales, bias, (1, 1, n), None, None, view=view)
+            return self._linear(node, x.tensor, weights, scales, bias, (1, 1, n), None, None, view=view)
         if len(shape) not in (3, 4) or shape[0] != 1:
             raise _RefusedError(f"input {list(shape)}", "use [1, features] up to [1, H, W, features]")
         template = _TEMPLATES[3][0] if len(shape) == 3 else NHWC
@@ -1069,7 +1088,7 @@ class _Lowering:
         return self._linear(
             node,
             tensor,
-            codes.astype(np.int8)[:, None, None],
+            codes[:, None, None],
             scales,
             bias,
             (h, w, n),
@@ -1228,7 +1247,7 @@ class _Lowering:
                 rest = [d for d in range(rank) if d not in order]
                 if any(out[d] != 1 for d in rest):
                     continue
-                codes = c.codes - (128 if c.dtype == "uint8" else 0)
+                codes = c.codes.astype(np.int64) - (128 if c.dtype == "uint8" else 0)
                 data = codes.reshape(shape).transpose(*rest, *order).reshape(_dims_of(shape, template)).astype(np.int8)
                 cell = _cell(float(c.scales[0]), int(c.zero_points[0]) - (128 if c.dtype == "uint8" else 0))
                 constant = self._new(f"{node.name}/constant", data.shape, cell, np.ascontiguousarray(data))
@@ -1353,6 +1372,7 @@ class _Lowering:
             if want.cell.same(cell):
                 self._ops.append(self._pool(node, "avg", tensor, want.output, window, count_pad=counted, act=act))
             elif counted or not clipped:  # one divisor: a depthwise convolution rounds once
+                self._charge(c * taps)
                 self._ops.append(
                     Conv2D(
                         name=node.name,

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from planner_service.errors import Code, PlannerError, Violation
 
-#: Protobuf messages take up to some hundred times their bytes; no model for a microcontroller comes near the limit.
-MAX_MODEL_BYTES = 64 << 20
+#: Parsed protobuf takes up to some fifty times its bytes; no model for a microcontroller comes near the limit.
+MAX_MODEL_BYTES = 32 << 20
 MAX_NODES = 20000
 MIN_OPSET = 13
 STANDARD = ("", "ai.onnx")
