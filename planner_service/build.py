@@ -303,10 +303,12 @@ def shape_segment(facts: Facts, spec: SegmentSpec) -> SegmentShape:
 
 
 def _steps(nodes: Sequence[Node], tile: Sequence[bool], regions: Sequence[Region], axis: int) -> int:
+    """Until the last rows of what outlives the segment; of columns, until the last of every tensor, so that each column
+    is produced exactly once even if nothing reads it."""
     return max(
-        -(-(node.size[axis] - region[1]) // region[0])
-        for node, local, region in zip(nodes, tile, regions, strict=True)
-        if not local
+        -(-(node.size[axis] - offset - (extent - advance if local else 0)) // advance)
+        for node, local, (advance, offset, extent, _) in zip(nodes, tile, regions, strict=True)
+        if axis == 1 or not local
     )
 
 
@@ -373,7 +375,7 @@ def _propagate(
         else:
             extent = end - starts[n]
             kept = keep.get(node.tensor, 0)
-            if kept and not 0 < kept <= min(extent - adv, node.size[0]):
+            if kept and not 0 < kept <= extent - adv:
                 raise IllegalSpecError(f"{node.name}: keeps {kept} rows of {extent} that advance by {adv}")
             produced = extent - kept
             bound = produced if kept else end

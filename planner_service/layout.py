@@ -52,7 +52,7 @@ def aux_bytes(facts: Facts, entry: Entry) -> int:
     """Bytes at ``Entry.aux``: the line store of a TILE or the int32 accumulators of a reduction; 0 if it has none."""
     node = facts.nodes[entry.op]
     if entry.policy is Policy.TILE:
-        return entry.keep * node.shape[1] * node.shape[2]
+        return min(entry.keep, node.shape[0]) * node.shape[1] * node.shape[2]
     if not entry.accumulate:
         return 0
     if node.reduce_h and node.reduce_w:

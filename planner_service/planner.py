@@ -30,6 +30,8 @@ from planner_service.targets import Target
 SELFTEST_SEED = 12345
 #: Slack in comparisons of F with F_max, which people write with a few decimals.
 F_EPSILON = 1e-9
+#: The first cap of the search without recomputation is the layer-by-layer arena divided by 2^this.
+CAP_SHIFTS = 5
 #: How much of the room above a solution's peak wider tiles may take, in the order of trying: packing may fail.
 WIDEN_SHARES = (1.0, 0.9, 0.5)
 
@@ -94,22 +96,29 @@ class _Run:
             raise PlannerError(Code.CANCELLED, "planning was cancelled")
         self.progress(done, text)
 
-    def search(self, cap: int, *, recompute: bool, begin: float, end: float) -> Search:
+    def search(self, cap: int, *, recompute: bool, begin: float, end: float, spare: float = math.inf) -> Search:
         text = "searching schedules that recompute" if recompute else "searching schedules without recomputation"
         return Search(
             self.facts,
             self.options.input_mode,
             cap,
             recompute=recompute,
+            spare=spare,
             tick=lambda done: self.tick(begin + done * (end - begin), text),
         )
 
     @cached_property
     def least_without_recomputation(self) -> Solution:
-        """The bound that every further search starts from: nothing that needs more RAM can be of use."""
-        layers = place(self.facts, self.layer_schedule, self.align)
-        search = self.search(layers.arena_bytes, recompute=False, begin=0.0, end=0.3)
-        return _least_memory(search, math.inf)
+        """The bound that every further search starts from: nothing that needs more RAM can be of use. A search is the
+        faster the less RAM it may use, so the cap grows until something fits."""
+        layers = place(self.facts, self.layer_schedule, self.align).arena_bytes
+        for shift in range(CAP_SHIFTS, -1, -1):
+            done = 0.3 * (CAP_SHIFTS - shift) / (CAP_SHIFTS + 1)
+            search = self.search(layers >> shift, recompute=False, begin=done, end=done + 0.3 / (CAP_SHIFTS + 1))
+            found = _least_memory(search, math.inf)
+            if found is not None:
+                return found
+        raise PlannerError(Code.INTERNAL, "the search did not find the layer-by-layer schedule")
 
     @cached_property
     def layer_schedule(self) -> Schedule:
@@ -192,8 +201,8 @@ class _Run:
         )
 
 
-def _least_memory(search: Search, macs: float) -> Solution:
-    """P1 on a finished search: the smallest peak whose fewest MACs are within ``macs``, by bisection."""
+def _least_memory(search: Search, macs: float) -> Solution | None:
+    """P1 on a finished search: the smallest peak whose fewest MACs are within ``macs``, by bisection; None if none."""
     peaks = search.memories()
     low, high = 0, len(peaks) - 1
     best: Solution | None = None
@@ -204,8 +213,6 @@ def _least_memory(search: Search, macs: float) -> Solution:
             best, high = found, middle - 1
         else:
             low = middle + 1
-    if best is None:
-        raise PlannerError(Code.INTERNAL, "the search did not find the layer-by-layer schedule")
     return best
 
 
@@ -253,8 +260,9 @@ def _p1(run: _Run, f_max: float) -> PlanResult:
     first = run.least_without_recomputation
     solution = first
     if f_max > 1.0:
-        search = run.search(first.memory, recompute=True, begin=0.3, end=0.9)
-        solution = _least_memory(search, (f_max + F_EPSILON) * run.facts.base_macs)
+        bound = (f_max + F_EPSILON) * run.facts.base_macs
+        search = run.search(first.memory, recompute=True, spare=bound - run.facts.base_macs, begin=0.3, end=0.9)
+        solution = _least_memory(search, bound) or first
     result = run.finish(solution)
     assert result is not None
     return result

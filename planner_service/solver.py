@@ -12,72 +12,17 @@ together). What remains is a shortest path in which compute adds up and memory t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 
-from planner_service.build import (
-    Facts,
-    IllegalSpecError,
-    InputMode,
-    SegmentShape,
-    SegmentSpec,
-    StageSpec,
-    shape_segment,
-)
+from planner_service.build import Facts, IllegalSpecError, InputMode, SegmentSpec, StageSpec, shape_segment
+from planner_service.fusion import MAX_SEGMENT_OPS, WHOLE, Option, Segments, Span, phase, ring_rows, up4
 from planner_service.layout import COUNTER_BYTES
-from planner_service.replay import shape_cost
 
-#: Row steps that the search tries, besides a single one.
-ROW_STEPS = (1, 2, 3, 4, 6, 8, 12, 16)
-#: Most operators of a segment, and most line-store choices that are told apart.
-MAX_SEGMENT_OPS = 14
-MAX_CHOICES = 8
-
-WHOLE = 0xFFFF
 Tick = Callable[[float], None]
-#: (advance, first row, end row) of a producer's or reader's row step.
-Span = tuple[int, int, int]
-
-
-def _up4(size: int) -> int:
-    return (size + 3) & ~3
-
-
-@lru_cache(maxsize=1 << 16)
-def ring_rows(height: int, gives: Span, need: Span) -> int:
-    """Least rows of a ring that one segment fills ``gives`` a step and one other reads ``need`` a step, in pull order:
-    the most rows between the first that a step reads and the last that was produced for it."""
-    made_adv, _, made_end = gives
-    adv, lo, hi = need
-    most, produced, step = 1, max(made_end - made_adv, 0), 0
-    done = 0
-    while True:
-        first, end = max(adv * step + lo, 0), min(adv * step + hi, height)
-        while produced < end:
-            done += 1
-            produced = min(max(made_adv * (done - 1) + made_end, 0), height)
-        if end > first:
-            most = max(most, produced - first)
-        if end >= height or adv * step + lo >= height:
-            return min(most, height)
-        step += 1
-
-
-@dataclass(slots=True)
-class Option:
-    """One way to run a segment. ``needs``: rows that a step reads, by tensor of an earlier segment or stage; ``gives``:
-    rows that a step adds to its last tensor, ``steps`` times. ``held`` bytes live during the stage, ``tile`` during the
-    segment."""
-
-    needs: dict[int, Span]
-    gives: Span
-    steps: int
-    held: int
-    tile: int
-    macs: int
-    spec: SegmentSpec
 
 
 @dataclass(slots=True)
@@ -125,20 +70,31 @@ class Solution:
 
 
 class Search:
-    """All stages of one graph under one input mode that need at most ``cap`` bytes, and the best paths through them."""
+    """All stages of one graph under one input mode that need at most ``cap`` bytes and execute at most ``spare`` MACs
+    beyond the unfused ones, and the best paths through them."""
 
     def __init__(
-        self, facts: Facts, mode: InputMode, cap: int, *, recompute: bool = True, tick: Tick = lambda _done: None
+        self,
+        facts: Facts,
+        mode: InputMode,
+        cap: int,
+        *,
+        recompute: bool = True,
+        spare: float = math.inf,
+        tick: Tick = lambda _done: None,
     ) -> None:
-        self.facts, self.mode, self.cap, self.recompute, self.tick = facts, mode, cap, recompute, tick
+        self.facts, self.mode, self.cap, self.spare, self.tick = facts, mode, cap, spare, tick
         self.count = len(facts.graph.ops)
-        self._options: dict[tuple[int, int], list[Option]] = {}
+        self.segments = Segments(facts, recompute=recompute, cap=cap, spare=spare)
         self._live()
         #: By start position: end position -> Pareto set of stages, least memory first.
         self.stages: list[dict[int, list[StagePoint]]] = []
+        reached = {0}
         for start in range(self.count):
             self.tick(start / self.count)
-            self.stages.append(self._stages_from(start))
+            found = self._stages_from(start) if start in reached else {}
+            reached.update(found)
+            self.stages.append(found)
 
     # ------------------------------------------------------------ what is live where
 
@@ -169,96 +125,8 @@ class Search:
     def _base(self, start: int) -> int:
         """Bytes of whole tensors that exist before the stage at ``start`` and are needed in it or later."""
         sizes = self.facts.bytes_of
-        size = sum(_up4(sizes[t]) for t in self.live[start])
-        return size + sum(_up4(sizes[t]) for t, last in self.resident if last >= start)
-
-    # ------------------------------------------------------------ segments
-
-    def options(self, i: int, j: int) -> list[Option]:
-        """Ways to run operators [i, j) as one segment, dominated ones left out."""
-        key = (i, j)
-        if key not in self._options:
-            self._options[key] = _pareto_options(self._find_options(tuple(range(i, j))))
-        return self._options[key]
-
-    def _find_options(self, ops: tuple[int, ...]) -> Iterator[Option]:
-        height = self.facts.nodes[ops[-1]].size[0]
-        col_adv = 1 if len(ops) > 1 else WHOLE
-        for row_adv in (*(r for r in ROW_STEPS if r < height), WHOLE):
-            plain = SegmentSpec(ops=ops, row_adv=row_adv, col_adv=col_adv)
-            shape = self._shape(plain)
-            if shape is None:
-                continue
-            if self.recompute or not any(t and r[2] > r[0] for t, r in zip(shape.tile, shape.rows, strict=True)):
-                yield self._option(shape, plain)
-            if row_adv == WHOLE:
-                continue
-            for keep in self._keeps(plain):
-                spec = SegmentSpec(ops=ops, row_adv=row_adv, col_adv=col_adv, keep=keep)
-                shape = self._shape(spec)
-                if shape is not None:
-                    yield self._option(shape, spec)
-
-    def _keeps(self, plain: SegmentSpec) -> list[dict[int, int]]:
-        """Line stores other than none. What a tensor overlaps depends on what its consumers keep, so the choice is
-        made from the last tensor backward: keep the whole overlap, or compute it again."""
-        chosen: list[dict[int, int]] = [{}]
-        nodes = self.facts.nodes
-        for n in range(len(plain.ops) - 2, -1, -1):
-            more: list[dict[int, int]] = []
-            for keep in chosen:
-                spec = SegmentSpec(ops=plain.ops, row_adv=plain.row_adv, col_adv=plain.col_adv, keep=keep)
-                shape = self._shape(spec)
-                overlap = shape.rows[n][2] - shape.rows[n][0] if shape is not None and shape.tile[n] else 0
-                if overlap > 0:
-                    more.append({**keep, nodes[plain.ops[n]].tensor: overlap})
-                if overlap <= 0 or self.recompute:
-                    more.append(keep)
-            chosen = more if len(more) <= MAX_CHOICES else _extremes(more)
-        return [keep for keep in chosen if keep]
-
-    def _shape(self, spec: SegmentSpec) -> SegmentShape | None:
-        try:
-            return shape_segment(self.facts, spec)
-        except IllegalSpecError:
-            return None
-
-    def _option(self, shape: SegmentShape, spec: SegmentSpec) -> Option:
-        facts, first = self.facts, shape.ops[0]
-        held, tile = COUNTER_BYTES, 0
-        needs: dict[int, Span] = {}
-        for n, op in enumerate(shape.ops):
-            node = facts.nodes[op]
-            h, w, c = node.shape
-            adv, off, ext, kept = shape.rows[n]
-            if shape.tile[n]:
-                tile += _up4(min(ext - kept, h) * min(shape.cols[n][2], w) * c)
-                held += _up4(kept * w * c)
-            elif node.reduces:
-                many = (node.reduce_h and shape.row_steps > 1) or (node.reduce_w and shape.col_steps > 1)
-                held += 4 * accumulators(node.reduce_h, node.reduce_w, adv, node.size, c) if many else 0
-            for tensor in node.swept:
-                producer = facts.producer[tensor]
-                if producer is None or producer >= first:
-                    continue
-                field = node.rows
-                step = adv * field.stride if field.factor == 1 else adv // field.factor
-                lo, hi = field.start(off + kept), field.end(off + ext)
-                if tensor in needs:
-                    _, before_lo, before_hi = needs[tensor]
-                    lo, hi = min(lo, before_lo), max(hi, before_hi)
-                needs[tensor] = (step, lo, hi)
-        adv, off, ext, _ = shape.rows[-1]
-        macs = shape_cost(facts, shape).macs
-        return Option(
-            needs=needs,
-            gives=(adv, off, off + ext),
-            steps=shape.row_steps,
-            held=held,
-            tile=tile,
-            macs=macs,
-            spec=spec,
-        )
+        size = sum(up4(sizes[t]) for t in self.live[start])
+        return size + sum(up4(sizes[t]) for t, last in self.resident if last >= start)
 
     # ------------------------------------------------------------ stages
 
@@ -269,15 +137,17 @@ class Search:
         found: dict[int, list[StagePoint]] = {}
         if base > self.cap:
             return found
-        states: dict[int, dict[Span, list[State]]] = {start: {(0, 0, 0): [State(0, 0, 0, (0, 0, 0), None, None)]}}
+        states: dict[int, dict[Span, list[State]]] = {start: {(1, 0, 0): [State(0, 0, 0, (1, 0, 0), None, None)]}}
         for i in range(start, self.count):
             groups = states.pop(i, None)
             if groups is None:
                 continue
             inlet = facts.nodes[i - 1].tensor if i > start else None
+            before = [state for group in groups.values() for state in group]
             for j in range(i + 1, min(i + MAX_SEGMENT_OPS, self.count) + 1):
-                if any(facts.nodes[op].single for op in range(i, j)) and j > i + 1:
-                    break
+                options = self.segments.options(i, j)
+                if not options:
+                    continue
                 if any(self._made_since(t, start) for op in range(i, j) for t in facts.nodes[op].whole):
                     break
                 last = facts.nodes[j - 1].tensor
@@ -286,32 +156,40 @@ class Search:
                     continue
                 outputs = facts.is_output
                 kept = [t for t in self.live[j] if self._made_since(t, start) and (t != inlet or outputs[t])]
-                full = base + sum(_up4(sizes[t]) for t in kept)
+                full = base + sum(up4(sizes[t]) for t in kept)
                 # A tensor that becomes a ring is counted when its reader is known.
-                carried = full if outputs[last] else base + sum(_up4(sizes[t]) for t in kept if t != last)
+                carried = full if outputs[last] else base + sum(up4(sizes[t]) for t in kept if t != last)
                 dying = self._dying(start, j) if ends else []
+                spare = self.spare + self.segments.macs_before[j] - self.segments.macs_before[start]
                 points: list[StagePoint] = []
                 following: dict[Span, list[State]] = {}
-                for option in self.options(i, j):
-                    extra = self._input_rings(i, j, option)
-                    for gives, group in groups.items():
-                        ring = self._ring(inlet, gives, option, j)
-                        for state in group:
-                            held = state.held + ring + extra + option.held
-                            tile = max(state.tile, option.tile)
-                            if carried + held + tile > self.cap:
-                                continue
-                            new = State(held, tile, state.macs + option.macs, option.gives, option, state)
-                            if ends:
-                                points.extend(self._points(new, full + held + tile, dying, points))
-                            if cuts:
-                                following.setdefault(option.gives, []).append(new)
+                for option in options:
+                    fixed = self._input_rings(i, j, option) + option.held
+                    room = self.cap - carried - fixed
+                    gives = phase(option.gives)
+                    onward = following.setdefault(gives, []) if cuts else []
+                    rings: dict[Span, int] = {}
+                    for state in before:
+                        ring = rings.get(state.gives)
+                        if ring is None:
+                            ring = rings[state.gives] = self._ring(inlet, state.gives, option, j)
+                        held = state.held + ring
+                        tile = state.tile if state.tile > option.tile else option.tile
+                        macs = state.macs + option.macs
+                        if held + tile > room or macs > spare:
+                            continue
+                        new = State(held + fixed, tile, macs, option.gives, option, state)
+                        if ends:
+                            points.extend(self._points(new, full + held + fixed + tile, dying, points))
+                        if cuts:
+                            onward.append(new)
                 if points:
                     found[j] = _pareto_points(points + found.get(j, []))
                 if following:
                     at = states.setdefault(j, {})
                     for gives, group in following.items():
-                        at[gives] = _pareto_states(group + at.get(gives, []))
+                        if group:
+                            at[gives] = _pareto_states(group + at.get(gives, []))
         return found
 
     def _dying(self, start: int, j: int) -> list[int]:
@@ -329,9 +207,9 @@ class Search:
             yield StagePoint(memory, state.macs, state)
         assert state.option is not None
         sizes = self.facts.bytes_of
-        out = _up4(sizes[self.facts.nodes[state.option.spec.ops[-1]].tensor])
+        out = up4(sizes[self.facts.nodes[state.option.spec.ops[-1]].tensor])
         for tensor in dying:
-            size = _up4(sizes[tensor])
+            size = up4(sizes[tensor])
             least = memory - min(size, out)
             if least > self.cap or any(p.memory <= least and p.macs <= state.macs for p in known):
                 continue
@@ -373,7 +251,7 @@ class Search:
                     start = max(need_adv * done[k] + need_lo, 0)
                     if done[k] < steps and start < in_height:
                         most = max(most, written * row - start * in_row)
-        return _up4(most)
+        return up4(most)
 
     def _made_since(self, tensor: int, start: int) -> bool:
         producer = self.facts.producer[tensor]
@@ -394,8 +272,8 @@ class Search:
             return 0
         h, w, c = self.facts.nodes[self.facts.producer[inlet] or 0].shape
         if self.last_use[inlet] >= j or inlet not in option.needs:
-            return _up4(h * w * c)
-        return _up4(ring_rows(h, gives, option.needs[inlet]) * w * c)
+            return up4(h * w * c)
+        return up4(ring_rows(h, gives, option.needs[inlet]) * w * c)
 
     def _input_rings(self, i: int, j: int, option: Option) -> int:
         """Bytes of the rings of network inputs that this segment reads as they come."""
@@ -404,7 +282,7 @@ class Search:
             if i <= op < j:
                 node = self.facts.nodes[source]
                 h, w, c = node.shape
-                size += _up4(ring_rows(h, (1, 0, 1), option.needs[node.tensor]) * w * c) + COUNTER_BYTES
+                size += up4(ring_rows(h, (1, 0, 1), option.needs[node.tensor]) * w * c) + COUNTER_BYTES
         return size
 
     # ------------------------------------------------------------ paths
@@ -495,42 +373,26 @@ def _tile_bytes(facts: Facts, spec: SegmentSpec) -> int:
     for n, op in enumerate(shape.ops):
         if shape.tile[n]:
             h, w, c = facts.nodes[op].shape
-            size += _up4(min(shape.rows[n][2] - shape.rows[n][3], h) * min(shape.cols[n][2], w) * c)
+            size += up4(min(shape.rows[n][2] - shape.rows[n][3], h) * min(shape.cols[n][2], w) * c)
     return size
 
 
-def accumulators(rows: bool, cols: bool, advance: int, size: tuple[int, int], channels: int) -> int:
-    """int32 accumulators of a reduction over several steps, as the engine keeps them (``weft_acc_bytes``): ``size`` of
-    the input, ``channels`` of the output (REDUCE: of both)."""
-    if rows and cols:
-        return channels
-    return (min(advance, size[0]) if cols else size[1]) * channels
-
-
-def _extremes(keeps: list[dict[int, int]]) -> list[dict[int, int]]:
-    """Of many choices, those that keep least and most, and evenly spread ones between."""
-    ordered = sorted(keeps, key=lambda keep: (len(keep), sorted(keep.items())))
-    return [ordered[k * (len(ordered) - 1) // (MAX_CHOICES - 1)] for k in range(MAX_CHOICES)]
-
-
-def _pareto_options(options: Iterable[Option]) -> list[Option]:
-    """Without those that another one with the same rates beats in every cost."""
-    found: list[Option] = []
-    for option in sorted(options, key=lambda o: (o.macs, o.held + o.tile, o.held)):
-        if not any(
-            o.held <= option.held and o.tile <= option.tile and o.gives == option.gives and o.needs == option.needs
-            for o in found
-        ):
-            found.append(option)
-    return found
-
-
 def _pareto_states(states: list[State]) -> list[State]:
-    """Without those that another one beats in MACs, held and tile bytes."""
+    """Without those that another one beats in MACs, held and tile bytes. In order of MACs, what is kept forms a
+    staircase: more held bytes, narrower tiles."""
     found: list[State] = []
+    held: list[int] = []
+    tiles: list[int] = []
     for state in sorted(states, key=lambda s: (s.macs, s.held, s.tile)):
-        if not any(f.held <= state.held and f.tile <= state.tile for f in found):
-            found.append(state)
+        at = bisect_right(held, state.held)
+        if at and tiles[at - 1] <= state.tile:
+            continue
+        at = bisect_left(held, state.held)
+        end = at
+        while end < len(held) and tiles[end] >= state.tile:
+            end += 1
+        held[at:end], tiles[at:end] = [state.held], [state.tile]
+        found.append(state)
     return found
 
 

@@ -179,7 +179,7 @@ uint32_t weft_window_bytes(const weft_entry_t *e, const weft_tensor_t *t)
 
 uint32_t weft_line_bytes(const weft_entry_t *e, const weft_tensor_t *t)
 {
-    return e->policy == WEFT_POLICY_TILE ? (uint32_t)(e->keep * t->w * t->c) : 0;
+    return e->policy == WEFT_POLICY_TILE ? (uint32_t)(weft_min(e->keep, t->h) * t->w * t->c) : 0;
 }
 
 /* Whether segment s of the stage can do its next row step: 1, 0 with the producer to run first in *wait_for, or an

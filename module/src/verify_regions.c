@@ -129,11 +129,11 @@ static int check_window(const weft_entry_t *e, const weft_op_t *op, const weft_t
             return WEFT_ERR_COVERAGE;
         }
     } else if (e->policy == WEFT_POLICY_TILE) {
-        if (e->keep >= e->row_ext || (e->keep > 0 && (e->keep > e->row_ext - e->row_adv || e->keep > over->h))) {
+        if (e->keep >= e->row_ext || (e->keep > 0 && e->keep > e->row_ext - e->row_adv)) {
             return WEFT_ERR_POLICY;
         }
         if ((e->keep > 0 && e->row_off + e->keep > 0) || e->col_ext < e->col_adv ||
-            e->col_off + e->col_ext > e->col_adv) {
+            e->col_off + e->col_ext > e->col_adv || e->col_adv * (cols - 1) + e->col_off + e->col_ext < over->w) {
             return WEFT_ERR_COVERAGE;
         }
     } else {
