@@ -215,8 +215,8 @@ def compare(model: bytes, plan: bytes, samples: Samples, *, name: str, layers: b
         answers = [int(np.argmax(a)) for a in (ours[0], theirs[graph.outputs[0].name])]
         agree += answers[0] == answers[1]
         if samples.labels is not None:
-            engine_right += answers[0] == samples.labels[index]
-            source_right += answers[1] == samples.labels[index]
+            engine_right += answers[0] == int(samples.labels[index])
+            source_right += answers[1] == int(samples.labels[index])
     producer = {graph.tensors[op.output].name: op.name for op in graph.ops}
     labelled = samples.labels is not None
     return Comparison(

@@ -33,10 +33,8 @@ class Shortfall:
         return self.needed - self.available
 
     def __str__(self) -> str:
-        return (
-            f"{self.resource.value} needs {self.needed} bytes and has {self.available}: {self.missing} missing"
-            + (f" (bound by {self.layer})" if self.layer else "")
-            + (f"; {self.hint}" if self.hint else "")
+        return f"{self.resource.value} needs {self.needed} bytes and has {self.available}: {self.missing} missing" + (
+            f"; {self.hint}" if self.hint else ""
         )
 
 

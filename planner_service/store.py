@@ -174,7 +174,8 @@ class Store:
 
     def discard(self, digest: str) -> None:
         """Forget an upload."""
-        self._partial(digest).unlink(missing_ok=True)
+        with self._mutex:
+            self._partial(digest).unlink(missing_ok=True)
 
     # ------------------------------------------------------------ versions
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -90,8 +90,10 @@ def chain(layers: int, *, size: int = 16, channels: int = 4, extra: str = "", is
     ``extra`` behind each of them if one is named."""
     rng = np.random.default_rng(layers)
     kind = TensorProto.FLOAT if is_float else TensorProto.INT8
-    constants = {"s": np.float32(0.05), "z": np.int8(0), "ws": np.full(channels, 0.01, np.float32)}
-    constants["wz"] = np.zeros(channels, np.int8)
+    constants: dict[str, Any] = {}
+    if not is_float:
+        constants = {"s": np.float32(0.05), "z": np.int8(0)}
+        constants |= {"ws": np.full(channels, 0.01, np.float32), "wz": np.zeros(channels, np.int8)}
     nodes, value = [], "input"
     for i in range(layers):
         weights = rng.integers(-127, 128, (channels, channels, 3, 3))

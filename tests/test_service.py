@@ -547,8 +547,7 @@ def test_deadline_cancels(single: Daemon) -> None:
 def test_sigterm_with_a_plan_in_work(tmp_path: Path) -> None:
     with Daemon(tmp_path) as running:
         call = start_slow(running.ready())
-        helpers = workers_of(running)
-        helpers += [pid for helper in helpers for pid in children(helper)]
+        helpers = family(running.process.pid)
         seen: list[Any] = []
 
         def listen() -> None:
@@ -566,21 +565,23 @@ def test_sigterm_with_a_plan_in_work(tmp_path: Path) -> None:
         assert seen
         assert seen[0].code() is grpc.StatusCode.UNAVAILABLE
         assert "Traceback" not in running.log
-        assert not any(Path(f"/proc/{pid}/exe").exists() for pid in helpers)
+        wait_until_gone(helpers)
 
 
-def workers_of(running: Daemon) -> list[int]:
-    """Its helper processes: the one that forks workers, and multiprocessing's resource tracker."""
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except (OSError, ValueError):
-                continue
-            if parent == running.process.pid:
-                found.append(int(path.name))
-    return found
+def children(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def family(parent: int) -> list[int]:
+    """All processes below ``parent``."""
+    return [pid for child in children(parent) for pid in (child, *family(child))]
+
+
+def wait_until_gone(processes: list[int]) -> None:
+    until = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}/exe").exists() for pid in processes):
+        assert time.monotonic() < until, "processes outlive the daemon"
+        time.sleep(0.02)
 
 
 def test_kill_during_an_upload_leaves_a_clean_store(tmp_path: Path) -> None:
@@ -588,8 +589,7 @@ def test_kill_during_an_upload_leaves_a_clean_store(tmp_path: Path) -> None:
     half = len(data) // 2 // 4096 * 4096
     with Daemon(tmp_path) as running:
         running.ready()
-        helpers = workers_of(running)
-        helpers += [pid for helper in helpers for pid in children(helper)]
+        helpers = family(running.process.pid)
         arrived = threading.Event()
 
         def slowly() -> Iterator[Any]:
@@ -609,10 +609,7 @@ def test_kill_during_an_upload_leaves_a_clean_store(tmp_path: Path) -> None:
         running.process.kill()
         running.process.wait()
         call.cancel()
-        until = time.monotonic() + 10
-        while any(Path(f"/proc/{pid}/exe").exists() for pid in helpers):
-            assert time.monotonic() < until, "processes outlive the daemon"
-            time.sleep(0.02)
+        wait_until_gone(helpers)
     with Daemon(tmp_path) as again:
         again.ready()
         assert not list((again.store / "tmp").iterdir())
@@ -627,18 +624,12 @@ def test_kill_during_an_upload_leaves_a_clean_store(tmp_path: Path) -> None:
 def test_a_killed_worker_is_replaced(single: Daemon) -> None:
     """As the kernel does when memory runs out."""
     call = start_slow(single)
-    jobs = [pid for server in workers_of(single) for pid in children(server)]
-    os.kill(max(jobs, key=cpu_seconds), 9)
+    os.kill(max(family(single.process.pid), key=cpu_seconds), 9)
     with pytest.raises(grpc.RpcError) as caught:
         list(call)
     assert "memory" in expect(caught, Code.UNAVAILABLE).hint
     with Client(single.address) as client:
         assert client.create_plans(DIGITS, "digits_a", api.PlanRequest())
-
-
-def children(parent: int) -> list[int]:
-    text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
-    return [int(pid) for pid in text.split()]
 
 
 def cpu_seconds(pid: int) -> int:
@@ -666,7 +657,7 @@ def test_no_daemon() -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path, Limits(model_bytes=1000, store_bytes=3000))
+    opened = Store(tmp_path, Limits(model_bytes=1000, store_bytes=3010))
     yield opened
     opened.close()
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from planner_service.errors import Code, PlannerError
+from planner_service.errors import CATALOGUE, Code, PlannerError
 from planner_service.importers import MAX_MODEL_BYTES
 
 #: Plans are far smaller; a larger file is something else.
@@ -43,7 +43,6 @@ def write(path: Path, data: bytes) -> None:
     """Write a file as a whole or not at all."""
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
             path.write_bytes(data)  # a device or pipe cannot be replaced
             return
@@ -63,9 +62,33 @@ def write(path: Path, data: bytes) -> None:
                 os.unlink(temporary)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder unless it is there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlannerError(Code.BAD_REQUEST, f"cannot make the folder {path}: {error.strerror}") from error
+
+
 def emit(args: argparse.Namespace, body: Any, text: str) -> None:
     """Print a result: ``body`` as JSON with --json, otherwise ``text``."""
     print(json.dumps(body, indent=2) if args.json else text)
+
+
+def fail(args: argparse.Namespace, error: PlannerError, body: dict[str, Any] | None = None) -> int:
+    """Say what went wrong on stderr, with --json on stdout too (added to ``body``), and return the exit code."""
+    print(f"weft: {error}", file=sys.stderr)
+    if args.json:
+        violations = [{"layer": v.layer, "message": v.message, "hint": v.hint} for v in error.violations]
+        found = {
+            "code": error.code.value,
+            "message": error.message,
+            "layer": error.layer,
+            "hint": error.hint,
+            "violations": violations,
+        }
+        print(json.dumps({**(body or {}), "error": found}, indent=2))
+    return CATALOGUE[error.code].exit_code
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:

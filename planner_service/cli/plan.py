@@ -24,16 +24,16 @@ def run_plan(args: argparse.Namespace) -> int:
     if written:
         files.write(output, planned.plan)
     body = planned.to_json() | {"output": str(output) if written else None}
-    if written or args.json:
+    if written:
         files.emit(args, body, f"{output}: {_describe(planned)}")
-    if not planned.fit.fits and not args.force:
-        raise PlannerError(
-            Code.INFEASIBLE,
-            f"the plan does not fit {planned.target}",
-            hint="--force writes it all the same",
-            violations=[Violation(s.layer, str(s)) for s in planned.fit.shortfalls],
-        )
-    return 0
+        return 0
+    error = PlannerError(
+        Code.INFEASIBLE,
+        f"the plan does not fit {planned.target}",
+        hint="--force writes it all the same",
+        violations=[Violation(s.layer, str(s)) for s in planned.fit.shortfalls],
+    )
+    return files.fail(args, error, body)
 
 
 def run_sweep(args: argparse.Namespace) -> int:
@@ -43,6 +43,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     front = _create(args, replace(request, kind="front"))
     (layers,) = _create(args, replace(request, kind="layers", plan_version=front[0].plan_version))
     if args.output:
+        files.make_folder(args.output)
         for planned in front:
             files.write(args.output / f"{args.model.stem}-{planned.arena_bytes}.weft", planned.plan)
     if args.html:

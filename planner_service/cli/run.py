@@ -54,7 +54,7 @@ def run_run(args: argparse.Namespace) -> int:
             shown = " ".join(f"{v:.4g}" for v in real[:_SHOWN_VALUES]) + (" ..." if real.size > _SHOWN_VALUES else "")
             text.append(f"sample {i}: largest at {top}, crc32 {outputs[-1]['crc32']:08x}: {shown}")
         body["samples"].append({"outputs": outputs})
-        right += samples.labels is not None and outputs[0]["top"] == samples.labels[i]
+        right += samples.labels is not None and outputs[0]["top"] == int(samples.labels[i])
     if samples.labels is not None:
         body["accuracy"] = right / len(samples)
         text.append(f"accuracy {right} of {len(samples)} ({right / len(samples):.2%})")
