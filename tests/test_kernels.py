@@ -70,6 +70,7 @@ class CCall(ctypes.Structure):
         ("first", ctypes.c_bool),
         ("last", ctypes.c_bool),
         ("scratch", ctypes.c_void_p),
+        ("scratch_len", ctypes.c_uint32),
         ("macs", ctypes.POINTER(ctypes.c_uint64)),
     ]
 

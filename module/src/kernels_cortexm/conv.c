@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * CONV2D: the patches under two output pixels are widened onto the stack, then multiplied with two output channels at a
- * time. Long patches go in chunks, for a block of channels whose sums are kept on the stack.
+ * CONV2D. With memory for it, the patches under two output pixels are widened, then multiplied with two output channels
+ * at a time: 1 instruction per MAC. Without, four output channels read the pixels in place: 1.5 per MAC. Memory is the
+ * plan's scratch, or the stack for short patches. Long patches go in chunks, for a block of channels whose sums are
+ * kept.
  */
 #include "dsp.h"
 
@@ -10,39 +12,41 @@
 #include "../kernels_ref/linear.h"
 #include "../kernels_ref/taps.h"
 
-#define CHUNK 128        /* elements of a patch widened at once; 4 bytes of stack each */
-#define CHUNK_STAGED 100 /* where bytes are gathered first: they take the end of the same memory */
-#define BLOCK 16         /* output channels whose sums are kept between chunks */
-
-/*
- * Two widened patches, interleaved by four elements: even and odd pair of one pixel, even and odd pair of the other.
- * Element k of a pixel is thus near pair[k].
- */
-typedef struct {
-    int16x2_t pair[CHUNK];
-} patches_t;
-
-/* An output pixel: the rows under it and where it is written. */
-typedef struct {
-    const weft_rows_t *rows;
-    int32_t x;
-    int8_t *out;
-} pixel_t;
+#define CHUNK_MAX 128 /* elements of a patch widened at once */
+#define CHUNK_MIN 16  /* shorter chunks are not worth it */
+#define BLOCK 16      /* output channels whose sums are kept between chunks */
+#define STACK_BYTES 144
 
 typedef struct {
     int32_t a0, a1, b0, b1; /* pixels a, b; channels 0, 1 */
 } acc_t;
+
+/* An output pixel: its first tap, the taps that are inside and where it is written. */
+typedef struct {
+    int32_t y, x;
+    const int8_t *patch; /* where the patch is one run of memory */
+    int8_t *out;
+} pixel_t;
 
 /* What does not change during a call. */
 typedef struct {
     const weft_call_t *call;
     weft_linear_t p;
     int32_t depth, size; /* input channels of a group; elements of a patch */
-    int32_t chunk;       /* elements at once */
-    bool in_place;       /* a patch is one run of memory */
-    bool joined;         /* a tap row is one run of memory */
-    bool staged;         /* runs do not start at multiples of four elements */
     uint32_t offset;
+    const int32_t *bias, *multiplier; /* blocks are aligned, these cores little-endian */
+    /*
+     * Two widened patches, interleaved by four elements: even and odd pair of one pixel, even and odd pair of the
+     * other. Element k of a pixel is thus near pair[k].
+     */
+    int16x2_t *pair;
+    acc_t *sums;   /* of a block, if there are several chunks */
+    int8_t *stage; /* bytes of a chunk whose runs do not start at multiples of four elements, or NULL */
+    int32_t chunk; /* elements at once */
+    bool in_place; /* a patch is one run of memory */
+    bool joined;   /* a tap row is one run of memory */
+    bool simple;   /* multiply_quick() will do */
+    bool quick;    /* no sum has excess, all shifts are right shifts */
 } conv_t;
 
 /* ---------------------------------------------------------------- gathering */
@@ -64,36 +68,54 @@ static __attribute__((noinline)) void widen(int16x2_t *pair, const int8_t *src, 
     }
 }
 
+/* Both patches at once, each one run of memory. */
+static __attribute__((noinline)) void widen_two(int16x2_t *pair, const int8_t *a, const int8_t *b, int32_t n,
+                                                uint32_t offset)
+{
+    const int8_t *stop = a + (n & ~3);
+    for (; a != stop; a += 4, b += 4, pair += 4) {
+        const uint32_t va = dsp_load(a), vb = dsp_load(b);
+        pair[0] = dsp_even_plus(va, offset);
+        pair[1] = dsp_odd_plus(va, offset);
+        pair[2] = dsp_even_plus(vb, offset);
+        pair[3] = dsp_odd_plus(vb, offset);
+    }
+    if (n & 3) {
+        widen(pair, a, n & 3, offset);
+        widen(pair + 2, b, n & 3, offset);
+    }
+}
+
 DSP_INLINE void copy(int8_t *dst, const int8_t *src, int32_t n)
 {
-    for (; n >= 4; n -= 4, src += 4, dst += 4) {
+    if (n < 4) {
+        for (; n > 0; n--) {
+            *dst++ = *src++;
+        }
+        return;
+    }
+    for (; n > 4; n -= 4, src += 4, dst += 4) {
         dsp_store(dst, dsp_load(src));
     }
-    for (; n > 0; n--) {
-        *dst++ = *src++;
-    }
+    dsp_store(dst + n - 4, dsp_load(src + n - 4)); /* overlaps the word before */
 }
 
 /* Elements [k0, k0 + n) of a pixel's patch, zero where the tap is outside; input channels from `channel` on. */
 static __attribute__((noinline)) void gather(const conv_t *conv, const pixel_t *px, int32_t channel, int32_t k0,
-                                             int32_t n, int16x2_t *pair, int8_t *stage)
+                                             int32_t n, int16x2_t *pair)
 {
     const weft_op_t *op = conv->call->op;
     const weft_view_t *in = &conv->call->in0;
-    const weft_rows_t *rows = px->rows;
-    const int32_t first = px->x * op->stride_w - op->pad_left, tap_step = op->dilation_w * in->c;
-    if (conv->in_place) {
-        widen(pair, weft_row(rows, 0) + (first - rows->x) * in->c + channel + k0, n, conv->offset);
-        return;
-    }
-    const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, in->w);
-    const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * in->c + channel;
-    const int32_t row_size = op->kernel_w * conv->depth;
+    int8_t *const stage = conv->stage;
+    const weft_taps_t rows = weft_taps(px->y, op->kernel_h, op->dilation_h, in->h);
+    const weft_taps_t cols = weft_taps(px->x, op->kernel_w, op->dilation_w, in->w);
+    const int32_t x = px->x + cols.lo * op->dilation_w;
+    const int32_t row_size = op->kernel_w * conv->depth, tap_step = op->dilation_w * in->c;
     const int32_t runs = conv->joined ? 1 : cols.hi - cols.lo;
     const int32_t run = conv->joined ? (cols.hi - cols.lo) * conv->depth : conv->depth;
 
-    if ((rows->taps.hi - rows->taps.lo) * (cols.hi - cols.lo) != op->kernel_h * op->kernel_w) {
-        if (conv->staged) {
+    if ((rows.hi - rows.lo) * (cols.hi - cols.lo) != op->kernel_h * op->kernel_w) {
+        if (stage != NULL) {
             memset(stage, in->zero_point, (size_t)n);
         } else {
             for (int32_t k = 0; k < n; k += 4) {
@@ -101,7 +123,7 @@ static __attribute__((noinline)) void gather(const conv_t *conv, const pixel_t *
             }
         }
     }
-    for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++) {
+    for (int32_t ky = rows.lo; ky < rows.hi; ky++) {
         int32_t at = ky * row_size + cols.lo * conv->depth - k0; /* where the run starts in the chunk */
         if (at >= n) {
             break;
@@ -109,20 +131,20 @@ static __attribute__((noinline)) void gather(const conv_t *conv, const pixel_t *
         if (at + runs * run <= 0) {
             continue;
         }
-        const int8_t *src = weft_row(rows, ky) + column;
+        const int8_t *src = weft_px(in, px->y + ky * op->dilation_h, x) + channel;
         for (int32_t k = 0; k < runs; k++, src += tap_step, at += run) {
             const int32_t begin = weft_max(at, 0), end = weft_min(at + run, n);
             if (begin >= end) {
                 continue;
             }
-            if (conv->staged) {
+            if (stage != NULL) {
                 copy(stage + begin, src + (begin - at), end - begin);
             } else {
                 widen(pair + begin, src + (begin - at), end - begin, conv->offset);
             }
         }
     }
-    if (conv->staged) {
+    if (stage != NULL) {
         widen(pair, stage, n, conv->offset);
     }
 }
@@ -178,20 +200,28 @@ DSP_INLINE acc_t mac_quad(acc_t acc, const int16x2_t *pair, uint32_t w0, uint32_
     "smlad %[a1], r4, %[t], %[a1]\n\t"                                                                                 \
     "smlad %[b1], r8, %[t], %[b1]\n\t"
 
-/* Two patches of n elements, two rows of weights. Written out, as it needs all but one register. */
-DSP_INLINE acc_t mac_patches(acc_t acc, const int16x2_t *pair, const int8_t *w0, const int8_t *w1, int32_t n)
+/* At least eight elements of two patches, two rows of weights. Written out, as it needs all but one register. */
+DSP_INLINE acc_t mac_eights(acc_t acc, const int16x2_t **pairs, const int8_t **row0, const int8_t **row1, int32_t n)
 {
-    if (n >= 8) {
-        const int16x2_t *const stop = pair + (n & ~7);
-        int32_t t, u;
-        __asm__ volatile("1:\n\t" MAC_QUAD MAC_QUAD "ldr %[t], %[stop]\n\t"
-                         "cmp %[t], %[pair]\n\t"
-                         "bne 1b"
-                         : [a0] "+r"(acc.a0), [a1] "+r"(acc.a1), [b0] "+r"(acc.b0), [b1] "+r"(acc.b1),
-                           [pair] "+r"(pair), [w0] "+r"(w0), [w1] "+r"(w1), [t] "=&r"(t), [u] "=&r"(u)
-                         : [stop] "m"(stop)
-                         : "r3", "r4", "r5", "r8", "cc", "memory");
-    }
+    const int16x2_t *pair = *pairs, *const stop = pair + (n & ~7);
+    const int8_t *w0 = *row0, *w1 = *row1;
+    int32_t t, u;
+    __asm__ volatile("1:\n\t" MAC_QUAD MAC_QUAD "ldr %[t], %[stop]\n\t"
+                     "cmp %[t], %[pair]\n\t"
+                     "bne 1b"
+                     : [a0] "+r"(acc.a0), [a1] "+r"(acc.a1), [b0] "+r"(acc.b0), [b1] "+r"(acc.b1), [pair] "+r"(pair),
+                       [w0] "+r"(w0), [w1] "+r"(w1), [t] "=&r"(t), [u] "=&r"(u)
+                     : [stop] "m"(stop)
+                     : "r3", "r4", "r5", "r8", "cc", "memory");
+    *pairs = pair;
+    *row0 = w0;
+    *row1 = w1;
+    return acc;
+}
+
+/* The last n % 8 elements of n. */
+DSP_INLINE acc_t mac_rest(acc_t acc, const int16x2_t *pair, const int8_t *w0, const int8_t *w1, int32_t n)
+{
     if (n & 4) {
         acc = mac_quad(acc, pair, dsp_load(w0), dsp_load(w1));
         pair += 4;
@@ -204,131 +234,250 @@ DSP_INLINE acc_t mac_patches(acc_t acc, const int16x2_t *pair, const int8_t *w0,
     return acc;
 }
 
-/* Requantise and write channels o and o1 of two pixels. */
-DSP_INLINE void store(const weft_linear_t *p, int32_t o, int32_t o1, const acc_t *acc, int8_t *out_a, int8_t *out_b)
+/* Requantise and write channels o and o + second of two pixels. */
+DSP_INLINE void store(const conv_t *conv, int32_t o, int32_t second, acc_t acc, int8_t *out_a, int8_t *out_b)
 {
-    const int32_t i0 = p->per_tensor ? 0 : o, i1 = p->per_tensor ? 0 : o1, zp = p->zp_out;
-    const int32_t m0 = (int32_t)weft_rd32(p->multiplier + 4 * i0), m1 = (int32_t)weft_rd32(p->multiplier + 4 * i1);
-    const int32_t s0 = p->shift[i0], s1 = p->shift[i1];
-    if (__builtin_expect(
-            (s0 & s1 & ~(dsp_excess(acc->a0) | dsp_excess(acc->b0) | dsp_excess(acc->a1) | dsp_excess(acc->b1))) < 0,
-            1)) {
-        out_a[o] = dsp_out(dsp_requant_fast(acc->a0, m0, -s0), zp);
-        out_b[o] = dsp_out(dsp_requant_fast(acc->b0, m0, -s0), zp);
-        out_a[o1] = dsp_out(dsp_requant_fast(acc->a1, m1, -s1), zp);
-        out_b[o1] = dsp_out(dsp_requant_fast(acc->b1, m1, -s1), zp);
+    const int32_t zp = conv->p.zp_out, i = conv->p.per_tensor ? 0 : o, next = conv->p.per_tensor ? 0 : second;
+    const int32_t *multiplier = conv->multiplier + i;
+    const int8_t *shift = conv->p.shift + i;
+    const int32_t m0 = multiplier[0], m1 = multiplier[next], s0 = shift[0], s1 = shift[next];
+    out_a += o;
+    out_b += o;
+    if (__builtin_expect(conv->quick, 1)) {
+        out_a[0] = dsp_out(dsp_requant_fast(acc.a0, m0, -s0), zp);
+        out_b[0] = dsp_out(dsp_requant_fast(acc.b0, m0, -s0), zp);
+        out_a[second] = dsp_out(dsp_requant_fast(acc.a1, m1, -s1), zp);
+        out_b[second] = dsp_out(dsp_requant_fast(acc.b1, m1, -s1), zp);
     } else {
-        out_a[o] = dsp_out(dsp_requant_any(acc->a0, m0, s0), zp);
-        out_b[o] = dsp_out(dsp_requant_any(acc->b0, m0, s0), zp);
-        out_a[o1] = dsp_out(dsp_requant_any(acc->a1, m1, s1), zp);
-        out_b[o1] = dsp_out(dsp_requant_any(acc->b1, m1, s1), zp);
+        out_a[0] = dsp_out(dsp_requant_any(acc.a0, m0, s0), zp);
+        out_b[0] = dsp_out(dsp_requant_any(acc.b0, m0, s0), zp);
+        out_a[second] = dsp_out(dsp_requant_any(acc.a1, m1, s1), zp);
+        out_b[second] = dsp_out(dsp_requant_any(acc.b1, m1, s1), zp);
     }
 }
 
 /*
  * Output channels [o, end) of pixels a and b, from elements [k0, k0 + n) of their patches. Sums start from the bias, or
- * from `sums` where k0 > 0, and go there unless this is the end of the patch.
+ * from conv->sums where k0 > 0, and go there unless this is the end of the patch.
  */
-static __attribute__((noinline)) void multiply(const conv_t *conv, const patches_t *patches, int32_t k0, int32_t n,
-                                               int32_t o, int32_t end, acc_t *sums, int8_t *out_a, int8_t *out_b)
+static __attribute__((noinline)) void multiply(const conv_t *conv, int32_t k0, int32_t n, int32_t o, int32_t end,
+                                               int8_t *out_a, int8_t *out_b)
 {
     const int32_t size = conv->size;
-    const bool last = k0 + n == size;
-    const int8_t *w = conv->p.weights + o * size + k0;
-    for (; o < end; o += 2, sums++, w += 2 * size) {
-        const bool odd = o + 1 == end; /* the last of an odd number is done twice */
-        const int32_t o1 = odd ? o : o + 1;
+    const int32_t second = end - o > 1; /* 0: a single channel, done twice */
+    const int32_t last = end - 1 - second;
+    for (acc_t *sums = conv->sums;; sums++) {
+        const int32_t *bias = conv->bias + o;
+        const int8_t *w = conv->p.weights + o * size + k0;
         acc_t acc;
-        if (k0 == 0) {
-            acc.a0 = acc.b0 = weft_linear_bias(&conv->p, o);
-            acc.a1 = acc.b1 = weft_linear_bias(&conv->p, o1);
+        acc.a0 = acc.b0 = bias[0];
+        acc.a1 = acc.b1 = bias[second];
+        if (k0 != 0) {
+            acc = *sums;
+        }
+        const int8_t *w1 = w + (second ? size : 0);
+        const int16x2_t *pair = conv->pair;
+        if (n >= 8) {
+            acc = mac_eights(acc, &pair, &w, &w1, n);
+        }
+        acc = mac_rest(acc, pair, w, w1, n);
+        if (k0 + n != size) {
+            *sums = acc;
+        } else {
+            store(conv, o, second, acc, out_a, out_b);
+        }
+        if (o == last) {
+            break;
+        }
+        o = weft_min(o + 2, last); /* the last pair of an odd number overlaps the one before */
+    }
+}
+
+/*
+ * multiply() for chunks of at least eight elements, an even number of channels with multipliers of their own, and sums
+ * that need no check. `whole`: the chunk is the patch.
+ */
+DSP_INLINE void multiply_quick(const conv_t *conv, int32_t k0, int32_t n, int32_t o, int32_t end, int8_t *out_a,
+                               int8_t *out_b, bool whole)
+{
+    const int32_t size = conv->size, zp = conv->p.zp_out;
+    const int32_t *const bias = conv->bias, *const multiplier = conv->multiplier;
+    const int8_t *const shift = conv->p.shift, *w = conv->p.weights + o * size + k0;
+    acc_t *sums = conv->sums;
+    for (; o < end; o += 2, sums++) {
+        acc_t acc;
+        if (whole || k0 == 0) {
+            acc.a0 = acc.b0 = bias[o];
+            acc.a1 = acc.b1 = bias[o + 1];
         } else {
             acc = *sums;
         }
-        acc = mac_patches(acc, patches->pair, w, odd ? w : w + size, n);
-        if (last) {
-            store(&conv->p, o, o1, &acc, out_a, out_b);
-        } else {
-            *sums = acc;
+        const int8_t *w1 = w + size;
+        const int16x2_t *pair = conv->pair;
+        acc = mac_eights(acc, &pair, &w, &w1, n);
+        if (n & 7) {
+            acc = mac_rest(acc, pair, w, w1, n);
         }
+        w = w1 + (whole ? n & 7 : size - (n & ~7));
+        if (!whole && k0 + n != size) {
+            *sums = acc;
+            continue;
+        }
+        const int32_t m0 = multiplier[o], m1 = multiplier[o + 1], s0 = -shift[o], s1 = -shift[o + 1];
+        out_a[o] = dsp_out(dsp_requant_fast(acc.a0, m0, s0), zp);
+        out_b[o] = dsp_out(dsp_requant_fast(acc.b0, m0, s0), zp);
+        out_a[o + 1] = dsp_out(dsp_requant_fast(acc.a1, m1, s1), zp);
+        out_b[o + 1] = dsp_out(dsp_requant_fast(acc.b1, m1, s1), zp);
     }
+}
+
+static __attribute__((noinline)) void multiply_whole(const conv_t *conv, int32_t o, int32_t end, int8_t *out_a,
+                                                     int8_t *out_b)
+{
+    multiply_quick(conv, 0, conv->size, o, end, out_a, out_b, true);
+}
+
+static __attribute__((noinline)) void multiply_part(const conv_t *conv, int32_t k0, int32_t n, int32_t o, int32_t end,
+                                                    int8_t *out_a, int8_t *out_b)
+{
+    multiply_quick(conv, k0, n, o, end, out_a, out_b, false);
 }
 
 static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
 {
     const int32_t groups = conv->call->op->groups, per_group = conv->call->out.c / groups;
-    const int32_t block = conv->chunk >= conv->size ? per_group : BLOCK;
-    patches_t patches;
-    acc_t sums[BLOCK / 2];
-    int8_t *stage = (int8_t *)patches.pair + (sizeof patches - CHUNK_STAGED);
+    const bool whole = conv->chunk == conv->size;
 
-    for (int32_t group = 0; group < groups; group++) {
-        const int32_t channel = group * conv->depth, group_end = (group + 1) * per_group;
-        for (int32_t o = group * per_group; o < group_end; o += block) {
+    for (int32_t channel = 0, o = 0, group_end = per_group; channel < conv->call->in0.c; channel += conv->depth) {
+        for (int32_t end; o < group_end; o = end) {
+            end = whole ? group_end : weft_min(o + BLOCK, group_end);
             for (int32_t k = 0; k < conv->size; k += conv->chunk) {
                 const int32_t n = weft_min(conv->chunk, conv->size - k);
-                gather(conv, a, channel, k, n, patches.pair, stage);
-                gather(conv, b, channel, k, n, patches.pair + 2, stage);
-                multiply(conv, &patches, k, n, o, weft_min(o + block, group_end), sums, a->out, b->out);
+                if (conv->in_place) {
+                    widen_two(conv->pair, a->patch + channel + k, b->patch + channel + k, n, conv->offset);
+                } else {
+                    gather(conv, a, channel, k, n, conv->pair);
+                    gather(conv, b, channel, k, n, conv->pair + 2);
+                }
+                if (!conv->simple) {
+                    multiply(conv, k, n, o, end, a->out, b->out);
+                } else if (whole) {
+                    multiply_whole(conv, o, end, a->out, b->out);
+                } else {
+                    multiply_part(conv, k, n, o, end, a->out, b->out);
+                }
             }
         }
+        group_end += per_group;
     }
 }
 
-/* ---------------------------------------------------------------- one pixel left over */
-
-DSP_INLINE acc_t mac_run(acc_t acc, const int8_t *a, const int8_t *w0, const int8_t *w1, int32_t n, uint32_t offset)
+/* Output pixels two by two, as they come, across rows too; false if one is left over. */
+static __attribute__((noinline)) bool conv_pairs(const conv_t *conv)
 {
-    const int8_t *stop = a + (n & ~3);
-    while (a != stop) {
-        const uint32_t v = dsp_load(a), v0 = dsp_load(w0), v1 = dsp_load(w1);
-        const int16x2_t even = dsp_even_plus(v, offset), odd = dsp_odd_plus(v, offset);
-        acc.a0 = __smlad(even, dsp_even(v0), acc.a0);
-        acc.a0 = __smlad(odd, dsp_odd(v0), acc.a0);
-        acc.a1 = __smlad(even, dsp_even(v1), acc.a1);
-        acc.a1 = __smlad(odd, dsp_odd(v1), acc.a1);
-        a += 4;
-        w0 += 4;
-        w1 += 4;
+    const weft_call_t *call = conv->call;
+    const weft_op_t *op = call->op;
+    pixel_t px[2];
+    bool second = false;
+    for (int32_t y = call->y0; y < call->y1; y++) {
+        pixel_t at = {.y = y * op->stride_h - op->pad_top, .x = call->x0 * op->stride_w - op->pad_left};
+        at.out = weft_px(&call->out, y, call->x0);
+        at.patch = conv->in_place ? weft_px(&call->in0, at.y, at.x) : at.out;
+        for (int32_t x = call->x0; x < call->x1; x++) {
+            px[second] = at;
+            if (second) {
+                two_pixels(conv, &px[0], &px[1]);
+            }
+            second = !second;
+            at.x += op->stride_w;
+            at.patch += op->stride_w * call->in0.c;
+            at.out += call->out.c;
+        }
     }
-    for (int32_t i = 0; i < (n & 3); i++) {
-        const int32_t x = a[i] + (int16_t)offset;
-        acc.a0 += x * w0[i];
-        acc.a1 += x * w1[i];
+    if (second && !conv->joined) {
+        two_pixels(conv, &px[0], &px[0]);
+        second = false;
     }
-    return acc;
+    return !second;
 }
 
-/* A pixel by itself, its patch read in place; tap rows are runs of memory. */
-static void one_pixel(const conv_t *conv, const pixel_t *px)
+/* ---------------------------------------------------------------- in place */
+
+/* Output channels [o, end) of one pixel whose taps are [rows.lo, rows.hi) x [cols.lo, cols.hi), four at a time. */
+static void one_pixel(const conv_t *conv, const weft_rows_t *rows, int32_t x, int8_t *out)
 {
     const weft_op_t *op = conv->call->op;
     const weft_view_t *in = &conv->call->in0;
     const weft_linear_t *p = &conv->p;
-    const int32_t first = px->x * op->stride_w - op->pad_left, n = conv->call->out.c;
-    const weft_taps_t cols = weft_taps(first, op->kernel_w, 1, in->w), rows = px->rows->taps;
-    const int32_t column = (first + cols.lo - px->rows->x) * in->c, row_size = op->kernel_w * in->c;
+    const int32_t n = conv->call->out.c, size = conv->size, first = x * op->stride_w - op->pad_left;
+    const weft_taps_t cols = weft_taps(first, op->kernel_w, 1, in->w);
+    const int32_t column = (first + cols.lo - rows->x) * in->c, row_size = op->kernel_w * in->c;
+    const int32_t run = (cols.hi - cols.lo) * in->c;
 
-    for (int32_t o = 0; o < n; o += 2) {
-        const int32_t o1 = weft_min(o + 1, n - 1), other = (o1 - o) * conv->size;
-        const int8_t *w = p->weights + o * conv->size + rows.lo * row_size + cols.lo * in->c;
-        acc_t acc;
-        acc.a0 = weft_linear_bias(p, o);
-        acc.a1 = weft_linear_bias(p, o1);
-        for (int32_t ky = rows.lo; ky < rows.hi; ky++, w += row_size) {
-            acc =
-                mac_run(acc, weft_row(px->rows, ky) + column, w, w + other, (cols.hi - cols.lo) * in->c, conv->offset);
+    for (int32_t o = 0, count; o < n; o += count) {
+        count = n - o >= 4 ? 4 : 1;
+        const int32_t next = count == 4 ? 1 : 0;
+        const int8_t *w = p->weights + o * size + rows->taps.lo * row_size + cols.lo * in->c;
+        dsp_acc4_t acc;
+        for (int32_t i = 0; i < 4; i++) {
+            acc.v[i] = conv->bias[o + i * next];
         }
-        acc.b0 = acc.a0;
-        acc.b1 = acc.a1;
-        store(p, o, o1, &acc, px->out, px->out);
+        for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, w += row_size) {
+            acc = dsp_mac_run(acc, weft_row(rows, ky) + column, w, next * size, run, conv->offset);
+        }
+        for (int32_t i = 0; i < count; i++) {
+            const int32_t m = p->per_tensor ? 0 : o + i;
+            out[o + i] = dsp_out(dsp_requant(acc.v[i], conv->multiplier[m], p->shift[m]), p->zp_out);
+        }
     }
+}
+
+/* Pixels from (y0, x0) to the end of the region; tap rows are runs of memory. */
+static __attribute__((noinline)) void conv_singles(const conv_t *conv, int32_t y0, int32_t x0)
+{
+    const weft_call_t *call = conv->call;
+    weft_rows_t rows;
+    for (int32_t y = y0; y < call->y1; y++, x0 = call->x0) {
+        weft_rows(&rows, call, y);
+        for (int32_t x = x0; x < call->x1; x++) {
+            one_pixel(conv, &rows, x, weft_px(&call->out, y, x));
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- the call */
+
+/* Divides `bytes` of memory; false if that is too little. */
+static bool divide(conv_t *conv, void *memory, uint32_t bytes)
+{
+    const bool staged = !conv->in_place && (conv->depth & 3) != 0;
+    const int32_t element = staged ? 5 : 4, available = (int32_t)weft_min((int32_t)(bytes & 0xffffu), 8192);
+    int32_t most = weft_min(available / element / 4 * 4, CHUNK_MAX);
+    conv->sums = NULL;
+    if (conv->size > most) {
+        const int32_t sums = BLOCK / 2 * (int32_t)sizeof(acc_t);
+        most = weft_min((available - sums) / element / 8 * 8, CHUNK_MAX);
+        if (most < CHUNK_MIN) {
+            return false;
+        }
+        /* As few chunks as can be, and those alike. */
+        const int32_t chunks = (conv->size + most - 1) / most;
+        conv->chunk = weft_min((conv->size + 8 * chunks - 1) / (8 * chunks) * 8, most);
+        conv->sums = memory;
+        conv->pair = (int16x2_t *)memory + sums / 4;
+    } else {
+        conv->chunk = conv->size;
+        conv->pair = memory;
+    }
+    conv->stage = staged ? (int8_t *)(conv->pair + ((conv->chunk + 3) & ~3)) : NULL;
+    return true;
 }
 
 void weft_conv2d_dsp(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
     const int32_t taps = op->kernel_h * op->kernel_w;
+    int32_t stack[STACK_BYTES / 4];
     conv_t conv;
     conv.call = call;
     conv.p = weft_linear(call, call->out.c);
@@ -336,32 +485,24 @@ void weft_conv2d_dsp(const weft_call_t *call)
     conv.size = taps * conv.depth;
     conv.in_place = taps == 1 && op->pad_top + op->pad_left == 0;
     conv.joined = op->groups == 1 && op->dilation_w == 1;
-    conv.staged = !conv.in_place && (conv.depth & 3) != 0;
-    conv.chunk = weft_min(conv.size, conv.staged ? CHUNK_STAGED : CHUNK);
     conv.offset = dsp_offset(call->in0.zero_point);
+    conv.bias = (const int32_t *)(const void *)conv.p.bias;
+    conv.multiplier = (const int32_t *)(const void *)conv.p.multiplier;
+    conv.quick = dsp_quick(&conv.p, call->out.c, conv.size);
 
-    /* Output pixels are paired as they come, across rows too. */
-    weft_rows_t rows[2];
-    pixel_t px[2];
-    int32_t count = 0;
-    for (int32_t y = call->y0; y < call->y1; y++) {
-        weft_rows_t *under = &rows[y & 1];
-        int8_t *out = weft_px(&call->out, y, call->x0);
-        weft_rows(under, call, y);
-        for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
-            px[count].rows = under;
-            px[count].x = x;
-            px[count].out = out;
-            if (++count == 2) {
-                two_pixels(&conv, &px[0], &px[1]);
-                count = 0;
-            }
+    if ((conv.size <= STACK_BYTES / 5 && divide(&conv, stack, sizeof stack)) ||
+        divide(&conv, call->scratch, call->scratch_len)) {
+        const int32_t last = conv.size % conv.chunk; /* 0: all chunks are alike */
+        conv.simple = conv.quick && !conv.p.per_tensor && conv.chunk >= 8 && (last == 0 || last >= 8) &&
+                      (call->out.c / op->groups & 1) == 0;
+        if (!conv_pairs(&conv)) {
+            conv_singles(&conv, call->y1 - 1, call->x1 - 1);
         }
-    }
-    if (count == 1 && conv.joined) {
-        one_pixel(&conv, &px[0]);
-    } else if (count == 1) {
-        two_pixels(&conv, &px[0], &px[0]);
+    } else if (conv.joined) {
+        conv_singles(&conv, call->y0, call->x0);
+    } else {
+        weft_conv2d(call);
+        return;
     }
     dsp_count_macs(call, conv.depth * call->out.c);
     dsp_clamp_region(call);

@@ -10,6 +10,24 @@ int32_t dsp_requant_any(int32_t acc, int32_t multiplier, int32_t shift)
     return weft_clamp(weft_mbqm(acc, multiplier, shift), -512, 511);
 }
 
+bool dsp_quick(const weft_linear_t *p, int32_t n, int32_t size)
+{
+    if (size >= (1 << 30) / (255 * 128)) {
+        return false;
+    }
+    const int32_t room = (1 << 30) - size * 255 * 128;
+    const int32_t *bias = (const int32_t *)(const void *)p->bias;
+    int32_t shifts = -1, sums = 0; /* sign bits: all shifts negative; a bias beyond +-room */
+    for (int32_t o = 0; o < n; o++) {
+        const int32_t b = bias[o];
+        sums |= (room - 1 - b) | (room + b);
+    }
+    for (int32_t m = 0; m < (p->per_tensor ? 1 : n); m++) {
+        shifts &= p->shift[m];
+    }
+    return (shifts & ~sums) < 0;
+}
+
 void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi)
 {
     const uint32_t low = (uint32_t)(uint8_t)lo * 0x01010101u, high = (uint32_t)(uint8_t)hi * 0x01010101u;

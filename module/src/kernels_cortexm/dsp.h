@@ -14,6 +14,7 @@
 #include <arm_acle.h>
 
 #include "../fixedpoint.h"
+#include "../kernels_ref/linear.h"
 #include "../weft_internal.h"
 
 #ifndef __ARM_FEATURE_DSP
@@ -86,12 +87,18 @@ DSP_INLINE int32_t dsp_excess(int32_t acc)
     return (int32_t)((uint32_t)acc + 0x40000000u);
 }
 
-/* weft_mbqm() for acc without excess and a right shift by 1 to 31: (2 acc * m + 2^31) >> 32 is SMMULR. */
-DSP_INLINE int32_t dsp_requant_fast(int32_t acc, int32_t multiplier, int32_t right)
+/* weft_mbqm() for half of `doubled` and a right shift by 1 to 31: (doubled * m + 2^31) >> 32 is SMMULR. */
+DSP_INLINE int32_t dsp_requant_doubled(int32_t doubled, int32_t multiplier, int32_t right)
 {
     int32_t t;
-    __asm__("smmulr %0, %1, %2" : "=r"(t) : "r"(acc * 2), "r"(multiplier));
+    __asm__("smmulr %0, %1, %2" : "=r"(t) : "r"(doubled), "r"(multiplier));
     return dsp_shift_right(t, right);
+}
+
+/* weft_mbqm() for acc without excess and a right shift by 1 to 31. */
+DSP_INLINE int32_t dsp_requant_fast(int32_t acc, int32_t multiplier, int32_t right)
+{
+    return dsp_requant_doubled(acc * 2, multiplier, right);
 }
 
 DSP_INLINE int32_t dsp_requant(int32_t acc, int32_t multiplier, int32_t shift)
@@ -102,12 +109,60 @@ DSP_INLINE int32_t dsp_requant(int32_t acc, int32_t multiplier, int32_t shift)
     return dsp_requant_any(acc, multiplier, shift);
 }
 
+/* Sums of `size` products from any bias have no excess, and every shift is a right shift: dsp_requant_fast() will do.
+ */
+bool dsp_quick(const weft_linear_t *p, int32_t n, int32_t size);
+
 /* Add the output's zero point and saturate. */
 DSP_INLINE int8_t dsp_out(int32_t scaled, int32_t zero_point)
 {
     int32_t r;
     __asm__("ssat %0, #8, %1" : "=r"(r) : "r"(scaled + zero_point));
     return (int8_t)r;
+}
+
+/* Sums of four output channels. */
+typedef struct {
+    int32_t v[4];
+} dsp_acc4_t;
+
+#define DSP_MAC_ROW(address, v)                                                                                        \
+    "ldr %[t], " address "\n\t"                                                                                        \
+    "sxtb16 %[u], %[t]\n\t"                                                                                            \
+    "sxtb16 %[t], %[t], ror #8\n\t"                                                                                    \
+    "smlad %[" v "], %[even], %[u], %[" v "]\n\t"                                                                      \
+    "smlad %[" v "], %[odd], %[t], %[" v "]\n\t"
+
+#define DSP_MAC_QUAD                                                                                                   \
+    "ldr %[odd], [%[x]], #4\n\t"                                                                                       \
+    "sxtab16 %[even], %[offset], %[odd]\n\t"                                                                           \
+    "sxtab16 %[odd], %[offset], %[odd], ror #8\n\t" DSP_MAC_ROW("[%[w], %[row]]", "v1")                                \
+        DSP_MAC_ROW("[%[w], %[row], lsl #1]", "v2") DSP_MAC_ROW("[%[w], %[row3]]", "v3")                               \
+            DSP_MAC_ROW("[%[w]], #4", "v0")
+
+/* n neighbouring inputs with four rows of weights, `row` bytes apart; 0: one row four times. */
+DSP_INLINE dsp_acc4_t dsp_mac_run(dsp_acc4_t acc, const int8_t *x, const int8_t *w, int32_t row, int32_t n,
+                                  uint32_t offset)
+{
+    const int8_t *const stop = x + (n & ~3);
+    if (x != stop) {
+        int32_t t, u, even, odd;
+        __asm__ volatile("1:\n\t" DSP_MAC_QUAD "ldr %[t], %[stop]\n\t"
+                         "cmp %[t], %[x]\n\t"
+                         "bne 1b"
+                         : [v0] "+r"(acc.v[0]), [v1] "+r"(acc.v[1]), [v2] "+r"(acc.v[2]), [v3] "+r"(acc.v[3]),
+                           [x] "+r"(x), [w] "+r"(w), [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd)
+                         : [row] "r"(row), [row3] "r"(3 * row), [offset] "r"(offset), [stop] "m"(stop)
+                         : "cc", "memory");
+    }
+    for (int32_t i = 0; i < (n & 3); i++) {
+        const int32_t value = x[i] + (int16_t)offset;
+        acc.v[0] += value * w[i];
+        acc.v[1] += value * w[row + i];
+        acc.v[2] += value * w[2 * row + i];
+        acc.v[3] += value * w[3 * row + i];
+    }
+    return acc;
 }
 
 /* Clamp n bytes to [lo, hi], four at a time; kernels saturate to int8 and come here if that is not the clamp. */
