@@ -150,12 +150,15 @@ static int check_full(const weft_plan_t *plan, const block_t *full, uint32_t fro
     return WEFT_OK;
 }
 
-static int check_bounds(const weft_plan_t *plan, const block_t *b, uint32_t arena_bytes, weft_error_t *err)
+/* Inside the arena; *top becomes the highest end of all blocks. */
+static int check_bounds(const weft_plan_t *plan, const block_t *b, uint32_t arena_bytes, uint32_t *top,
+                        weft_error_t *err)
 {
+    *top = b->end > *top && b->end <= arena_bytes ? (uint32_t)b->end : *top;
     return b->begin % 4u == 0 && b->end <= arena_bytes ? WEFT_OK : fail_at(plan, WEFT_ERR_ARENA, b, err);
 }
 
-static int check_placed(const weft_plan_t *plan, uint32_t arena_bytes, weft_error_t *err)
+static int check_placed(const weft_plan_t *plan, uint32_t arena_bytes, uint32_t *top, weft_error_t *err)
 {
     static const weft_segment_t none = {0, 0, 1, 1};
     for (uint32_t n = 0; n < plan->placed_count; n++) {
@@ -166,7 +169,7 @@ static int check_placed(const weft_plan_t *plan, uint32_t arena_bytes, weft_erro
         if (full.begin == full.end) {
             continue; /* external */
         }
-        int r = check_bounds(plan, &full, arena_bytes, err);
+        int r = check_bounds(plan, &full, arena_bytes, top, err);
         for (uint32_t m = n + 1; r == WEFT_OK && m < plan->placed_count; m++) {
             entry_block(plan, m, &none, 0, false, &other);
             if (other.begin != other.end && !apart(&full, &other)) {
@@ -183,13 +186,14 @@ static int check_placed(const weft_plan_t *plan, uint32_t arena_bytes, weft_erro
 
 int weft_verify_arena(const weft_plan_t *plan, uint32_t arena_bytes, weft_error_t *err)
 {
-    int r = check_placed(plan, arena_bytes, err);
+    uint32_t top = 0;
+    int r = check_placed(plan, arena_bytes, &top, err);
     for (uint32_t s = 0; s < plan->stage_count; s++) {
         walk_t a;
         block_t x, y;
         walk_begin(&a, plan, s);
         while (r == WEFT_OK && walk_next(&a, &x)) {
-            r = check_bounds(plan, &x, arena_bytes, err);
+            r = check_bounds(plan, &x, arena_bytes, &top, err);
             walk_t b = a;
             while (r == WEFT_OK && walk_next(&b, &y)) {
                 if (!apart(&x, &y)) {
@@ -209,5 +213,8 @@ int weft_verify_arena(const weft_plan_t *plan, uint32_t arena_bytes, weft_error_
             return r;
         }
     }
-    return WEFT_OK;
+    /* Exactly what the blocks need, in units of the arena's alignment. */
+    return arena_bytes - top < weft_arena_align(plan)
+               ? WEFT_OK
+               : weft_fail(err, WEFT_ERR_DECLARED, WEFT_NONE, WEFT_HEADER_ARENA_BYTES);
 }
