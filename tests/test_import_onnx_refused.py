@@ -194,7 +194,7 @@ REFUSED: dict[str, tuple[Callable[[Model], bytes], Code, str, str]] = {
     ),
     "scale that differs": (
         lambda m: m.done(m.node("Conv", [m.dq(m.q(m.node("Relu", [m.x()])), Q(scale=np.float32(1))), m.w()])),
-        Code.UNSUPPORTED, "made with another", "quantise",
+        Code.UNSUPPORTED, "that it was made with", "quantise",
     ),
     "scale computed": (
         lambda m: m.done(
@@ -212,7 +212,7 @@ REFUSED: dict[str, tuple[Callable[[Model], bytes], Code, str, str]] = {
     ),
     "sum of unquantised": (
         lambda m: m.done(m.node("Add", [m.node("Conv", [m.x(1, 3, 6, 7), m.w()]), m.x(1, 6, 4, 5)])), Code.UNSUPPORTED,
-        "not quantised", "QuantizeLinear",
+        "result of Conv", "QuantizeLinear",
     ),
     # operators
     "unknown operator": (lambda m: m.done(m.node("Einsum", [m.x()])), Code.UNSUPPORTED, "Einsum", "operators.md"),
@@ -240,14 +240,14 @@ REFUSED: dict[str, tuple[Callable[[Model], bytes], Code, str, str]] = {
         lambda m: m.done(m.node("MatMul", [m.x(1, 9), m.x(1, 9)])), Code.UNSUPPORTED, "weights are constant", "",
     ),
     "divided by computed": (
-        lambda m: m.done(m.node("Div", [m.x(), m.x()])), Code.UNSUPPORTED, "division", "multiply",
+        lambda m: m.done(m.node("Div", [m.x(), m.x()])), Code.UNSUPPORTED, "the divisor", "multiply",
     ),
     "float picture as operand": (
         lambda m: m.done(m.node("Mul", [m.x(), m.constant(np.ones((1, 1, 4, 5), np.float32))])), Code.UNSUPPORTED,
         "float constant", "quantise the constant",
     ),
     "mean of channels": (
-        lambda m: m.done(m.node("ReduceMean", [m.x()], axes=[1])), Code.UNSUPPORTED, "mean over axes", "height",
+        lambda m: m.done(m.node("ReduceMean", [m.x()], axes=[1])), Code.UNSUPPORTED, "axes [1]", "height",
     ),
     "softmax over batch": (lambda m: m.done(m.node("Softmax", [m.x()], axis=0)), Code.UNSUPPORTED, "axis 0", ""),
     "transposed picture": (
@@ -263,7 +263,7 @@ REFUSED: dict[str, tuple[Callable[[Model], bytes], Code, str, str]] = {
     ),
     "padded channels": (
         lambda m: m.done(m.node("Pad", [m.x(), m.constant(np.array([0, 1, 0, 0, 0, 0, 0, 0]))])), Code.UNSUPPORTED,
-        "batch or channels", "height and width",
+        "height and width only", "crop outside",
     ),
     "reflected edges": (
         lambda m: m.done(m.node("Pad", [m.x(), m.constant(np.array([0, 0, 1, 1, 0, 0, 1, 1]))], mode="reflect")),
@@ -277,11 +277,11 @@ REFUSED: dict[str, tuple[Callable[[Model], bytes], Code, str, str]] = {
     ),
     "enormous resize": (
         lambda m: m.done(m.node("Resize", [m.x(), "", m.constant(np.array([1, 1, 30000, 30000], np.float32))])),
-        Code.UNSUPPORTED, "tensor of", "shapes",
+        Code.UNSUPPORTED, "a tensor's sides", "shapes",
     ),
     "enormous pad": (
         lambda m: m.done(m.node("Pad", [m.x(), m.constant(np.array([0, 0, 0, 0, 0, 0, 1 << 40, 0]))])),
-        Code.UNSUPPORTED, "tensor of", "shapes",
+        Code.UNSUPPORTED, "a tensor's sides", "shapes",
     ),
     "indices of a maximum": (
         lambda m: m.done(m.node("MaxPool", [m.x()], [m.name("v"), m.name("i")], kernel_shape=[2, 2])), Code.UNSUPPORTED,

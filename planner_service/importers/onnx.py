@@ -20,7 +20,7 @@ from planner_service import arith
 from planner_service.errors import Code, PlannerError
 from planner_service.format import DType
 from planner_service.importers.onnx_read import MICROSOFT, Array, Edge, MalformedError, Node, Source, read_model
-from planner_service.importers.onnx_rules import OTHERWISE, QUANTISE, REFUSED, RULES
+from planner_service.importers.onnx_rules import LIMITS, MAX_SIDE, MAX_WEIGHTS, OTHERWISE, REFUSED, RULES
 from planner_service.importers.rules import Collector, Facts, Operand
 from planner_service.ir import (
     Binary,
@@ -58,10 +58,7 @@ _TEMPLATES: dict[int, tuple[Template, ...]] = {
     3: (((), (1,), (2,)), ((2,), (), (1,)), ((1,), (2,), ())),
     4: (NCHW, NHWC),
 }
-MAX_SIDE = 32767
 MAX_ELEMENTS = 1 << 31
-#: Weights of all layers together: constants may be read by many layers, each of which keeps a copy.
-MAX_WEIGHTS = 64 << 20
 
 #: QLinear operators: positions of (tensor, scale, zero point) of the data inputs, of the bias, and of the output's
 #: (scale, zero point); the float operator they stand for; their domain.
@@ -218,11 +215,11 @@ _Value = _Const | _Stored | _Codes | _Real | _Pending | _Outside | _Lost
 
 
 class _RefusedError(Exception):
-    """An operator that Weft cannot run: message and remedy for the user."""
+    """An operator that goes beyond one of LIMITS; the text says what was found."""
 
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.remedy = remedy
+    def __init__(self, limit: str, found: str) -> None:
+        super().__init__(f"{LIMITS[limit].text}, found {found}")
+        self.remedy = LIMITS[limit].remedy
 
 
 # ---------------------------------------------------------------- entry
@@ -259,7 +256,7 @@ def _prod(values: Sequence[int]) -> int:
 
 def _check_dims(dims: Sequence[int]) -> None:
     if not all(1 <= d <= MAX_SIDE for d in dims) or _prod(dims) >= MAX_ELEMENTS:
-        raise _RefusedError(f"a tensor of {list(dims)} (sides are 1 to {MAX_SIDE})", "check shapes, strides and pads")
+        raise _RefusedError("size", str(list(dims)))
 
 
 def _view_of(shape: Sequence[int], template: Template) -> _View:
@@ -364,7 +361,7 @@ def _window(node: Node, size: tuple[int, int], kernel: tuple[int, int]) -> _Wind
             out[i] -= 1  # a window that would start in the padding behind the tensor
     _check_dims(out)
     if max(before) > 255:
-        raise _RefusedError(f"padding of {max(before)}", "use a smaller window")
+        raise _RefusedError("padding", str(max(before)))
     return _Window(
         kernel=kernel,
         stride=(stride[0], stride[1]),
@@ -392,7 +389,7 @@ def _nearest_sources(size: int, out: int, scale: float, mode: str, nearest: str)
     elif mode == "half_pixel":
         x = (y + f(0.5)) / s - f(0.5)
     else:
-        raise _RefusedError(f"coordinate_transformation_mode {mode}", "use asymmetric or half_pixel")
+        raise _RefusedError("resize mode", mode)
     if nearest == "floor":
         index = np.floor(x)
     elif nearest == "ceil":
@@ -557,9 +554,7 @@ class _Lowering:
         try:
             if isinstance(value, _Pending):
                 if value.natural is None:
-                    raise _RefusedError(
-                        f"output of {value.operator} {value.layer} is not quantised", "add QuantizeLinear before it"
-                    )
+                    raise _RefusedError("output quantised", f"{value.operator} {value.layer}")
                 value = self._dequantise_codes(self._quantise(value, _cell(*value.natural), False, edge.name))
             if isinstance(value, _Real) and value.table is not None:
                 low, high = min(0.0, float(value.table.min())), max(0.0, float(value.table.max()))
@@ -569,14 +564,12 @@ class _Lowering:
             if isinstance(value, _Lost):
                 return
             if not isinstance(value, _Codes | _Real):
-                raise _RefusedError("output is a constant or an input as it is", "remove it from the outputs")
+                raise _RefusedError("output computed", "a constant or an input as it is")
             if self._tensors[value.tensor].name in {io.name for io in self._inputs}:
-                raise _RefusedError("output is an input as it is", "remove it from the outputs")
+                raise _RefusedError("output computed", "an input as it is")
             long = [d for d in value.view.axes if len(d) > 1]
             if any(list(d) != sorted(d) for d in long) or (long and not _in_memory_order(value.view)):
-                raise _RefusedError(
-                    "output is flattened channels first, Weft keeps channels last", "leave out the last Flatten"
-                )
+                raise _RefusedError("output order", f"{list(value.view.shape)} flattened channels first")
             dtype = DType.FLOAT32
             if isinstance(value, _Codes):
                 dtype = DType.UINT8 if value.unsigned else DType.INT8
@@ -597,7 +590,7 @@ class _Lowering:
         """Count ``size`` bytes of weights before they are made."""
         self._weights += size
         if self._weights > MAX_WEIGHTS:
-            raise _RefusedError(f"weights of more than {MAX_WEIGHTS} bytes", "use a smaller model")
+            raise _RefusedError("weights", f"{self._weights} bytes or more")
 
     def _cell_of(self, value: _Real | _Codes) -> _Cell:
         return self._tensors[value.tensor].cell
@@ -624,10 +617,7 @@ class _Lowering:
     def _arranged(self, value: _Real | _Codes, template: Template, layer: str) -> int:
         tensor = self._arrange(value, template, layer)
         if tensor is None:
-            raise _RefusedError(
-                f"input {list(value.view.shape)} would have to be transposed in memory",
-                "keep tensors [1, C, H, W] between operators",
-            )
+            raise _RefusedError("layout", f"{list(value.view.shape)} transposed in memory")
         return tensor
 
     def _operand(self, name: str) -> Operand | None:
@@ -717,10 +707,7 @@ class _Lowering:
         if cell.scale is None:
             cell.scale, cell.zero_point = wanted.scale, wanted.zero_point
         if not cell.same(wanted):
-            raise _RefusedError(
-                f"{name} is read with scale {wanted.scale} and zero point {q.zero_point} but made with another",
-                "quantise the model again",
-            )
+            raise _RefusedError("one meaning", f"{name} read with scale {wanted.scale}, zero point {q.zero_point}")
         return self._dequantise_codes(value)
 
     def _dequantise_codes(self, value: _Codes) -> _Real:
@@ -823,7 +810,7 @@ class _Lowering:
 
     def _lower_quantiser(self, node: Node) -> list[_Value] | None:
         if len(node.inputs) < 2 or node.integer("block_size", 0):
-            raise _RefusedError("blockwise or without scale", "quantise per tensor or per channel")
+            raise _RefusedError("blockwise", f"block_size {node.integer('block_size', 0)}")
         value = self._values[node.inputs[0]]
         zero_point = node.inputs[2] if len(node.inputs) > 2 else ""
         signed = isinstance(value, _Const) and value.array.dtype != np.uint8
@@ -865,7 +852,7 @@ class _Lowering:
     def _lower_qlinear(self, node: Node) -> list[_Value] | None:
         data, bias, out, base, _ = _DESUGAR[node.op]
         if len(node.inputs) <= out or not node.inputs[out]:
-            raise _RefusedError("float output", "give the output's scale and zero point")
+            raise _RefusedError("output scale", "none")
         q = self._quantisation(node.inputs[out], _at(node.inputs, out + 1), 0, True)
         entered = [self._dequantised_input(node, position) for position in data]
         names = [n for n in entered if n is not None]
@@ -941,7 +928,7 @@ class _Lowering:
             if first.scales.size > 1:
                 kept = [d for d, n in enumerate(shape) if n == first.scales.size]
                 if len(kept) != 1:
-                    raise _RefusedError("reshapes weights with several scales", "quantise weights in their final shape")
+                    raise _RefusedError("weights reshaped", f"{list(array.shape)} to {list(shape)}")
                 return replace(first, codes=array.reshape(shape), axis=kept[0])
             return replace(first, codes=array.reshape(shape))
         return None
@@ -996,7 +983,7 @@ class _Lowering:
         def emit(want: _Want) -> None:
             codes, units, factors = _fit_accumulator(weights, self._bias(bias, steps, o, want.bias))
             multipliers = steps * factors / want.cell.known
-            self._check_multipliers(node, units, weights[0].size, multipliers)
+            _check_multipliers(units, weights[0].size, multipliers)
             shared: dict[str, Any] = {
                 "name": node.name,
                 "inputs": (tensor,),
@@ -1040,16 +1027,6 @@ class _Lowering:
         result: Int64 = np.clip(units, -(2.0**60), 2.0**60).astype(np.int64)
         return result
 
-    def _check_multipliers(self, node: Node, bias: Int64, taps: int, multipliers: Float64) -> None:
-        bound = arith.accumulator_bound(bias, taps)
-        largest = float(multipliers.max())
-        if not largest < 1.0 and bound * 2.0 ** (math.floor(math.log2(largest)) + 1) > arith.INT32_MAX:
-            self._found.add(
-                node.name,
-                f"{node.op}: the output's scale is {largest:.3g} times finer than the accumulator's",
-                "quantise again with calibration data that reaches this layer",
-            )
-
     def _centred(self, w: _Stored) -> Int8:
         """Symmetric weights as int8."""
         self._charge(w.codes.size)
@@ -1080,7 +1057,7 @@ class _Lowering:
             view = _View(shape=out, axes=(*((),) * (len(shape) - 1), (2,) if n > 1 else ()))
             return self._linear(node, x.tensor, weights, scales, bias, (1, 1, n), None, None, view=view)
         if len(shape) not in (3, 4) or shape[0] != 1:
-            raise _RefusedError(f"input {list(shape)}", "use [1, features] up to [1, H, W, features]")
+            raise _RefusedError("dense input", str(list(shape)))
         template = _TEMPLATES[3][0] if len(shape) == 3 else NHWC
         tensor = self._arranged(x, template, node.name)
         h, w, _ = self._tensors[tensor].shape
@@ -1101,7 +1078,7 @@ class _Lowering:
         """factor[c] * x + offset[c] as a depthwise 1x1 convolution: exact up to its one rounding."""
         templates = _TEMPLATES.get(len(x.view.shape), ())
         if all(self._arrange(x, t, node.name, copy=False) is None for t in templates):
-            raise _RefusedError("operand would have to be transposed in memory", "quantise the constant")
+            raise _RefusedError("channel constant", f"operand {list(x.view.shape)} transposed in memory")
         dims = self._tensors[x.tensor].shape
         magnitude = np.where(factor == 0, 1.0, np.abs(factor))
         weights = (127 * np.sign(factor)).astype(np.int8).reshape(-1, 1, 1, 1)
@@ -1123,7 +1100,7 @@ class _Lowering:
 
     def _scaled(self, node: Node, x: _Real, dim: int, factor: Float64, offset: Float64) -> _Value:
         if x.view.shape[dim] != 1 and x.view.axes[dim] != (2,):
-            raise _RefusedError("constant does not run along the channels", "quantise the constant")
+            raise _RefusedError("channel constant", "one along another dimension")
         return self._per_channel(node, x, factor, offset)
 
     # ------------------------------------------------ elementwise
@@ -1133,7 +1110,7 @@ class _Lowering:
         a, b = values
         constants = [isinstance(v, _Const | _Stored) for v in (a, b)]
         if all(constants):
-            raise _RefusedError("both operands are constant", "fold constants: onnxsim")
+            raise _RefusedError("one computed", "two constants")
         if any(constants):
             x, c, swapped = (b, a, True) if constants[0] else (a, b, False)
             return self._with_constant(node, base, x, c, swapped)
@@ -1148,7 +1125,7 @@ class _Lowering:
             if v.table is not None:
                 raise self._unquantised(v)
         if base == "Div":
-            raise _RefusedError("division by a computed tensor", "multiply by what is quantised instead")
+            raise _RefusedError("divisor", "a computed one")
         rank = max(len(a.view.shape), len(b.view.shape))
         a, b = (replace(v, view=_raised(v.view, rank)) for v in (a, b))
         if a.view.axes == b.view.axes and a.view.shape == b.view.shape:
@@ -1161,10 +1138,7 @@ class _Lowering:
                     pair = tuple(self._arranged(v, template, node.name) for v in (a, b))
                     dims, view = _dims_of(shape, template), _view_of(shape, template)
                     return self._two(node, base, (pair[0], pair[1]), dims, view)
-        raise _RefusedError(
-            f"operands {list(a.view.shape)} and {list(b.view.shape)} differ in memory layout",
-            "keep tensors [1, C, H, W] between operators",
-        )
+        raise _RefusedError("layout", f"{list(a.view.shape)} and {list(b.view.shape)} in different orders")
 
     def _arrangeable(self, value: _Real | _Codes, template: Template, copy: bool) -> bool:
         atoms = [a for dims in template for d in dims for a in value.view.axes[d]]
@@ -1183,7 +1157,7 @@ class _Lowering:
             else:
                 multiplier, bound = 2 * max(scales) / (2.0**20 * want.cell.known), 1.0
             if multiplier * bound >= 2.0**30 or (kind != "mul" and multiplier >= 1):
-                raise _RefusedError("the output's scale is too small for its operands", "calibrate and quantise again")
+                raise _RefusedError("output scale range", f"{want.cell.known:.3g}")
             self._ops.append(
                 Binary(
                     name=node.name,
@@ -1201,7 +1175,7 @@ class _Lowering:
         """One operand is constant. A number becomes part of a table, a vector per channel part of a convolution."""
         real = _real_constant(c)
         if base == "Div" and (swapped or not real.all()):
-            raise _RefusedError("needs a constant divisor that is not 0", "multiply by what is quantised instead")
+            raise _RefusedError("divisor", "a computed one" if swapped else "0")
         if isinstance(x, _Pending):
             vector = _along_channels(real, x.view)
             if base in ("Add", "Sub") and not swapped and x.channels and vector is not None and not _clamped(x):
@@ -1220,9 +1194,7 @@ class _Lowering:
             return self._with_stored(node, base, x, c, swapped)
         vector = _along_channels(real, x.view)
         if vector is None:
-            raise _RefusedError(
-                f"float constant of shape {list(real.shape)}", "quantise the constant (DequantizeLinear of int8)"
-            )
+            raise _RefusedError("channel constant", f"float constant of shape {list(real.shape)}")
         dim = next(d for d, axes in enumerate(x.view.axes) if axes == (2,))
         ones = np.ones(x.view.shape[dim])
         full = np.broadcast_to(vector, ones.shape).astype(np.float64)
@@ -1253,7 +1225,7 @@ class _Lowering:
                 constant = self._new(f"{node.name}/constant", data.shape, cell, np.ascontiguousarray(data))
                 pair = (constant, tensor) if swapped else (tensor, constant)
                 return self._two(node, base, pair, _dims_of(out, template), _view_of(out, template))
-        raise _RefusedError("constant and operand differ in memory layout", "keep tensors [1, C, H, W]")
+        raise _RefusedError("layout", f"constant {list(shape)} and {list(x.view.shape)} in different orders")
 
     @staticmethod
     def _unquantised(value: Any) -> _RefusedError:
@@ -1265,7 +1237,7 @@ class _Lowering:
             what = f"input {value.edge.name}"
         else:
             what = "an operand"
-        return _RefusedError(f"{what} is not quantised before it", QUANTISE)
+        return _RefusedError("quantised", f"{what}, which is not")
 
     def _unary(self, node: Node, values: list[Any]) -> _Value:
         x = values[0]
@@ -1313,7 +1285,7 @@ class _Lowering:
         kernel = node.integers("kernel_shape", None) or ()
         window = _window(node, (h, w), (kernel[0], kernel[1]))
         if any(t == 0 for i in (0, 1) for t in window.taps((h, w), i)):
-            raise _RefusedError("a window lies in the padding as a whole", "pad less than the kernel's size")
+            raise _RefusedError("empty window", f"pads {list(window.before)} and {list(window.after)}")
         return tensor, window, template
 
     def _max_pool(self, node: Node, values: list[Any]) -> _Value:
@@ -1358,9 +1330,7 @@ class _Lowering:
         clipped = window.clipped((h, w))
         counted = bool(node.integer("count_include_pad", 0)) and clipped
         if counted and window.overruns((h, w)):
-            raise _RefusedError(
-                "ceil_mode together with count_include_pad, where a window leaves the padding", "pad the input with Pad"
-            )
+            raise _RefusedError("ceil and count", "one that does")
         cell = self._tensors[tensor].cell
         taps = window.kernel[0] * window.kernel[1]
         shape = [1] * 4
@@ -1392,11 +1362,7 @@ class _Lowering:
                     )
                 )
             elif cell.known >= 2 * want.cell.known:
-                raise _RefusedError(
-                    f"padding is not counted, and the output's scale {want.cell.known:.4g} is not more than half the "
-                    f"input's {cell.known:.4g}: rounding twice would be off by more than 1",
-                    "give the output the input's scale, or set count_include_pad",
-                )
+                raise _RefusedError("uncounted padding", f"{want.cell.known:.4g} and {cell.known:.4g}")
             else:
                 middle = self._new(f"{node.outputs[0]}/average", (*window.out, c), cell)
                 self._ops.append(self._pool(node, "avg", tensor, middle, window))
@@ -1442,7 +1408,7 @@ class _Lowering:
             moved = [d for d in dims if x.view.shape[d] != 1]
             if all(d in (*template[0], *template[1]) for d in moved) and self._arrangeable(x, template, True):
                 return self._reduced(node, x, template, dims, keep=keep, kind="mean")
-        raise _RefusedError(f"mean over axes {axes} of {list(x.view.shape)}", "reduce over height and width only")
+        raise _RefusedError("mean axes", f"axes {axes} of {list(x.view.shape)}")
 
     def _reduced(
         self, node: Node, x: Any, template: Template, dims: Sequence[int], *, keep: bool, kind: Literal["mean", "max"]
@@ -1465,7 +1431,7 @@ class _Lowering:
 
         def emit(want: _Want) -> None:
             if cell.known / want.cell.known >= 2.0**15:
-                raise _RefusedError("the output's scale is too small for its input", "calibrate and quantise again")
+                raise _RefusedError("output scale range", f"{want.cell.known:.3g}")
             self._ops.append(
                 Reduce(
                     name=node.name,
@@ -1489,7 +1455,7 @@ class _Lowering:
             raise MalformedError(f"axis {axis} of rank {rank}")
         axis %= rank
         if x.view.shape[0] != 1 or axis == 0:
-            raise _RefusedError(f"over axis {axis} of {list(x.view.shape)}", "apply it to the channels")
+            raise _RefusedError("softmax axis", f"axis {axis} of {list(x.view.shape)}")
         others = [d for d in range(1, rank) if d != axis]
         template: Template = (tuple(others[:-1]), tuple(others[-1:]), (axis,))
         tensor = self._arranged(x, template, node.name)
@@ -1501,7 +1467,7 @@ class _Lowering:
             try:
                 multiplier, diff_min = arith.softmax_parameters(1.0, cell.known)
             except ValueError as error:
-                raise _RefusedError(f"input scale {cell.known} is too small", "calibrate and quantise again") from error
+                raise _RefusedError("softmax scale", str(cell.known)) from error
             plain = want.cell.same(natural)
             out = want.output if plain else self._new(f"{node.outputs[0]}/softmax", own.shape, natural)
             self._ops.append(
@@ -1553,10 +1519,7 @@ class _Lowering:
                 if found is None and all(self._arrangeable(v, template, copy) for v in values):
                     found = template
         if found is None or axis not in [d for dims in found for d in dims] or shape[0] != 1:
-            raise _RefusedError(
-                f"operands {[list(v.view.shape) for v in values]} along axis {axis} differ in memory layout",
-                "keep tensors [1, C, H, W] between operators",
-            )
+            raise _RefusedError("layout", f"{[list(v.view.shape) for v in values]} joined along axis {axis}")
         template = found
         place = next(a for a, dims in enumerate(template) if axis in dims)
         parts = [replace(v, tensor=self._arranged(v, template, node.name)) for v in values]
@@ -1572,7 +1535,7 @@ class _Lowering:
         if all(isinstance(p, _Codes) for p in parts):
             cell = self._cell_of(parts[0])
             if any(self._cell_of(p) is not cell and not self._cell_of(p).same(cell) for p in parts):
-                raise _RefusedError("joins quantised tensors of different scales", "use QLinearConcat")
+                raise _RefusedError("joined codes", "several")
             out = self._new(node.outputs[0], dims, cell)
             self._ops.append(Concat(name=node.name, inputs=tuple(p.tensor for p in parts), output=out, axis=place))
             return _Codes(tensor=out, view=view, unsigned=parts[0].unsigned)
@@ -1596,7 +1559,7 @@ class _Lowering:
         for i, d in enumerate(dims):
             before[d], after[d] = pads[i], pads[i + len(dims)]
         if min(pads, default=0) < 0:
-            raise _RefusedError(f"negative pads {pads}", "crop outside the model")
+            raise _RefusedError("pads", str(pads))
         value = _at(values, 2)
         real = 0.0 if value is None or not _real_constant(value).size else float(_real_constant(value).reshape(-1)[0])
         cell = self._cell_of(x)
@@ -1606,9 +1569,9 @@ class _Lowering:
             exact = real / cell.known + cell.zero_point
             code = int(np.rint(np.clip(exact, -(2.0**20), 2.0**20)))
             if abs(code - exact) > 1e-3:
-                raise _RefusedError(f"value {real} is none of the input's 256 values", "pad with 0")
+                raise _RefusedError("pad value", str(real))
         if not -128 <= code <= 127:
-            raise _RefusedError(f"value {real} is outside the input's range", "pad with 0")
+            raise _RefusedError("pad value", str(real))
         for template in _TEMPLATES.get(rank, ()):
             if any((before[d] or after[d]) and d not in (*template[0], *template[1]) for d in range(rank)):
                 continue
@@ -1618,13 +1581,13 @@ class _Lowering:
             shape = [n + before[d] + after[d] for d, n in enumerate(x.view.shape)]
             start = [before[dims_[0]] if dims_ else 0 for dims_ in template[:2]]
             if max(start) > 255:
-                raise _RefusedError(f"pads {pads}", "pad by at most 255")
+                raise _RefusedError("pads", str(pads))
             if not any(before) and not any(after):
                 return _as_value(x)
             out = self._new(node.outputs[0], _dims_of(shape, template), cell)
             self._ops.append(Pad(name=node.name, inputs=(tensor,), output=out, pads=(start[0], start[1]), value=code))
             return _as_value(replace(x, tensor=out, view=_view_of(shape, template)))
-        raise _RefusedError(f"pads {pads} touch batch or channels", "pad height and width only")
+        raise _RefusedError("pads", f"{pads} for {list(x.view.shape)}")
 
     def _resize(self, node: Node, values: list[Any]) -> _Value:
         x = values[0]
@@ -1633,7 +1596,7 @@ class _Lowering:
         axes = node.integers("axes", None)
         dims = list(range(4)) if axes is None else [a % 4 for a in axes]
         if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
-            raise _RefusedError("keep_aspect_ratio_policy", "give the sizes themselves")
+            raise _RefusedError("resize mode", "keep_aspect_ratio_policy")
         factor, out = [1.0] * 4, list(shape)
         if scales is not None and scales.array.size:
             if scales.array.size != len(dims):
@@ -1649,7 +1612,7 @@ class _Lowering:
         else:
             raise MalformedError("neither scales nor sizes")
         if out[0] != shape[0] or out[1] != shape[1]:
-            raise _RefusedError("resizes batch or channels", "resize height and width only")
+            raise _RefusedError("resize axes", f"{list(shape)} to {out}")
         _check_dims(out[1:])
         tensor = self._arranged(x, NCHW, node.name)
         mode = node.text("coordinate_transformation_mode", "half_pixel")
@@ -1725,10 +1688,7 @@ class _Lowering:
             return _as_value(replace(x, view=view))
         home = _home(shape)
         if isinstance(x, _Pending) or home is None or not _in_memory_order(x.view):
-            raise _RefusedError(
-                f"reshapes {list(x.view.shape)} to {list(shape)}, which would move data (channels are last in memory)",
-                "reshape only where channels or all but channels stay together",
-            )
+            raise _RefusedError("reshape", f"{list(x.view.shape)} to {list(shape)}")
         tensor = self._new(node.outputs[0], home[0], self._tensors[x.tensor].cell)
         self._ops.append(Reshape(name=node.name, inputs=(x.tensor,), output=tensor))
         return _as_value(replace(x, tensor=tensor, view=home[1]))
@@ -1750,7 +1710,7 @@ class _Lowering:
         raise MalformedError("no input")
 
     def _shape(self, node: Node, values: list[Any]) -> _Value:
-        raise _RefusedError("shape of something without one", "run onnxsim, or export with fixed shapes")
+        raise _RefusedError("shape", "something without one")
 
 
 _HANDLERS: dict[str, str] = {
@@ -1799,7 +1759,7 @@ def _fit_accumulator(weights: Int8, bias: Int64) -> tuple[Int8, Int64, Float64]:
     its bias: all taps together are less than taps / 2^16 of it, so a coarser step changes nothing that 8 bits show."""
     room = arith.INT32_MAX - weights[0].size * 255 * 128
     if room <= 0:
-        raise _RefusedError(f"{weights[0].size} taps per output do not fit 32 bits", "use a smaller layer")
+        raise _RefusedError("taps", str(weights[0].size))
     over = np.abs(bias) / room
     if over.max() <= 1:
         return weights, bias, np.ones(1)
@@ -1807,6 +1767,14 @@ def _fit_accumulator(weights: Int8, bias: Int64) -> tuple[Int8, Int64, Float64]:
     factors = np.exp2(shift)
     spread = factors.reshape(-1, *(1,) * (weights.ndim - 1))
     return np.rint(weights / spread).astype(np.int8), np.rint(bias / factors).astype(np.int64), factors
+
+
+def _check_multipliers(bias: Int64, taps: int, multipliers: Float64) -> None:
+    """A left shift must not push an accumulator out of 32 bits."""
+    bound = arith.accumulator_bound(bias, taps)
+    largest = float(multipliers.max())
+    if not largest < 1.0 and bound * 2.0 ** (math.floor(math.log2(largest)) + 1) > arith.INT32_MAX:
+        raise _RefusedError("output scale range", f"{largest:.3g} times the accumulator's step")
 
 
 def _cell(scale: float, zero_point: int) -> _Cell:
@@ -1865,7 +1833,7 @@ def _quantised_constant(array: Array, q: Operand) -> Array:
     if array.dtype.kind != "f" or not np.all(np.isfinite(array)):
         raise MalformedError("quantises a constant that is not of finite floats")
     if q.dtype not in ("int8", "uint8"):
-        raise _RefusedError(f"constant of type {q.dtype}", "quantise weights to int8")
+        raise MalformedError(f"quantises a constant to {q.dtype}")
     spread = [1] * max(array.ndim, 1)
     if len(q.scales) > 1:
         spread[q.axis] = -1

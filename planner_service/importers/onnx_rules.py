@@ -6,6 +6,7 @@ DequantizeLinear or as operands of a QLinear operator."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,8 +24,24 @@ CONCAT = ("Concat", "QLinearConcat")
 SOFTMAX = ("QLinearSoftmax", "Softmax")
 LAYOUT = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 NOTHING = ("Dropout", "Identity")
-#: Whose number of data inputs is not one.
-_WINDOWED = (*CONV, *POOL)
+WINDOWED = (*CONV, *POOL)
+AVERAGE = ("AveragePool", "QLinearAveragePool")
+QLINEAR = (
+    "QGemm",
+    "QLinearAdd",
+    "QLinearAveragePool",
+    "QLinearConv",
+    "QLinearGlobalAveragePool",
+    "QLinearLeakyRelu",
+    "QLinearMatMul",
+    "QLinearMul",
+    "QLinearReduceMean",
+    "QLinearSigmoid",
+    "QLinearSoftmax",
+)
+MAX_SIDE = 32767
+#: Weights of all layers together: constants may be read by many layers, each of which keeps a copy.
+MAX_WEIGHTS = 64 << 20
 
 QUANTISE = "put QuantizeLinear and DequantizeLinear around it; weft quantize does"
 STATIC = "use static quantisation: weft quantize model.onnx --calibration data.npz, from the float model"
@@ -187,12 +204,125 @@ def _says(_: Facts) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A rule that shows only while the operator is taken apart: the importer raises it by its key, with what it
+    found."""
+
+    operators: tuple[str, ...]
+    text: str
+    remedy: str
+
+
+_AGAIN = "quantise again, with calibration data that reaches this layer"
+_IN_ORDER = "keep tensors [1, C, H, W] between operators"
+LIMITS: dict[str, Limit] = {
+    "size": Limit(
+        operators=(EVERY,),
+        text=f"a tensor's sides are 1 to {MAX_SIDE}, its elements fewer than 2^31",
+        remedy="check shapes, strides and pads",
+    ),
+    "weights": Limit(
+        operators=(EVERY,), text=f"weights take at most {MAX_WEIGHTS >> 20} MiB together", remedy="use a smaller model"
+    ),
+    "quantised": Limit(
+        operators=(EVERY,), text="activations are quantised before every operator but Relu and Clip", remedy=QUANTISE
+    ),
+    "one meaning": Limit(
+        operators=(EVERY,),
+        text="a tensor is read with the scale and zero point that it was made with",
+        remedy="quantise the model again",
+    ),
+    "layout": Limit(
+        operators=(EVERY,), text="channels come last in memory, and data is not moved to change that", remedy=_IN_ORDER
+    ),
+    "output scale range": Limit(
+        operators=(EVERY,), text="the output's scale is not finer than the arithmetic's 32 bits", remedy=_AGAIN
+    ),
+    "output quantised": Limit(
+        operators=(EVERY,),
+        text="outputs are quantised (Softmax and functions may be left float)",
+        remedy="add QuantizeLinear and DequantizeLinear before the output",
+    ),
+    "output computed": Limit(operators=(EVERY,), text="outputs are computed", remedy="remove it from the outputs"),
+    "output order": Limit(operators=(EVERY,), text="outputs have channels last", remedy="leave out the last Flatten"),
+    "blockwise": Limit(
+        operators=("DequantizeLinear", "QuantizeLinear"),
+        text="scale is given, not blockwise",
+        remedy="quantise per tensor or per channel",
+    ),
+    "output scale": Limit(
+        operators=QLINEAR, text="the output has a scale and zero point", remedy="give y_scale and y_zero_point"
+    ),
+    "taps": Limit(
+        operators=(*CONV, *DENSE), text="taps of an output times 255 * 128 fit 32 bits", remedy="use a smaller layer"
+    ),
+    "dense input": Limit(
+        operators=("MatMul", "QLinearMatMul"),
+        text="input is [1, features] up to [1, H, W, features]",
+        remedy="Reshape it",
+    ),
+    "one computed": Limit(operators=BINARY, text="one operand is computed", remedy="fold constants: onnxsim"),
+    "channel constant": Limit(
+        operators=(*BINARY, "BatchNormalization"),
+        text="a constant operand is quantised, or float and one number or one per channel",
+        remedy="quantise the constant (DequantizeLinear of int8)",
+    ),
+    "divisor": Limit(
+        operators=("Div",), text="the divisor is constant and not 0", remedy="multiply by what is quantised instead"
+    ),
+    "padding": Limit(operators=WINDOWED, text="padding is at most 255", remedy="use a smaller window"),
+    "empty window": Limit(
+        operators=POOL, text="every window touches the tensor", remedy="pad less than the kernel's size"
+    ),
+    "ceil and count": Limit(
+        operators=AVERAGE,
+        text="with ceil_mode and count_include_pad no window leaves the padding",
+        remedy="pad the input with Pad",
+    ),
+    "uncounted padding": Limit(
+        operators=AVERAGE,
+        text="where padding is not counted, the output's scale is the input's or more than half of it",
+        remedy="give the output the input's scale, or set count_include_pad",
+    ),
+    "mean axes": Limit(operators=REDUCE, text="over height, width or both", remedy="reduce over height and width only"),
+    "softmax axis": Limit(operators=SOFTMAX, text="not over the batch", remedy="apply it to the channels"),
+    "softmax scale": Limit(operators=SOFTMAX, text="the input's scale is more than 2^-26", remedy=_AGAIN),
+    "joined codes": Limit(
+        operators=("Concat",), text="tensors joined without DequantizeLinear have one scale", remedy="use QLinearConcat"
+    ),
+    "pads": Limit(
+        operators=("Pad",),
+        text="height and width only, by 0 to 255 before them and not less than 0 behind",
+        remedy="pad height and width only, crop outside the model",
+    ),
+    "pad value": Limit(operators=("Pad",), text="the value is one of the input's 256", remedy="pad with 0"),
+    "resize mode": Limit(
+        operators=("Resize",),
+        text="coordinates as the standard has them, but not cropped or of kept aspect ratio",
+        remedy="use asymmetric or half_pixel, and sizes",
+    ),
+    "resize axes": Limit(operators=("Resize",), text="height and width only", remedy="resize height and width only"),
+    "reshape": Limit(
+        operators=LAYOUT,
+        text="only a matter of layout: dimensions of 1 come and go, channels move, a tensor is flattened before Gemm; "
+        "nothing that would move data",
+        remedy="reshape only where channels or all but channels stay together",
+    ),
+    "weights reshaped": Limit(
+        operators=LAYOUT,
+        text="weights with several scales keep the dimension that these run along",
+        remedy="quantise weights in their final shape",
+    ),
+    "shape": Limit(operators=("Shape",), text="of an activation; it is folded", remedy="run onnxsim"),
+}
+
+
 _LSB = "result at most 1 LSB from onnxruntime's"
-_REPORT = "report it as a bug"
 
 
 def _state(operators: tuple[str, ...], text: str) -> tuple[Rule, ...]:
-    return rules(operators, text, _REPORT, _says)
+    return rules(operators, text, "", _says)
 
 
 RULES: tuple[Rule, ...] = (
@@ -250,7 +380,7 @@ RULES: tuple[Rule, ...] = (
         final=True,
     ),
     *rules(
-        _WINDOWED,
+        WINDOWED,
         "kernel, strides, dilations 1 to 255, pads 0 to 255, auto_pad of the standard",
         "use a smaller window, or Pad for negative pads",
         _small_window,
@@ -276,11 +406,6 @@ RULES: tuple[Rule, ...] = (
     *_state(DENSE, _LSB + ": fixed-point instead of float requantisation"),
     # ---- elementwise
     *rules(BINARY, "two operands", "check the model", _two_operands, final=True),
-    *_state(
-        BINARY,
-        "operands are quantised, or one is constant: quantised of any broadcastable shape, float if it is one number "
-        "or one per channel; Div needs a constant divisor",
-    ),
     *_state(BINARY, _LSB + ": fixed-point instead of float arithmetic"),
     *rules(
         ("BatchNormalization",),
@@ -307,8 +432,7 @@ RULES: tuple[Rule, ...] = (
     *_state(("MaxPool", "GlobalMaxPool"), "exact; at most 1 LSB where the output has another scale"),
     *_state(
         ("AveragePool", "QLinearAveragePool"),
-        _LSB + ": ties round away from zero. Where padding is not counted, the output's scale is more than half the "
-        "input's",
+        _LSB + ": ties round away from zero",
     ),
     *rules(GLOBAL, "input is quantised", QUANTISE, _quantised, final=True),
     *rules(
@@ -322,7 +446,6 @@ RULES: tuple[Rule, ...] = (
         lambda f: _quantised(f) is True and _constant_parameters(f) is True,
         final=True,
     ),
-    *_state(REDUCE, "over height, width or both"),
     # ---- joining, layout
     *rules(("QLinearConcat",), "inputs are quantised", QUANTISE, _all_quantised, final=True),
     *_state(
@@ -343,16 +466,12 @@ RULES: tuple[Rule, ...] = (
         lambda f: f.attributes.get("mode", "constant") == "constant" or f"{f.attributes['mode']}",
         final=True,
     ),
-    *_state(("Pad",), "height and width only, not negative; the value is one of the input's 256"),
+    *_state(("Pad",), "exact"),
     *rules(("Resize",), "input is quantised", QUANTISE, _quantised, final=True),
     *rules(("Resize",), "input is [1, channels, height, width]", "Unsqueeze it to rank 4", _rank(4), final=True),
     *rules(("Resize",), "nearest neighbour of height and width", "use mode nearest", _resize_mode, final=True),
     *_state(("Resize",), "exact"),
-    *_state(
-        LAYOUT,
-        "where it is only a matter of layout: dimensions of 1 come and go, channels move, a tensor is flattened before "
-        "Gemm; what would move data apart from that is refused. Exact",
-    ),
+    *_state(LAYOUT, "exact"),
     *_state(NOTHING, "removed"),
     # ---- softmax
     *rules(SOFTMAX, "input is quantised", QUANTISE, _quantised, final=True),
@@ -361,10 +480,5 @@ RULES: tuple[Rule, ...] = (
         "TFLite's fixed-point softmax of scale 1/256, then a table if the model's scale differs: at most "
         "1 LSB of 1/256 from onnxruntime's",
     ),
-    Rule(
-        operator="Shape",
-        text="folded: shapes are fixed",
-        remedy=_REPORT,
-        check=_says,
-    ),
+    *(rule for limit in LIMITS.values() for rule in rules(limit.operators, limit.text, limit.remedy, _says)),
 )
