@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys and signatures of plans: ECDSA P-256 over SHA-256 of header and section table, as docs/plan-format.md has it.
+
+Pure functions over bytes. Private keys are PKCS #8 in PEM, public keys the 65 bytes of the uncompressed X9.62 point
+that a device holds. Signing is deterministic (RFC 6979): same plan, same key, same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+from planner_service.errors import Code, PlannerError
+from planner_service.format import MAGIC, SIGNATURE_LEN, EngineError, HeaderRecord, SectionRecord, SignatureRecord
+
+UNSIGNED, ECDSA_P256 = 0, 1  #: SIGNATURE.algorithm
+PUBLIC_KEY_LEN = 65
+_VALUE_LEN = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A row of the section table; ``intact``: the bytes have the declared SHA-256."""
+
+    type: int
+    offset: int
+    length: int
+    sha256: str
+    intact: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """What a plan's header and signature say. ``digest``: SHA-256 of header and section table, what is signed and what
+    devices show (its first 16 bytes)."""
+
+    digest: str
+    plan_version: int
+    total_len: int
+    arena_bytes: int
+    vendor_id: str
+    class_id: str
+    model_id: str
+    algorithm: int
+    key_id: str
+    sections: tuple[Section, ...]
+
+
+def generate_key(password: str | None = None) -> bytes:
+    """A new private key as PEM, encrypted if there is a password."""
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if password is not None:
+        encryption = serialization.BestAvailableEncryption(password.encode())
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
+    )
+
+
+def public_key(pem: bytes, password: str | None = None) -> bytes:
+    """The 65 bytes of the public key that belongs to ``pem``, a private key or a public one.
+
+    PlannerError(BAD_REQUEST): not a P-256 key, or the wrong password."""
+    if b"PRIVATE KEY" in pem:
+        return _point(_private(pem, password).public_key())
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _bad_key("this is no PEM key") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise _bad_key("the key is not on the curve P-256")
+    return _point(key)
+
+
+def key_id(public: bytes) -> bytes:
+    """The first four bytes of SHA-256 of a public key, as SIGNATURE.key_id holds them."""
+    return hashlib.sha256(public).digest()[:4]
+
+
+def c_array(public: bytes, name: str = "weft_key") -> str:
+    """C source that defines the public key, for a firmware's key slot."""
+    rows = [", ".join(f"0x{b:02x}" for b in public[at : at + 13]) for at in range(0, len(public), 13)]
+    body = ",\n    ".join(rows)
+    return f"#include <stdint.h>\n\nconst uint8_t {name}[{len(public)}] = {{\n    {body},\n}};\n"
+
+
+def sign(plan: bytes, pem: bytes, password: str | None = None) -> bytes:
+    """The plan with its signature record filled in; an existing signature is replaced.
+
+    PlannerError: BAD_PLAN if the bytes are no plan or a section is damaged, BAD_REQUEST for the key."""
+    private = _private(pem, password)
+    damaged = [s for s in describe(plan).sections if not s.intact]
+    if damaged:
+        raise _bad_plan(f"section {damaged[0].type} does not have the bytes that the header declares")
+    end = _header_len(plan)
+    algorithm = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+    r, s = utils.decode_dss_signature(private.sign(plan[:end], algorithm))
+    record = SignatureRecord(
+        algorithm=ECDSA_P256,
+        key_id=int.from_bytes(key_id(_point(private.public_key())), "little"),
+        value=r.to_bytes(_VALUE_LEN // 2, "big") + s.to_bytes(_VALUE_LEN // 2, "big"),
+    )
+    return plan[:end] + record.pack() + plan[end + SIGNATURE_LEN :]
+
+
+def verify(plan: bytes, public: bytes) -> None:
+    """PlannerError(BAD_PLAN) unless ``public`` made the plan's signature and every section is intact."""
+    info = describe(plan)
+    end = _header_len(plan)
+    record = SignatureRecord.unpack(plan, end)
+    if record.algorithm == UNSIGNED:
+        raise _bad_plan("the plan is not signed", "sign it with `weft sign`")
+    if record.algorithm != ECDSA_P256 or record.reserved or record.reserved2:
+        raise _bad_plan(f"the signature's algorithm {record.algorithm} is unknown")
+    if record.key_id != int.from_bytes(key_id(public), "little"):
+        raise _bad_plan(f"the plan is signed with key {info.key_id}, not with {key_id(public).hex()}")
+    half = _VALUE_LEN // 2
+    r, s = int.from_bytes(record.value[:half], "big"), int.from_bytes(record.value[half:], "big")
+    try:
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), public)
+        key.verify(utils.encode_dss_signature(r, s), plan[:end], ec.ECDSA(hashes.SHA256()))
+    except ValueError as error:
+        raise _bad_key("the public key is not a point of P-256") from error
+    except InvalidSignature as error:
+        raise _bad_plan("the signature does not match", "the header was changed after it was signed") from error
+    for section in info.sections:
+        if not section.intact:
+            raise _bad_plan(f"section {section.type} does not have the bytes that were signed", "get the file again")
+
+
+def describe(plan: bytes) -> Info:
+    """What the header and the signature record say; nothing is believed. PlannerError(BAD_PLAN): no plan."""
+    end = _header_len(plan)
+    header = HeaderRecord.unpack(plan)
+    signature = SignatureRecord.unpack(plan, end)
+    sections = []
+    for number in range(header.section_count):
+        row = SectionRecord.unpack(plan, HeaderRecord.SIZE + number * SectionRecord.SIZE)
+        data = plan[row.offset : row.offset + row.length]
+        intact = len(data) == row.length and hashlib.sha256(data).digest() == row.sha256
+        sections.append(
+            Section(type=row.type, offset=row.offset, length=row.length, sha256=row.sha256.hex(), intact=intact)
+        )
+    return Info(
+        digest=hashlib.sha256(plan[:end]).hexdigest(),
+        plan_version=header.plan_version,
+        total_len=header.total_len,
+        arena_bytes=header.arena_bytes,
+        vendor_id=header.vendor_id.hex(),
+        class_id=header.class_id.hex(),
+        model_id=header.model_id.hex(),
+        algorithm=signature.algorithm,
+        key_id=signature.key_id.to_bytes(4, "little").hex(),
+        sections=tuple(sections),
+    )
+
+
+def head_len(plan: bytes) -> int:
+    """Bytes of header, section table and signature: what an update sends first. PlannerError(BAD_PLAN): no plan."""
+    return _header_len(plan) + SIGNATURE_LEN
+
+
+def _header_len(plan: bytes) -> int:
+    """Bytes that are signed, bounds checked."""
+    if len(plan) < HeaderRecord.SIZE:
+        raise _bad_plan("these bytes are shorter than a plan's header", code=EngineError.TRUNCATED)
+    header = HeaderRecord.unpack(plan)
+    if header.magic != MAGIC:
+        raise _bad_plan("these bytes are not a plan", code=EngineError.MAGIC)
+    expected = HeaderRecord.SIZE + header.section_count * SectionRecord.SIZE
+    if header.header_len != expected or header.total_len != len(plan) or expected + SIGNATURE_LEN > len(plan):
+        raise _bad_plan("the header's lengths are not those of the file", code=EngineError.TRUNCATED)
+    return expected
+
+
+def _private(pem: bytes, password: str | None) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(pem, password.encode() if password is not None else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _bad_key("this is no PEM private key, or its password is another") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise _bad_key("the key is not on the curve P-256")
+    return key
+
+
+def _point(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+
+
+def _bad_key(message: str) -> PlannerError:
+    return PlannerError(Code.BAD_REQUEST, message, hint="make one with `weft keygen`")
+
+
+def _bad_plan(message: str, hint: str = "", code: EngineError = EngineError.SIGNATURE) -> PlannerError:
+    return PlannerError(Code.BAD_PLAN, message, hint=hint or f"the device would refuse it with WEFT_ERR_{code.name}")
