@@ -14,9 +14,8 @@ typedef struct {
 /* weft_mbqm((x - zp) << left_shift) for right shifts by `right`; `rounded`: it is not 0. */
 DSP_INLINE int32_t scaled(int32_t x, const operand_t *a, bool rounded)
 {
-    int32_t t;
-    __asm__("smmulr %0, %1, %2" : "=r"(t) : "r"((int32_t)((uint32_t)x << a->left) - a->zero), "r"(a->multiplier));
-    return rounded ? dsp_shift_right(t, a->right) : t;
+    const int32_t t = dsp_mul_high((int32_t)((uint32_t)x << a->left) - a->zero, a->multiplier);
+    return rounded ? dsp_shift_right(t, a->right, 0) : t;
 }
 
 DSP_INLINE void add_row(const int8_t *x0, const int8_t *x1, int8_t *out, int32_t n, const operand_t *a,
@@ -25,9 +24,7 @@ DSP_INLINE void add_row(const int8_t *x0, const int8_t *x1, int8_t *out, int32_t
     const int8_t *stop = out + n;
     while (out != stop) {
         const int32_t sum = scaled(*x0++, a, round_a) + scaled(*x1++, b, round_b);
-        int32_t t;
-        __asm__("smmulr %0, %1, %2" : "=r"(t) : "r"(sum * 2), "r"(r->multiplier));
-        *out++ = dsp_out(dsp_shift_right(t, r->right), r->zero);
+        *out++ = dsp_scale(sum * 2, r->multiplier, r->right, r->zero);
     }
 }
 

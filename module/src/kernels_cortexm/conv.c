@@ -110,6 +110,15 @@ static __attribute__((noinline)) void gather(const conv_t *conv, const pixel_t *
     const weft_taps_t rows = weft_taps(px->y, op->kernel_h, op->dilation_h, in->h);
     const weft_taps_t cols = weft_taps(px->x, op->kernel_w, op->dilation_w, in->w);
     const int32_t x = px->x + cols.lo * op->dilation_w;
+    if (n == conv->size && stage != NULL && conv->joined && rows.hi - rows.lo == op->kernel_h &&
+        cols.hi - cols.lo == op->kernel_w) {
+        const int32_t run = op->kernel_w * in->c;
+        for (int32_t ky = 0; ky < op->kernel_h; ky++) {
+            copy(stage + ky * run, weft_px(in, px->y + ky * op->dilation_h, x), run);
+        }
+        widen(pair, stage, n, conv->offset);
+        return;
+    }
     const int32_t row_size = op->kernel_w * conv->depth, tap_step = op->dilation_w * in->c;
     const int32_t runs = conv->joined ? 1 : cols.hi - cols.lo;
     const int32_t run = conv->joined ? (cols.hi - cols.lo) * conv->depth : conv->depth;
@@ -244,15 +253,15 @@ DSP_INLINE void store(const conv_t *conv, int32_t o, int32_t second, acc_t acc, 
     out_a += o;
     out_b += o;
     if (__builtin_expect(conv->quick, 1)) {
-        out_a[0] = dsp_out(dsp_requant_fast(acc.a0, m0, -s0), zp);
-        out_b[0] = dsp_out(dsp_requant_fast(acc.b0, m0, -s0), zp);
-        out_a[second] = dsp_out(dsp_requant_fast(acc.a1, m1, -s1), zp);
-        out_b[second] = dsp_out(dsp_requant_fast(acc.b1, m1, -s1), zp);
+        out_a[0] = dsp_scale(acc.a0 * 2, m0, -s0, zp);
+        out_b[0] = dsp_scale(acc.b0 * 2, m0, -s0, zp);
+        out_a[second] = dsp_scale(acc.a1 * 2, m1, -s1, zp);
+        out_b[second] = dsp_scale(acc.b1 * 2, m1, -s1, zp);
     } else {
-        out_a[0] = dsp_out(dsp_requant_any(acc.a0, m0, s0), zp);
-        out_b[0] = dsp_out(dsp_requant_any(acc.b0, m0, s0), zp);
-        out_a[second] = dsp_out(dsp_requant_any(acc.a1, m1, s1), zp);
-        out_b[second] = dsp_out(dsp_requant_any(acc.b1, m1, s1), zp);
+        out_a[0] = dsp_scale_any(acc.a0, m0, s0, zp);
+        out_b[0] = dsp_scale_any(acc.b0, m0, s0, zp);
+        out_a[second] = dsp_scale_any(acc.a1, m1, s1, zp);
+        out_b[second] = dsp_scale_any(acc.b1, m1, s1, zp);
     }
 }
 
@@ -324,10 +333,10 @@ DSP_INLINE void multiply_quick(const conv_t *conv, int32_t k0, int32_t n, int32_
             continue;
         }
         const int32_t m0 = multiplier[o], m1 = multiplier[o + 1], s0 = -shift[o], s1 = -shift[o + 1];
-        out_a[o] = dsp_out(dsp_requant_fast(acc.a0, m0, s0), zp);
-        out_b[o] = dsp_out(dsp_requant_fast(acc.b0, m0, s0), zp);
-        out_a[o + 1] = dsp_out(dsp_requant_fast(acc.a1, m1, s1), zp);
-        out_b[o + 1] = dsp_out(dsp_requant_fast(acc.b1, m1, s1), zp);
+        out_a[o] = dsp_scale(acc.a0 * 2, m0, s0, zp);
+        out_b[o] = dsp_scale(acc.b0 * 2, m0, s0, zp);
+        out_a[o + 1] = dsp_scale(acc.a1 * 2, m1, s1, zp);
+        out_b[o + 1] = dsp_scale(acc.b1 * 2, m1, s1, zp);
     }
 }
 
@@ -403,32 +412,26 @@ static __attribute__((noinline)) bool conv_pairs(const conv_t *conv)
 
 /* ---------------------------------------------------------------- in place */
 
-/* Output channels [o, end) of one pixel whose taps are [rows.lo, rows.hi) x [cols.lo, cols.hi), four at a time. */
-static void one_pixel(const conv_t *conv, const weft_rows_t *rows, int32_t x, int8_t *out)
+/* One pixel, four channels at a time; what four do not divide is done four times. */
+DSP_INLINE void one_pixel(const conv_t *conv, const weft_rows_t *rows, int32_t x, int8_t *out)
 {
     const weft_op_t *op = conv->call->op;
     const weft_view_t *in = &conv->call->in0;
-    const weft_linear_t *p = &conv->p;
-    const int32_t n = conv->call->out.c, size = conv->size, first = x * op->stride_w - op->pad_left;
+    const int32_t n = conv->call->out.c, first = x * op->stride_w - op->pad_left;
     const weft_taps_t cols = weft_taps(first, op->kernel_w, 1, in->w);
     const int32_t column = (first + cols.lo - rows->x) * in->c, row_size = op->kernel_w * in->c;
     const int32_t run = (cols.hi - cols.lo) * in->c;
+    const int8_t *weights = conv->p.weights + rows->taps.lo * row_size + cols.lo * in->c;
 
-    for (int32_t o = 0, count; o < n; o += count) {
-        count = n - o >= 4 ? 4 : 1;
-        const int32_t next = count == 4 ? 1 : 0;
-        const int8_t *w = p->weights + o * size + rows->taps.lo * row_size + cols.lo * in->c;
-        dsp_acc4_t acc;
-        for (int32_t i = 0; i < 4; i++) {
-            acc.v[i] = conv->bias[o + i * next];
-        }
+    for (int32_t o = 0, next = 1; o < n; o += 4 * next + (1 - next)) {
+        next = n - o >= 4;
+        const int32_t *bias = conv->bias + o;
+        const int8_t *w = weights + o * conv->size;
+        dsp_acc4_t acc = {bias[0], bias[next], bias[2 * next], bias[3 * next]};
         for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, w += row_size) {
-            acc = dsp_mac_run(acc, weft_row(rows, ky) + column, w, next * size, run, conv->offset);
+            acc = dsp_mac_run(acc, weft_row(rows, ky) + column, w, next * conv->size, run, conv->offset);
         }
-        for (int32_t i = 0; i < count; i++) {
-            const int32_t m = p->per_tensor ? 0 : o + i;
-            out[o + i] = dsp_out(dsp_requant(acc.v[i], conv->multiplier[m], p->shift[m]), p->zp_out);
-        }
+        dsp_store_four(&conv->p, conv->quick, o, next, acc, out);
     }
 }
 

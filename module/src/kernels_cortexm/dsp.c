@@ -5,9 +5,10 @@
 
 #include "../kernels_ref/taps.h"
 
-int32_t dsp_requant_any(int32_t acc, int32_t multiplier, int32_t shift)
+int8_t dsp_scale_any(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point)
 {
-    return weft_clamp(weft_mbqm(acc, multiplier, shift), -512, 511);
+    /* Far from overflow when the zero point is added, far outside of int8. */
+    return dsp_saturate(weft_clamp(weft_mbqm(acc, multiplier, shift), -512, 511) + zero_point);
 }
 
 bool dsp_quick(const weft_linear_t *p, int32_t n, int32_t size)

@@ -70,60 +70,47 @@ DSP_INLINE int16x2_t dsp_odd_plus(uint32_t x, uint32_t offset)
     return r;
 }
 
-/* weft_mbqm() for what the quick way below does not cover; held near int8 so that adding a zero point is safe. */
-int32_t dsp_requant_any(int32_t acc, int32_t multiplier, int32_t shift);
-
-/* weft_rounding_shr() by 1 to 31: one off negative values, and the last bit shifted out is added. */
-DSP_INLINE int32_t dsp_shift_right(int32_t x, int32_t bits)
+/* weft_rounding_shr() by 1 to 31, plus `more`: one off negative values, and the last bit shifted out is added. */
+DSP_INLINE int32_t dsp_shift_right(int32_t x, int32_t bits, int32_t more)
 {
     x += x >> 31;
-    __asm__("asrs %0, %0, %1\n\tadc %0, %0, #0" : "+r"(x) : "r"(bits) : "cc");
+    __asm__("asrs %0, %0, %1\n\tadc %0, %0, %2" : "+r"(x) : "r"(bits), "r"(more) : "cc");
     return x;
 }
 
-/* Negative if acc is not in -2^30 .. 2^30 - 1. */
-DSP_INLINE int32_t dsp_excess(int32_t acc)
-{
-    return (int32_t)((uint32_t)acc + 0x40000000u);
-}
-
-/* weft_mbqm() for half of `doubled` and a right shift by 1 to 31: (doubled * m + 2^31) >> 32 is SMMULR. */
-DSP_INLINE int32_t dsp_requant_doubled(int32_t doubled, int32_t multiplier, int32_t right)
+DSP_INLINE int32_t dsp_mul_high(int32_t doubled, int32_t multiplier)
 {
     int32_t t;
     __asm__("smmulr %0, %1, %2" : "=r"(t) : "r"(doubled), "r"(multiplier));
-    return dsp_shift_right(t, right);
+    return t;
 }
 
-/* weft_mbqm() for acc without excess and a right shift by 1 to 31. */
-DSP_INLINE int32_t dsp_requant_fast(int32_t acc, int32_t multiplier, int32_t right)
+DSP_INLINE int8_t dsp_saturate(int32_t x)
 {
-    return dsp_requant_doubled(acc * 2, multiplier, right);
+    int32_t r;
+    __asm__("ssat %0, #8, %1" : "=r"(r) : "r"(x));
+    return (int8_t)r;
 }
 
-DSP_INLINE int32_t dsp_requant(int32_t acc, int32_t multiplier, int32_t shift)
+/*
+ * Output for half of `doubled`: weft_mbqm() with a right shift by 1 to 31, plus zero point, saturated.
+ * (doubled * m + 2^31) >> 32 is SMMULR.
+ */
+DSP_INLINE int8_t dsp_scale(int32_t doubled, int32_t multiplier, int32_t right, int32_t zero_point)
 {
-    if (__builtin_expect((shift & ~dsp_excess(acc)) < 0, 1)) {
-        return dsp_requant_fast(acc, multiplier, -shift);
-    }
-    return dsp_requant_any(acc, multiplier, shift);
+    return dsp_saturate(dsp_shift_right(dsp_mul_high(doubled, multiplier), right, zero_point));
 }
+
+/* Output for any accumulator and shift. */
+int8_t dsp_scale_any(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point);
 
 /* Sums of `size` products from any bias have no excess, and every shift is a right shift: dsp_requant_fast() will do.
  */
 bool dsp_quick(const weft_linear_t *p, int32_t n, int32_t size);
 
-/* Add the output's zero point and saturate. */
-DSP_INLINE int8_t dsp_out(int32_t scaled, int32_t zero_point)
-{
-    int32_t r;
-    __asm__("ssat %0, #8, %1" : "=r"(r) : "r"(scaled + zero_point));
-    return (int8_t)r;
-}
-
 /* Sums of four output channels. */
 typedef struct {
-    int32_t v[4];
+    int32_t v0, v1, v2, v3;
 } dsp_acc4_t;
 
 #define DSP_MAC_ROW(address, v)                                                                                        \
@@ -140,29 +127,55 @@ typedef struct {
         DSP_MAC_ROW("[%[w], %[row], lsl #1]", "v2") DSP_MAC_ROW("[%[w], %[row3]]", "v3")                               \
             DSP_MAC_ROW("[%[w]], #4", "v0")
 
+#define DSP_MAC_ASM(text)                                                                                              \
+    __asm__ volatile(text                                                                                              \
+                     : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [x] "+r"(x),        \
+                       [w] "+r"(w), [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd)                   \
+                     : [row] "r"(row), [row3] "r"(3 * row), [offset] "r"(offset), [stop] "m"(stop)                     \
+                     : "cc", "memory")
+
 /* n neighbouring inputs with four rows of weights, `row` bytes apart; 0: one row four times. */
 DSP_INLINE dsp_acc4_t dsp_mac_run(dsp_acc4_t acc, const int8_t *x, const int8_t *w, int32_t row, int32_t n,
                                   uint32_t offset)
 {
-    const int8_t *const stop = x + (n & ~3);
+    const int8_t *const stop = x + (n & ~7);
+    int32_t t, u, even, odd;
     if (x != stop) {
-        int32_t t, u, even, odd;
-        __asm__ volatile("1:\n\t" DSP_MAC_QUAD "ldr %[t], %[stop]\n\t"
-                         "cmp %[t], %[x]\n\t"
-                         "bne 1b"
-                         : [v0] "+r"(acc.v[0]), [v1] "+r"(acc.v[1]), [v2] "+r"(acc.v[2]), [v3] "+r"(acc.v[3]),
-                           [x] "+r"(x), [w] "+r"(w), [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd)
-                         : [row] "r"(row), [row3] "r"(3 * row), [offset] "r"(offset), [stop] "m"(stop)
-                         : "cc", "memory");
+        DSP_MAC_ASM("1:\n\t" DSP_MAC_QUAD DSP_MAC_QUAD "ldr %[t], %[stop]\n\t"
+                    "cmp %[t], %[x]\n\t"
+                    "bne 1b");
+    }
+    if (n & 4) {
+        DSP_MAC_ASM(DSP_MAC_QUAD);
     }
     for (int32_t i = 0; i < (n & 3); i++) {
         const int32_t value = x[i] + (int16_t)offset;
-        acc.v[0] += value * w[i];
-        acc.v[1] += value * w[row + i];
-        acc.v[2] += value * w[2 * row + i];
-        acc.v[3] += value * w[3 * row + i];
+        acc.v0 += value * w[i];
+        acc.v1 += value * w[row + i];
+        acc.v2 += value * w[2 * row + i];
+        acc.v3 += value * w[3 * row + i];
     }
     return acc;
+}
+
+/* Requantise and write channels o, o + next, o + 2 next, o + 3 next; `quick`: dsp_quick() held. */
+DSP_INLINE void dsp_store_four(const weft_linear_t *p, bool quick, int32_t o, int32_t next, dsp_acc4_t acc, int8_t *out)
+{
+    const int32_t step = p->per_tensor ? 0 : next, zp = p->zp_out;
+    const int32_t *m = (const int32_t *)(const void *)p->multiplier + (p->per_tensor ? 0 : o);
+    const int8_t *s = p->shift + (p->per_tensor ? 0 : o);
+    out += o;
+    if (__builtin_expect(quick, 1)) {
+        out[0] = dsp_scale(acc.v0 * 2, m[0], -s[0], zp);
+        out[next] = dsp_scale(acc.v1 * 2, m[step], -s[step], zp);
+        out[2 * next] = dsp_scale(acc.v2 * 2, m[2 * step], -s[2 * step], zp);
+        out[3 * next] = dsp_scale(acc.v3 * 2, m[3 * step], -s[3 * step], zp);
+    } else {
+        out[0] = dsp_scale_any(acc.v0, m[0], s[0], zp);
+        out[next] = dsp_scale_any(acc.v1, m[step], s[step], zp);
+        out[2 * next] = dsp_scale_any(acc.v2, m[2 * step], s[2 * step], zp);
+        out[3 * next] = dsp_scale_any(acc.v3, m[3 * step], s[3 * step], zp);
+    }
 }
 
 /* Clamp n bytes to [lo, hi], four at a time; kernels saturate to int8 and come here if that is not the clamp. */

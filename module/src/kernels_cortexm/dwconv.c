@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * DWCONV2D with one output channel per input channel: four channels at once. Their weights are widened onto the stack
- * once per output row, doubled: so sums come out doubled, as SMMULR wants them.
+ * DWCONV2D with one output channel per input channel: four channels at once. Their weights are widened once per output
+ * row, doubled: so sums come out doubled, as SMMULR wants them. Nine taps fit on the stack, more take the plan's
+ * scratch or, without it, are widened for every pixel.
  */
 #include "dsp.h"
 
@@ -9,11 +10,20 @@
 
 #include "../kernels_ref/taps.h"
 
-#define TAPS_MAX 49 /* 8 bytes of stack each */
+#define STACK_TAPS 9
+#define TAP_BYTES 8 /* twice the even and the odd pair of a tap */
 
+/* Four channels of a row. */
 typedef struct {
-    int16x2_t weight[TAPS_MAX][2]; /* twice the even and the odd pair of every tap */
-    int32_t bias[4], multiplier[4], right[4];
+    int16x2_t weight[STACK_TAPS][2]; /* quad_3x3() knows the offsets of these two */
+    const int8_t *row[3];
+    const int16x2_t *wide; /* weights of the taps that are inside, or NULL */
+    const int8_t *narrow;  /* the same as bytes, `n` apart */
+    int32_t n, bias[4];
+    struct {
+        int32_t multiplier, right;
+    } scale[4];
+    int32_t zp;
 } quad_t;
 
 /* Twice the sums of four channels. */
@@ -21,26 +31,41 @@ typedef struct {
     int32_t v0, v1, v2, v3;
 } acc_t;
 
-static __attribute__((noinline)) void load_quad(quad_t *q, const weft_linear_t *p, int32_t o, int32_t n,
-                                                int32_t first_tap, int32_t taps)
+static __attribute__((noinline)) void load_quad(quad_t *q, const weft_linear_t *p, int32_t o, int32_t first_tap,
+                                                int32_t taps, int16x2_t *to)
 {
+    const int32_t n = q->n;
     const int8_t *w = p->weights + first_tap * n + o;
-    for (int16x2_t *to = q->weight[0], *end = q->weight[taps]; to != end; to += 2, w += n) {
-        const uint32_t v = dsp_load(w);
-        to[0] = __sadd16(dsp_even(v), dsp_even(v));
-        to[1] = __sadd16(dsp_odd(v), dsp_odd(v));
+    q->wide = to;
+    q->narrow = w;
+    if (to != NULL) {
+        for (int16x2_t *end = to + 2 * taps; to != end; to += 2, w += n) {
+            const uint32_t v = dsp_load(w);
+            to[0] = __sadd16(dsp_even(v), dsp_even(v));
+            to[1] = __sadd16(dsp_odd(v), dsp_odd(v));
+        }
     }
     for (int32_t i = 0; i < 4; i++) {
         const int32_t m = p->per_tensor ? 0 : o + i;
         q->bias[i] = 2 * weft_linear_bias(p, o + i);
-        q->multiplier[i] = (int32_t)weft_rd32(p->multiplier + 4 * m);
-        q->right[i] = -p->shift[m];
+        q->scale[i].multiplier = (int32_t)weft_rd32(p->multiplier + 4 * m);
+        q->scale[i].right = -p->shift[m];
     }
 }
 
-#define MAC_TAP(address)                                                                                               \
-    "ldr %[x], " address "\n\t"                                                                                        \
-    "ldrd %[we], %[wo], [%[w]], #8\n\t"                                                                                \
+DSP_INLINE void store_quad(const quad_t *q, acc_t acc, int8_t *out)
+{
+    const int32_t zp = q->zp;
+    out[0] = dsp_scale(acc.v0, q->scale[0].multiplier, q->scale[0].right, zp);
+    out[1] = dsp_scale(acc.v1, q->scale[1].multiplier, q->scale[1].right, zp);
+    out[2] = dsp_scale(acc.v2, q->scale[2].multiplier, q->scale[2].right, zp);
+    out[3] = dsp_scale(acc.v3, q->scale[3].multiplier, q->scale[3].right, zp);
+}
+
+/* One tap: input at `address`, widened weights at `weights`. */
+#define MAC_TAP(address, weights)                                                                                      \
+    "ldr %[x], [%[px]" address "]\n\t"                                                                                 \
+    "ldrd %[we], %[wo], [%[w], #" weights "]\n\t"                                                                      \
     "sxtab16 %[e], %[offset], %[x]\n\t"                                                                                \
     "sxtab16 %[x], %[offset], %[x], ror #8\n\t"                                                                        \
     "smlabb %[v0], %[e], %[we], %[v0]\n\t"                                                                             \
@@ -48,75 +73,117 @@ static __attribute__((noinline)) void load_quad(quad_t *q, const weft_linear_t *
     "smlabb %[v1], %[x], %[wo], %[v1]\n\t"                                                                             \
     "smlatt %[v3], %[x], %[wo], %[v3]\n\t"
 
-#define MAC_OPERANDS                                                                                                   \
-    [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [px] "+r"(px), [w] "+r"(w),            \
-        [x] "=&r"(x), [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo)
+#define STEP_1 ", %[step]"
+#define STEP_2 ", %[step], lsl #1"
+#define STEP_4 ", %[step], lsl #2"
+#define NEXT "add %[px], %[px], %[step]\n\t"
 
-/* `taps` neighbouring taps of a row, `step` bytes apart; returns through w where the next row's weights are. */
-DSP_INLINE acc_t mac_row(acc_t acc, const int8_t *px, int32_t step, const int16x2_t **weights, int32_t taps,
-                         uint32_t offset)
+#define MAC_OPERANDS                                                                                                   \
+    [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [px] "+r"(px), [x] "=&r"(x),           \
+        [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo)
+
+#define MAC_ASM(taps)                                                                                                  \
+    __asm__ volatile(taps:MAC_OPERANDS : [w] "r"(w), [step] "r"(step), [offset] "r"(offset) : "memory")
+
+/* `taps` taps of a row, `step` bytes apart. */
+DSP_INLINE acc_t mac_row(acc_t acc, const int8_t *px, const int16x2_t *w, int32_t taps, int32_t step, uint32_t offset)
 {
-    const int16x2_t *w = *weights;
     int32_t x, e, we, wo;
-    for (; taps >= 3; taps -= 3) {
-        __asm__ volatile(MAC_TAP("[%[px]]") MAC_TAP("[%[px], %[step]]") MAC_TAP("[%[px], %[step], lsl #1]")
-                         : MAC_OPERANDS
-                         : [step] "r"(step), [offset] "r"(offset)
-                         : "memory");
-        px += 3 * step;
+    if (taps == 7) {
+        MAC_ASM(MAC_TAP("", "0") MAC_TAP(STEP_1, "8") MAC_TAP(STEP_2, "16") MAC_TAP(STEP_4, "32")
+                    NEXT MAC_TAP(STEP_2, "24") MAC_TAP(STEP_4, "40") NEXT MAC_TAP(STEP_4, "48"));
+    } else if (taps == 5) {
+        MAC_ASM(MAC_TAP("", "0") MAC_TAP(STEP_1, "8") MAC_TAP(STEP_2, "16") MAC_TAP(STEP_4, "32")
+                    NEXT MAC_TAP(STEP_2, "24"));
+    } else if (taps == 3) {
+        MAC_ASM(MAC_TAP("", "0") MAC_TAP(STEP_1, "8") MAC_TAP(STEP_2, "16"));
+    } else {
+        for (; taps >= 2; taps -= 2, px += step, w += 4) {
+            MAC_ASM(MAC_TAP("", "0") NEXT MAC_TAP("", "8"));
+        }
+        if (taps > 0) {
+            MAC_ASM(MAC_TAP("", "0"));
+        }
     }
-    for (; taps > 0; taps--) {
-        __asm__ volatile(MAC_TAP("[%[px]]") : MAC_OPERANDS : [offset] "r"(offset) : "memory");
-        px += step;
-    }
-    *weights = w;
     return acc;
 }
 
-/* One output row, four channels from o on; `width` is the kernel's, a constant where there is code of its own. */
-DSP_INLINE void quad_row(const weft_call_t *call, const weft_rows_t *rows, const quad_t *q, int32_t o, int32_t width,
-                         int32_t zp, int8_t *out)
+/* The same from narrow weights, `n` bytes apart. */
+static acc_t mac_row_narrow(acc_t acc, const int8_t *px, const int8_t *w, int32_t n, int32_t taps, int32_t step,
+                            uint32_t offset)
+{
+    for (; taps > 0; taps--, px += step, w += n) {
+        const uint32_t x = dsp_load(px), v = dsp_load(w);
+        const int16x2_t even = dsp_even_plus(x, offset), odd = dsp_odd_plus(x, offset);
+        const int16x2_t we = __sadd16(dsp_even(v), dsp_even(v)), wo = __sadd16(dsp_odd(v), dsp_odd(v));
+        acc.v0 = __smlabb(even, we, acc.v0);
+        acc.v2 = __smlatt(even, we, acc.v2);
+        acc.v1 = __smlabb(odd, wo, acc.v1);
+        acc.v3 = __smlatt(odd, wo, acc.v3);
+    }
+    return acc;
+}
+
+#define MAC_ROW_OF_9(row, w0, w1, w2)                                                                                  \
+    "ldr %[px], [%[w], #" row "]\n\t"                                                                                  \
+    "add %[px], %[px], %[column]\n\t" MAC_TAP("", w0) MAC_TAP(STEP_1, w1) MAC_TAP(STEP_2, w2)
+
+/* All nine taps of a 3x3 kernel; `column` is the offset of the first from q->row. */
+DSP_INLINE acc_t mac_3x3(const quad_t *q, int32_t column, int32_t step, uint32_t offset)
+{
+    acc_t acc = {q->bias[0], q->bias[1], q->bias[2], q->bias[3]};
+    int32_t x, e, we, wo, px;
+    __asm__ volatile(MAC_ROW_OF_9("72", "0", "8", "16") MAC_ROW_OF_9("76", "24", "32", "40")
+                         MAC_ROW_OF_9("80", "48", "56", "64")
+                     : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [px] "=&r"(px),
+                       [x] "=&r"(x), [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo)
+                     : [w] "r"(q), [column] "r"(column), [step] "r"(step), [offset] "r"(offset)
+                     : "memory");
+    return acc;
+}
+
+/* Four channels from o on of output columns [x, x1) of a row. */
+static __attribute__((noinline)) void quad_columns(const weft_call_t *call, const weft_rows_t *rows, const quad_t *q,
+                                                   int32_t o, int32_t x, int32_t x1, int8_t *out)
 {
     const weft_op_t *op = call->op;
-    const int32_t c = call->in0.c, step = op->dilation_w * c, last = call->in0.w - (width - 1) * op->dilation_w - 1;
+    const int32_t c = call->in0.c, width = op->kernel_w, step = op->dilation_w * c;
     const uint32_t offset = dsp_offset(call->in0.zero_point);
-    const int8_t *const *row = rows->row + rows->taps.lo, *const *row_end = rows->row + rows->taps.hi;
-    int32_t first = call->x0 * op->stride_w - op->pad_left;
+    int32_t first = x * op->stride_w - op->pad_left;
 
-    for (int32_t x = call->x0; x < call->x1; x++, first += op->stride_w, out += c) {
+    for (; x < x1; x++, first += op->stride_w, out += c) {
+        const weft_taps_t cols = weft_taps(first, width, op->dilation_w, call->in0.w);
+        const int32_t taps = cols.hi - cols.lo;
+        const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * c + o;
         acc_t acc = {q->bias[0], q->bias[1], q->bias[2], q->bias[3]};
-        const int16x2_t *w = q->weight[0];
-        if (first >= 0 && first <= last) {
-            const int32_t column = (first - rows->x) * c + o;
-            for (const int8_t *const *r = row; r != row_end; r++) {
-                acc = mac_row(acc, *r + column, step, &w, width, offset);
-            }
-        } else {
-            const weft_taps_t cols = weft_taps(first, width, op->dilation_w, call->in0.w);
-            const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * c + o;
-            for (const int8_t *const *r = row; r != row_end; r++) {
-                w += 2 * cols.lo;
-                acc = mac_row(acc, *r + column, step, &w, cols.hi - cols.lo, offset);
-                w += 2 * (width - cols.hi);
-            }
+        int32_t tap = cols.lo;
+        for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, tap += width) {
+            const int8_t *px = weft_row(rows, ky) + column;
+            acc = q->wide != NULL ? mac_row(acc, px, q->wide + 2 * tap, taps, step, offset)
+                                  : mac_row_narrow(acc, px, q->narrow + tap * q->n, q->n, taps, step, offset);
         }
-        out[0] = dsp_out(dsp_requant_doubled(acc.v0, q->multiplier[0], q->right[0]), zp);
-        out[1] = dsp_out(dsp_requant_doubled(acc.v1, q->multiplier[1], q->right[1]), zp);
-        out[2] = dsp_out(dsp_requant_doubled(acc.v2, q->multiplier[2], q->right[2]), zp);
-        out[3] = dsp_out(dsp_requant_doubled(acc.v3, q->multiplier[3], q->right[3]), zp);
+        store_quad(q, acc, out);
     }
 }
 
-static __attribute__((noinline)) void quad_row_3(const weft_call_t *call, const weft_rows_t *rows, const quad_t *q,
-                                                 int32_t o, int32_t zp, int8_t *out)
+/* quad_columns() where no tap of a 3x3 kernel is outside. */
+static __attribute__((noinline)) void quad_3x3(const weft_call_t *call, const quad_t *q, int32_t column, int32_t count,
+                                               int8_t *out)
 {
-    quad_row(call, rows, q, o, 3, zp, out);
+    const int32_t c = call->in0.c, step = call->op->dilation_w * c, stride = call->op->stride_w * c;
+    const uint32_t offset = dsp_offset(call->in0.zero_point);
+    for (; count > 0; count--, column += stride, out += c) {
+        store_quad(q, mac_3x3(q, column, step, offset), out);
+    }
 }
 
-static __attribute__((noinline)) void quad_row_any(const weft_call_t *call, const weft_rows_t *rows, const quad_t *q,
-                                                   int32_t o, int32_t zp, int8_t *out)
+/* Output columns [*begin, *end) are those of the call's whose taps are all inside; none: *begin == *end. */
+static void interior(const weft_call_t *call, int32_t *begin, int32_t *end)
 {
-    quad_row(call, rows, q, o, call->op->kernel_w, zp, out);
+    const weft_op_t *op = call->op;
+    const int32_t last = call->in0.w - 1 - (op->kernel_w - 1) * op->dilation_w + op->pad_left;
+    *begin = weft_clamp((op->pad_left + op->stride_w - 1) / op->stride_w, call->x0, call->x1);
+    *end = last < 0 ? *begin : weft_clamp(last / op->stride_w + 1, *begin, call->x1);
 }
 
 void weft_dwconv2d_dsp(const weft_call_t *call)
@@ -124,24 +191,41 @@ void weft_dwconv2d_dsp(const weft_call_t *call)
     const weft_op_t *op = call->op;
     const int32_t n = call->out.c, width = op->kernel_w, taps = op->kernel_h * width;
     const weft_linear_t p = weft_linear(call, n);
-    if (n != call->in0.c || n < 4 || taps > TAPS_MAX || op->kernel_h > WEFT_HOISTED_ROWS || !dsp_quick(&p, n, taps)) {
+    if (n != call->in0.c || n < 4 || !dsp_quick(&p, n, taps)) {
         weft_dwconv2d(call);
         return;
     }
     quad_t q;
     weft_rows_t rows;
+    int16x2_t *memory = taps <= STACK_TAPS                              ? q.weight[0]
+                        : (int32_t)call->scratch_len < taps * TAP_BYTES ? NULL
+                                                                        : call->scratch;
+    int32_t begin, end;
+    q.n = n;
+    q.zp = p.zp_out;
+    interior(call, &begin, &end);
 
     for (int32_t y = call->y0; y < call->y1; y++) {
         int8_t *out = weft_px(&call->out, y, call->x0);
         weft_rows(&rows, call, y);
+        const int32_t inside = rows.taps.hi - rows.taps.lo;
+        const bool nine = inside == 3 && op->kernel_h == 3 && width == 3 && begin < end;
         for (int32_t next = 0; next < n; next += 4) {
             const int32_t o = weft_min(next, n - 4); /* the last channels overlap those before */
-            load_quad(&q, &p, o, n, rows.taps.lo * width, (rows.taps.hi - rows.taps.lo) * width);
-            if (width == 3) {
-                quad_row_3(call, &rows, &q, o, p.zp_out, out + o);
-            } else {
-                quad_row_any(call, &rows, &q, o, p.zp_out, out + o);
+            int8_t *to = out + o;
+            load_quad(&q, &p, o, rows.taps.lo * width, inside * width, memory);
+            if (!nine) {
+                quad_columns(call, &rows, &q, o, call->x0, call->x1, to);
+                continue;
             }
+            for (int32_t k = 0; k < 3; k++) {
+                q.row[k] = rows.row[k] + o;
+            }
+            quad_columns(call, &rows, &q, o, call->x0, begin, to);
+            to += (begin - call->x0) * n;
+            quad_3x3(call, &q, (begin * op->stride_w - op->pad_left - rows.x) * n, end - begin, to);
+            to += (end - begin) * n;
+            quad_columns(call, &rows, &q, o, end, call->x1, to);
         }
     }
     dsp_count_macs(call, n);

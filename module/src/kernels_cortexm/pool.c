@@ -56,7 +56,7 @@ static void average_quad(const weft_call_t *call, const window_t *win, int32_t c
     int16_t sum[4];
     sum_quad(win, channel, sum);
     for (int32_t i = 0; i < 4; i++) {
-        out[i] = dsp_out(weft_div_round(sum[i] - inside * zp, count), zp);
+        out[i] = dsp_saturate(weft_div_round(sum[i] - inside * zp, count) + zp);
     }
 }
 
