@@ -38,6 +38,7 @@ def need(tool: str) -> None:
 
 def test_ruff() -> None:
     check(sys.executable, "-m", "ruff", "check", ".")
+    check(sys.executable, "-m", "ruff", "format", "--check", ".")
 
 
 def test_mypy() -> None:
