@@ -207,8 +207,7 @@ class _Importer:
             return
         if not self._collector.apply(facts):
             return
-        computed = [i for i in operator.inputs if i >= 0 and self._model.tensors[i].data is None]
-        if any(self._values[i] is None for i in computed):
+        if any(i in self._values and self._values[i] is None for i in operator.inputs):
             return
         try:
             self._convert[operator.kind](facts, operator)

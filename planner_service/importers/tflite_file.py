@@ -114,22 +114,20 @@ def _read(data: bytes) -> SourceModel:
     n_operators = _length(graph.OperatorsLength(), MAX_RECORDS, "operators")
     n_buffers = _length(model.BuffersLength(), 0xFFFF, "buffers")
     n_codes = _length(model.OperatorCodesLength(), 0xFFFF, "operator codes")
-    budget = MAX_CONSTANT_BYTES
-    tensors = []
-    for i in range(n_tensors):
-        tensor = _tensor(model, n_buffers, graph.Tensors(i), i)
-        budget -= tensor.data.nbytes if tensor.data is not None else 0
+    tensors = [_tensor(model, n_buffers, graph.Tensors(i), i) for i in range(n_tensors)]
+    operators = []
+    operands, budget = MAX_OPERANDS, MAX_CONSTANT_BYTES
+    for i in range(n_operators):
+        source = graph.Operators(i)
+        operands -= _length(source.InputsLength() + source.OutputsLength(), operands, "operands")
+        operator = _operator(model, n_codes, n_tensors, source, i)
+        # Tensors are views of the file; what many operators read of one is what costs memory and time.
+        budget -= sum(_weight(tensors[t]) for t in (*operator.inputs, *operator.outputs) if t >= 0)
         if budget < 0:
             raise PlannerError(
                 Code.TOO_LARGE, f"constants of more than {MAX_CONSTANT_BYTES} bytes", hint="use a smaller model"
             )
-        tensors.append(tensor)
-    operators = []
-    operands = MAX_OPERANDS
-    for i in range(n_operators):
-        source = graph.Operators(i)
-        operands -= _length(source.InputsLength() + source.OutputsLength(), operands, "operands")
-        operators.append(_operator(model, n_codes, n_tensors, source, i))
+        operators.append(operator)
 
     def ends(count: int, get: Callable[[int], int], what: str) -> tuple[int, ...]:
         if count == 0:
@@ -145,6 +143,11 @@ def _read(data: bytes) -> SourceModel:
         inputs=ends(graph.InputsLength(), graph.Inputs, "inputs"),
         outputs=ends(graph.OutputsLength(), graph.Outputs, "outputs"),
     )
+
+
+def _weight(tensor: SourceTensor) -> int:
+    """Bytes that an operator's look at a tensor may take; a scale becomes a Python number."""
+    return 64 * (len(tensor.scales) + len(tensor.zero_points)) + (tensor.data.nbytes if tensor.data is not None else 0)
 
 
 def _vector(length: int, as_numpy: Callable[[], Any], dtype: type[np.generic]) -> NDArray[Any]:

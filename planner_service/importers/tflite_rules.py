@@ -419,8 +419,10 @@ def _same_shape(f: Facts) -> bool | str:
 
 def _function_scale(f: Facts) -> bool | str:
     in_scale, _, out_scale, _ = _ends(f)
-    factor = in_scale / out_scale * max(1.0, abs(f.attributes.get("alpha", 1.0)))
-    return math.isfinite(factor) and _shift_fits(255, factor)
+    alpha = abs(f.attributes.get("alpha", 1.0))
+    if not math.isfinite(alpha * in_scale / out_scale):
+        return f"alpha {alpha}"
+    return _shift_fits(255, in_scale / out_scale * max(1.0, alpha))
 
 
 def _hard_swish_scale(f: Facts) -> bool | str:
@@ -439,7 +441,9 @@ def _fixed_output(scale: float, point: int) -> Callable[[Facts], bool | str]:
 
 def _constant_integers(f: Facts, index: int) -> bool | str:
     operand = f.input(index)
-    return (operand.data is not None and operand.dtype in ("int32", "int64")) or f"{operand.dtype} {operand.name}"
+    if operand.data is None or operand.dtype not in ("int32", "int64") or operand.data.size > 16:
+        return f"{operand.dtype} {list(operand.shape)}"
+    return True
 
 
 def _scalar_limit(f: Facts) -> bool | str:
