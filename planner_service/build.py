@@ -211,12 +211,15 @@ class SegmentSpec:
     ``row_adv`` and ``col_adv``: rows and columns of the last operator's output (of its input for REDUCE and
     FULLY_CONNECTED) per step; one that reaches the size means a single step. ``keep``: rows of a TILE tensor in its
     line store, by tensor; absent means 0, at most min(extent - advance, H); nothing is computed twice where it is
-    extent - advance."""
+    extent - advance. ``row_lag``, ``col_lag``: rows and columns that the last operator lags beyond the least, which
+    saves nothing but is valid too (one step then becomes several)."""
 
     ops: tuple[int, ...]
     row_adv: int
     col_adv: int
     keep: Mapping[int, int] = field(default_factory=dict)
+    row_lag: int = 0
+    col_lag: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,8 +252,8 @@ class SegmentShape:
 def shape_segment(facts: Facts, spec: SegmentSpec) -> SegmentShape:
     """Regions and step counts of one segment; ``IllegalSpecError`` if the rules forbid it."""
     nodes = [facts.nodes[op] for op in spec.ops]
-    if not nodes or spec.row_adv < 1 or spec.col_adv < 1:
-        raise IllegalSpecError("a segment needs an operator and advances of at least 1")
+    if not nodes or min(spec.row_adv, spec.col_adv) < 1 or min(spec.row_lag, spec.col_lag) < 0:
+        raise IllegalSpecError("a segment needs an operator, advances of at least 1 and no negative lag")
     if len(nodes) > 1 and any(node.streamed for node in nodes):
         raise IllegalSpecError("a streamed input is alone in its segment")
     place = {node.tensor: n for n, node in enumerate(nodes)}
@@ -269,7 +272,8 @@ def shape_segment(facts: Facts, spec: SegmentSpec) -> SegmentShape:
         users = facts.consumers[node.tensor]
         local = not node.streamed and not facts.is_output[node.tensor] and bool(users) and own.issuperset(users)
         tile.append(local)
-    one_row, one_col = spec.row_adv >= nodes[last].size[0], spec.col_adv >= nodes[last].size[1]
+    one_row = spec.row_adv >= nodes[last].size[0] and not spec.row_lag
+    one_col = spec.col_adv >= nodes[last].size[1] and not spec.col_lag
     if nodes[last].streamed:
         one_col = True
     if not (one_row and one_col):
@@ -282,13 +286,13 @@ def shape_segment(facts: Facts, spec: SegmentSpec) -> SegmentShape:
         rows: list[Region] = [(node.size[0], 0, node.size[0], 0) for node in nodes]
         row_steps = 1
     else:
-        rows = _sweep(nodes, inner, tile, spec.row_adv, 0, spec.keep)
+        rows = _sweep(nodes, inner, tile, spec.row_adv, 0, spec.keep, spec.row_lag)
         row_steps = _steps(nodes, tile, rows, 0)
     if one_col:
         cols: list[Region] = [(node.size[1], 0, node.size[1], 0) for node in nodes]
         col_steps = 1
     else:
-        cols = _sweep(nodes, inner, tile, spec.col_adv, 1, {})
+        cols = _sweep(nodes, inner, tile, spec.col_adv, 1, {}, spec.col_lag)
         col_steps = _steps(nodes, tile, cols, 1)
     if row_steps > _U16 or col_steps > _U16:
         raise IllegalSpecError("more than 65535 steps")
@@ -319,21 +323,22 @@ def _sweep(
     advance: int,
     axis: int,
     keep: Mapping[int, int],
+    extra: int,
 ) -> list[Region]:
-    """Regions along one axis of several steps, with the least lag of the last operator.
+    """Regions along one axis of several steps, with the least lag of the last operator and ``extra``.
 
     A later start of the last operator shifts every region by lag * advance / last advance, so one pass finds the lag;
     the floors of a resize break that proportion, then it is raised one by one."""
     regions, lag = _propagate(nodes, inner, tile, advance, axis, keep, 0)
-    if lag == 0:
+    if lag + extra == 0:
         return regions
     if all((node.cols if axis else node.rows).factor == 1 for node in nodes):
-        return [(a, _fit(o - lag * a // advance), e, k) for a, o, e, k in regions]
-    for tried in range(1, 4 * _I16):
-        regions, lag = _propagate(nodes, inner, tile, advance, axis, keep, tried)
-        if lag == 0:
-            return regions
-    raise IllegalSpecError("no lag satisfies the rules")
+        return [(a, _fit(o - (lag + extra) * a // advance), e, k) for a, o, e, k in regions]
+    least = 0
+    while lag:
+        least += 1
+        regions, lag = _propagate(nodes, inner, tile, advance, axis, keep, least)
+    return _propagate(nodes, inner, tile, advance, axis, keep, least + extra)[0] if extra else regions
 
 
 def _fit(offset: int) -> int:

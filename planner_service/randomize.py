@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from planner_service.build import (
     MAX_SEGMENTS,
@@ -132,7 +133,11 @@ def _shapes(facts: Facts, rng: random.Random, ops: Sequence[int]) -> Iterator[Se
     for _ in range(6):
         row_adv = _advance(rng, last.size[0])
         col_adv = _advance(rng, last.size[1])
-        spec = SegmentSpec(ops=tuple(ops), row_adv=row_adv, col_adv=col_adv)
+        lags = (0, 0)
+        if rng.random() < 0.15:  # beyond the least; the only freedom that layers of one pixel have
+            lags = (rng.randrange(7), rng.randrange(7))
+            row_adv, col_adv = min(row_adv, last.size[0]), min(col_adv, last.size[1])
+        spec = SegmentSpec(ops=tuple(ops), row_adv=row_adv, col_adv=col_adv, row_lag=lags[0], col_lag=lags[1])
         try:
             shape_segment(facts, spec)
         except IllegalSpecError:
@@ -180,4 +185,4 @@ def _keeps(facts: Facts, rng: random.Random, spec: SegmentSpec) -> SegmentSpec:
 
 
 def _with(spec: SegmentSpec, keep: dict[int, int]) -> SegmentSpec:
-    return SegmentSpec(ops=spec.ops, row_adv=spec.row_adv, col_adv=spec.col_adv, keep=keep)
+    return replace(spec, keep=keep)

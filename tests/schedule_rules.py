@@ -28,14 +28,12 @@ def need(ok: bool, rule: int, message: str) -> None:
 
 @dataclass
 class Figures:
-    """What was executed, counted one by one. ``whole_width``: every tile was produced to its last column; ``taken``:
-    rows of streamed inputs, by tensor."""
+    """What was executed, counted one by one. ``taken``: rows of streamed inputs, by tensor."""
 
     macs: int = 0
     elements: int = 0
     row_steps: int = 0
     calls: int = 0
-    whole_width: bool = True
     taken: dict[int, int] = field(default_factory=dict)
 
 
@@ -325,7 +323,7 @@ class Simulator:
                     self._produce(e, (s, g, n), (i, j), segment)
                     if e.policy is Policy.TILE and j == segment.col_steps - 1:
                         end = e.cols.advance * j + e.cols.offset + e.cols.extent
-                        self.figures.whole_width &= end >= self.graph.tensors[self._tensor(e)].shape[1]
+                        need(end >= self.graph.tensors[self._tensor(e)].shape[1], 2, "a tile ends before its tensor")
             for n, e in enumerate(segment.entries):
                 if e.policy is Policy.TILE:
                     self._slide(e, (s, g, n), (i, j), j == segment.col_steps - 1)

@@ -97,7 +97,7 @@ def test_rows(
         (((3, 1, 1), (3, 1, 1)), 2, [(2, -2, 4), (2, -1, 2)], 9),
         (((3, 1, 1),) * 3, 2, [(2, -2, 4), (2, -3, 4), (2, -2, 2)], 9),  # columns do not grow with depth
         (((3, 1, 1), (3, 2, 1)), 2, [(4, -1, 5), (2, 0, 2)], 4),
-        (((3, 1, 1), (1, 2, 0)), 2, [(4, -1, 4), (2, 0, 2)], 4),  # never fewer columns than the advance
+        (((3, 1, 1), (1, 2, 0)), 2, [(4, -1, 4), (2, 0, 2)], 5),  # never fewer than advance; the last is made, too
         (((3, 1, 1), (3, 1, 1)), ALL, [(16, 0, 16), (16, 0, 16)], 1),
     ],
 )
@@ -296,10 +296,7 @@ def obeys(graph: ir.Graph, schedule: Schedule, facts: Facts) -> None:
     done = check(graph, schedule, layout.place(facts, schedule))
     cost = replay.schedule_cost(facts, schedule)
     assert (done.row_steps, done.calls) == (cost.row_steps, cost.calls)
-    if done.whole_width:  # otherwise the figures count columns at the right edge that no one reads
-        assert (done.macs, done.elements) == (cost.macs, cost.elements)
-    assert done.macs <= cost.macs
-    assert done.elements <= cost.elements
+    assert (done.macs, done.elements) == (cost.macs, cost.elements)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -334,7 +331,7 @@ def test_rings_are_exact(seed: int, choice: int) -> None:
         for (g, n), capacity in rings.items():
             entry = stage.segments[g].entries[n]
             assert entry.keep == capacity
-            if capacity == 1 or (g, n) in inner:
+            if capacity == 1 or (g, n) in inner or not all(map(_dense, _readers(graph, entry))):
                 continue
             entries = list(stage.segments[g].entries)
             entries[n] = replace(entry, keep=capacity - 1)
@@ -345,6 +342,18 @@ def test_rings_are_exact(seed: int, choice: int) -> None:
             smaller = replace(schedule, stages=tuple(stages))
             with pytest.raises(RuleBroken):
                 check(graph, smaller, layout.place(facts, smaller))
+
+
+def _readers(graph: ir.Graph, entry: Entry) -> list[ir.Op]:
+    tensor = graph.ops[entry.op].output if entry.op >= 0 else graph.inputs[-1 - entry.op].tensor
+    return [op for op in graph.ops if tensor in op.inputs]
+
+
+def _dense(op: ir.Op) -> bool:
+    """The operator reads every row of its receptive field: the rules ask for the field, holes and padding included."""
+    if isinstance(op, ir.Window2D):
+        return op.dilation == (1, 1) and all(p < k for p, k in zip(op.pads, op.kernel, strict=True))
+    return not isinstance(op, ir.Pad)
 
 
 def _read_inside(facts: Facts, stage: Stage) -> set[tuple[int, int]]:
@@ -360,31 +369,30 @@ def _read_inside(facts: Facts, stage: Stage) -> set[tuple[int, int]]:
 @given(seed=st.integers(0, 10**6), choice=st.integers(0, 10**6))
 @settings(max_examples=40, deadline=None)
 def test_lags_are_least(seed: int, choice: int) -> None:
-    """One row less lag of any fused segment breaks a rule."""
+    """One row less lag of any fused segment breaks a rule; any more is allowed."""
     graph = random_graph(seed, ops=6)
     facts = Facts(graph)
     schedule = random_schedule(graph, random.Random(choice), "resident", facts)
-    for s, stage in enumerate(schedule.stages):
-        for g, segment in enumerate(stage.segments):
-            last = segment.entries[-1]
-            if len(segment.entries) == 1 or segment.row_steps == 1 or last.rows.offset == 0:
-                continue
-            if any(facts.nodes[e.op].rows.factor > 1 for e in segment.entries):
-                continue
-            entries = tuple(
-                replace(e, rows=replace(e.rows, offset=e.rows.offset + e.rows.advance // last.rows.advance))
-                for e in segment.entries
-            )
-            assert not _begins_in_order(facts, entries), (s, g)
-
-
-def _begins_in_order(facts: Facts, entries: tuple[Entry, ...]) -> bool:
-    """Rules 1 and 2: no row is expected from a step before the first."""
-    return all(
-        e.rows.offset + (e.keep if e.policy is Policy.TILE else 0) <= 0
-        for e in entries
-        if e.policy is not Policy.TILE or e.keep
-    )
+    for segment in (segment for stage in schedule.stages for segment in stage.segments):
+        last = segment.entries[-1]
+        spec = SegmentSpec(
+            ops=tuple(e.op for e in segment.entries),
+            row_adv=last.rows.advance,
+            col_adv=ALL,
+            keep={facts.nodes[e.op].tensor: e.keep for e in segment.entries if e.policy is Policy.TILE},
+        )
+        if segment.row_steps == 1 or spec.row_adv >= facts.nodes[last.op].size[0]:
+            continue
+        least = shape_segment(facts, spec)
+        more = shape_segment(facts, replace(spec, row_lag=3))
+        assert last.rows.offset <= least.rows[-1][1] == more.rows[-1][1] + 3
+        assert more.row_steps >= least.row_steps
+        if least.rows[-1][1] == 0 or any(facts.nodes[op].rows.factor > 1 for op in spec.ops):
+            continue
+        raised = [offset + advance // spec.row_adv for advance, offset, _, _ in least.rows]
+        kept = [region[3] for region in least.rows]
+        ordered = [o + k <= 0 for o, k, tile in zip(raised, kept, least.tile, strict=True) if k or not tile]
+        assert not all(ordered)
 
 
 def test_the_checker_sees_broken_schedules() -> None:
