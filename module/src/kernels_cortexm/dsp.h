@@ -104,7 +104,7 @@ DSP_INLINE int8_t dsp_scale(int32_t doubled, int32_t multiplier, int32_t right, 
 /* Output for any accumulator and shift. */
 int8_t dsp_scale_any(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point);
 
-/* Sums of `size` products from any bias have no excess, and every shift is a right shift: dsp_requant_fast() will do.
+/* Sums of `size` products from any bias have no excess, and every shift is a right shift: dsp_scale() will do.
  */
 bool dsp_quick(const weft_linear_t *p, int32_t n, int32_t size);
 

@@ -17,7 +17,7 @@
 typedef struct {
     int16x2_t weight[STACK_TAPS][2]; /* quad_3x3() knows the offsets of these two */
     const int8_t *row[3];
-    const int16x2_t *wide; /* weights of the taps that are inside, or NULL */
+    const int16x2_t *wide; /* all taps, or NULL */
     const int8_t *narrow;  /* the same as bytes, `n` apart */
     int32_t n, bias[4];
     struct {
@@ -31,25 +31,28 @@ typedef struct {
     int32_t v0, v1, v2, v3;
 } acc_t;
 
-static __attribute__((noinline)) void load_quad(quad_t *q, const weft_linear_t *p, int32_t o, int32_t first_tap,
-                                                int32_t taps, int16x2_t *to)
+/* Channels o to o + 3: `taps` taps, widened to `to` unless that is NULL. */
+static __attribute__((noinline)) void load_quad(quad_t *q, const weft_linear_t *p, int32_t o, int32_t taps,
+                                                int16x2_t *to)
 {
-    const int32_t n = q->n;
-    const int8_t *w = p->weights + first_tap * n + o;
+    const int32_t n = q->n, step = p->per_tensor ? 0 : 1;
+    const int32_t *bias = (const int32_t *)(const void *)p->bias + o;
+    const int32_t *multiplier = (const int32_t *)(const void *)p->multiplier + o * step;
+    const int8_t *shift = p->shift + o * step, *w = p->weights + o;
     q->wide = to;
     q->narrow = w;
     if (to != NULL) {
         for (int16x2_t *end = to + 2 * taps; to != end; to += 2, w += n) {
             const uint32_t v = dsp_load(w);
-            to[0] = __sadd16(dsp_even(v), dsp_even(v));
-            to[1] = __sadd16(dsp_odd(v), dsp_odd(v));
+            const int16x2_t even = dsp_even(v), odd = dsp_odd(v);
+            to[0] = __sadd16(even, even);
+            to[1] = __sadd16(odd, odd);
         }
     }
-    for (int32_t i = 0; i < 4; i++) {
-        const int32_t m = p->per_tensor ? 0 : o + i;
-        q->bias[i] = 2 * weft_linear_bias(p, o + i);
-        q->scale[i].multiplier = (int32_t)weft_rd32(p->multiplier + 4 * m);
-        q->scale[i].right = -p->shift[m];
+    for (int32_t i = 0; i < 4; i++, multiplier += step, shift += step) {
+        q->bias[i] = 2 * bias[i];
+        q->scale[i].multiplier = *multiplier;
+        q->scale[i].right = -*shift;
     }
 }
 
@@ -142,6 +145,12 @@ DSP_INLINE acc_t mac_3x3(const quad_t *q, int32_t column, int32_t step, uint32_t
     return acc;
 }
 
+#define MAC_ROWS(taps)                                                                                                 \
+    for (; row != row_end; row++, w += 2 * width) {                                                                    \
+        acc = mac_row(acc, *row + column, w, taps, step, offset);                                                      \
+    }                                                                                                                  \
+    break
+
 /* Four channels from o on of output columns [x, x1) of a row. */
 static __attribute__((noinline)) void quad_columns(const weft_call_t *call, const weft_rows_t *rows, const quad_t *q,
                                                    int32_t o, int32_t x, int32_t x1, int8_t *out)
@@ -149,18 +158,32 @@ static __attribute__((noinline)) void quad_columns(const weft_call_t *call, cons
     const weft_op_t *op = call->op;
     const int32_t c = call->in0.c, width = op->kernel_w, step = op->dilation_w * c;
     const uint32_t offset = dsp_offset(call->in0.zero_point);
+    const int8_t *const *const row_end = rows->row + rows->taps.hi;
     int32_t first = x * op->stride_w - op->pad_left;
 
     for (; x < x1; x++, first += op->stride_w, out += c) {
         const weft_taps_t cols = weft_taps(first, width, op->dilation_w, call->in0.w);
-        const int32_t taps = cols.hi - cols.lo;
         const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * c + o;
+        const int32_t tap = rows->taps.lo * width + cols.lo;
+        const int8_t *const *row = rows->row + rows->taps.lo;
         acc_t acc = {q->bias[0], q->bias[1], q->bias[2], q->bias[3]};
-        int32_t tap = cols.lo;
-        for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, tap += width) {
-            const int8_t *px = weft_row(rows, ky) + column;
-            acc = q->wide != NULL ? mac_row(acc, px, q->wide + 2 * tap, taps, step, offset)
-                                  : mac_row_narrow(acc, px, q->narrow + tap * q->n, q->n, taps, step, offset);
+        if (q->wide == NULL) {
+            const int8_t *w = q->narrow + tap * c;
+            for (; row != row_end; row++, w += width * c) {
+                acc = mac_row_narrow(acc, *row + column, w, c, cols.hi - cols.lo, step, offset);
+            }
+        } else {
+            const int16x2_t *w = q->wide + 2 * tap;
+            switch (cols.hi - cols.lo) {
+            case 7:
+                MAC_ROWS(7);
+            case 5:
+                MAC_ROWS(5);
+            case 3:
+                MAC_ROWS(3);
+            default:
+                MAC_ROWS(cols.hi - cols.lo);
+            }
         }
         store_quad(q, acc, out);
     }
@@ -191,41 +214,46 @@ void weft_dwconv2d_dsp(const weft_call_t *call)
     const weft_op_t *op = call->op;
     const int32_t n = call->out.c, width = op->kernel_w, taps = op->kernel_h * width;
     const weft_linear_t p = weft_linear(call, n);
-    if (n != call->in0.c || n < 4 || !dsp_quick(&p, n, taps)) {
+    if (n != call->in0.c || n < 4 || op->kernel_h > WEFT_HOISTED_ROWS || !dsp_quick(&p, n, taps)) {
         weft_dwconv2d(call);
         return;
     }
     quad_t q;
     weft_rows_t rows;
-    int16x2_t *memory = taps <= STACK_TAPS                              ? q.weight[0]
-                        : (int32_t)call->scratch_len < taps * TAP_BYTES ? NULL
-                                                                        : call->scratch;
+    int16x2_t *memory = call->scratch;
+    if (taps <= STACK_TAPS) {
+        memory = q.weight[0];
+    } else if ((int32_t)call->scratch_len < taps * TAP_BYTES) {
+        memory = NULL;
+    }
     int32_t begin, end;
+    interior(call, &begin, &end);
+    const bool nine = op->kernel_h == 3 && width == 3 && begin < end;
     q.n = n;
     q.zp = p.zp_out;
-    interior(call, &begin, &end);
 
-    for (int32_t y = call->y0; y < call->y1; y++) {
-        int8_t *out = weft_px(&call->out, y, call->x0);
-        weft_rows(&rows, call, y);
-        const int32_t inside = rows.taps.hi - rows.taps.lo;
-        const bool nine = inside == 3 && op->kernel_h == 3 && width == 3 && begin < end;
-        for (int32_t next = 0; next < n; next += 4) {
-            const int32_t o = weft_min(next, n - 4); /* the last channels overlap those before */
-            int8_t *to = out + o;
-            load_quad(&q, &p, o, rows.taps.lo * width, inside * width, memory);
-            if (!nine) {
-                quad_columns(call, &rows, &q, o, call->x0, call->x1, to);
+    for (int32_t next = 0; next < n; next += 4) {
+        const int32_t o = weft_min(next, n - 4); /* the last channels overlap those before */
+        load_quad(&q, &p, o, taps, memory);
+        for (int32_t y = call->y0; y < call->y1; y++) {
+            int8_t *out = weft_px(&call->out, y, call->x0) + o;
+            weft_rows(&rows, call, y);
+            if (!nine || rows.taps.hi - rows.taps.lo < 3) {
+                quad_columns(call, &rows, &q, o, call->x0, call->x1, out);
                 continue;
             }
             for (int32_t k = 0; k < 3; k++) {
                 q.row[k] = rows.row[k] + o;
             }
-            quad_columns(call, &rows, &q, o, call->x0, begin, to);
-            to += (begin - call->x0) * n;
-            quad_3x3(call, &q, (begin * op->stride_w - op->pad_left - rows.x) * n, end - begin, to);
-            to += (end - begin) * n;
-            quad_columns(call, &rows, &q, o, end, call->x1, to);
+            if (call->x0 < begin) {
+                quad_columns(call, &rows, &q, o, call->x0, begin, out);
+                out += (begin - call->x0) * n;
+            }
+            quad_3x3(call, &q, (begin * op->stride_w - op->pad_left - rows.x) * n, end - begin, out);
+            if (end < call->x1) {
+                out += (end - begin) * n;
+                quad_columns(call, &rows, &q, o, end, call->x1, out);
+            }
         }
     }
     dsp_count_macs(call, n);
