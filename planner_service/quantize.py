@@ -22,6 +22,17 @@ MIN_OPSET = 13
 #: Larger models do not fit any board that Weft is for.
 MAX_MODEL_BYTES = 256 << 20
 
+#: What onnxruntime leaves float in QDQ form unless told: operators that Weft runs from a table or exactly.
+_MORE_OPERATORS = (
+    "Div",
+    "GlobalMaxPool",
+    "HardSigmoid",
+    "HardSwish",
+    "ReduceMean",
+    "Sub",
+    "Tanh",
+)
+
 Arrays = NDArray[Any]
 
 
@@ -41,6 +52,7 @@ def quantize_model(
     Raises PlannerError: UNAVAILABLE without onnxruntime, BAD_MODEL, BAD_REQUEST (calibration data), UNSUPPORTED."""
     try:
         from onnxruntime import quantization
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError as error:
         raise PlannerError(
@@ -62,19 +74,23 @@ def quantize_model(
             return next(self._rest, None)
 
     wanted = quantization.QuantFormat.QDQ if form == "qdq" else quantization.QuantFormat.QOperator
+    operators = sorted({*QLinearOpsRegistry, *QDQRegistry, *_MORE_OPERATORS})
     chatter = logging.getLogger()
     level = chatter.level
     with tempfile.TemporaryDirectory(prefix="weft-quantize-") as folder:
-        prepared, result = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
+        source, prepared, result = (Path(folder, f"{n}.onnx") for n in ("float", "prepared", "int8"))
         try:
-            chatter.setLevel(logging.ERROR)
-            quant_pre_process(model, prepared, skip_symbolic_shape=True)
+            chatter.setLevel(logging.CRITICAL)
+            # As a file: given a ModelProto, onnxruntime 1.32 loses constants that shapes depend on.
+            onnx.save(model, source)
+            quant_pre_process(source, prepared, skip_symbolic_shape=True)
             quantization.quantize_static(
                 prepared,
                 result,
                 Reader(),
                 quant_format=wanted,
                 per_channel=per_channel,
+                op_types_to_quantize=operators if form == "qdq" else None,
                 activation_type=quantization.QuantType.QInt8,
                 weight_type=quantization.QuantType.QInt8,
                 extra_options={"WeightSymmetric": True, "ActivationSymmetric": False},

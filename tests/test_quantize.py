@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +53,63 @@ def test_result_imports(form: Literal["qdq", "qoperator"], per_channel: bool, op
     assert convolution.multipliers.size == (8 if per_channel else 1)
     # Six operators in a row, each at most 1 LSB off.
     assert edge_difference(quantised, np.random.default_rng(2)) <= 4
+
+
+class Network(Writer):
+    """Writer of float networks on [1, 3, 16, 16]."""
+
+    def w(self, *shape: int) -> str:
+        return self.constant(RNG.normal(0, 0.25, shape).astype(np.float32))
+
+    def number(self, value: float) -> str:
+        return self.constant(np.float32(value))
+
+
+def activations(m: Network, x: str) -> str:
+    a = m.node("HardSwish", [m.node("Conv", [x, m.w(8, 3, 3, 3), m.w(8)], pads=[1] * 4)])
+    b = m.node("LeakyRelu", [m.node("Conv", [a, m.w(8, 1, 3, 3)], pads=[1] * 4, group=8)], alpha=0.1)
+    c = m.node("AveragePool", [m.node("Concat", [a, b], axis=1)], kernel_shape=[2, 2], strides=[2, 2])
+    d = m.node("Sigmoid", [m.node("Conv", [c, m.w(6, 16, 1, 1), m.w(6)])])
+    e = m.node("ReduceMean", [d], axes=[2, 3], keepdims=0)
+    return m.node("Softmax", [m.node("Gemm", [e, m.w(6, 4), m.w(4)])], axis=1)
+
+
+def gated(m: Network, x: str) -> str:
+    """Squeeze and excite, resizing, padding, Tanh, a flattened picture into MatMul."""
+    a = m.node("Conv", [x, m.w(8, 3, 3, 3), m.w(8)], strides=[2, 2], pads=[1] * 4)
+    a = m.node("Clip", [a, m.number(0), m.number(6)])
+    g = m.node("Relu", [m.node("Conv", [m.node("GlobalAveragePool", [a]), m.w(4, 8, 1, 1), m.w(4)])])
+    g = m.node("HardSigmoid", [m.node("Conv", [g, m.w(8, 4, 1, 1), m.w(8)])], alpha=1 / 6)
+    a = m.node("Mul", [a, g])
+    scales = m.constant(np.array([1, 1, 2, 2], np.float32))
+    a = m.node("Resize", [a, "", scales], coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    a = m.node("Pad", [a, m.constant(np.array([0, 0, 1, 1, 0, 0, 1, 1]))])
+    a = m.node("Tanh", [m.node("Conv", [a, m.w(4, 8, 3, 3)])])
+    a = m.node("MaxPool", [a], kernel_shape=[3, 3], strides=[2, 2])
+    return m.node("MatMul", [m.node("Reshape", [a, m.constant(np.array([1, -1]))]), m.w(196, 5)])
+
+
+def unfolded(m: Network, x: str) -> str:
+    """Normalisation and swish in pieces, MatMul over channels between transpositions."""
+    a = m.node("Conv", [x, m.w(8, 3, 3, 3)], pads=[1] * 4)
+    parameters = [m.constant(RNG.uniform(0.5, 1.5, 8).astype(np.float32)) for _ in range(4)]
+    a = m.node("Relu", [m.node("BatchNormalization", [a, *parameters])])
+    a = m.node("Sub", [m.node("Mul", [a, m.node("Sigmoid", [a])]), m.number(0.5)])
+    a = m.node("Mul", [a, m.constant(RNG.uniform(0.5, 2, (8, 1, 1)).astype(np.float32))])
+    a = m.node("MatMul", [m.node("Transpose", [a], perm=[0, 2, 3, 1]), m.w(8, 6)])
+    a = m.node("Transpose", [m.node("Add", [a, m.w(6)])], perm=[0, 3, 1, 2])
+    return m.node("Flatten", [m.node("GlobalMaxPool", [a])])
+
+
+@pytest.mark.parametrize("build", [activations, gated, unfolded], ids=lambda b: b.__name__)
+def test_networks(build: Callable[[Network, str], str]) -> None:
+    """Everything that common networks are made of survives quantisation and import."""
+    m = Network()
+    m.inputs.append(helper.make_tensor_value_info("image", 1, [1, 3, 16, 16]))
+    m.outputs.append(helper.make_tensor_value_info(build(m, "image"), 1, ["batch", "classes"]))
+    samples = RNG.normal(0, 1, (12, 3, 16, 16)).astype(np.float32)
+    quantised = quantize_model(m.bytes(), {"image": samples})
+    assert edge_difference(quantised, np.random.default_rng(4)) <= 3
 
 
 def test_samples_without_batch() -> None:

@@ -266,23 +266,13 @@ class _Operators(Lowering):
             out = (*shape[:-1], n)
             view = View(shape=out, axes=(*((),) * (len(shape) - 1), (2,) if n > 1 else ()))
             return self._linear(node, x.tensor, weights, scales, bias, (1, 1, n), None, None, view=view)
-        if len(shape) not in (3, 4) or shape[0] != 1:
+        h, w, c = self._tensors[x.tensor].shape
+        if c != shape[-1] or x.view.axes[-1] not in ((), (2,)):
             raise RefusedError("dense input", str(list(shape)))
-        template = TEMPLATES[3][0] if len(shape) == 3 else NHWC
-        tensor = self._arranged(x, template, node.name)
-        h, w, _ = self._tensors[tensor].shape
+        # A matrix at every position: a 1x1 convolution, whatever the other dimensions are called.
         one = Window(kernel=(1, 1), stride=(1, 1), dilation=(1, 1), before=(0, 0), after=(0, 0), out=(h, w))
-        return self._linear(
-            node,
-            tensor,
-            codes[:, None, None],
-            scales,
-            bias,
-            (h, w, n),
-            None,
-            one,
-            view=view_of((*shape[:-1], n), template),
-        )
+        view = View(shape=(*shape[:-1], n), axes=(*x.view.axes[:-1], (2,) if n > 1 else ()))
+        return self._linear(node, x.tensor, codes[:, None, None], scales, bias, (h, w, n), None, one, view=view)
 
     def _per_channel(self, node: Node, x: Real, factor: Float64, offset: Float64) -> Value:
         """factor[c] * x + offset[c] as a depthwise 1x1 convolution: exact up to its one rounding."""

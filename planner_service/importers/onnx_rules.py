@@ -43,7 +43,7 @@ MAX_SIDE = 32767
 #: Weights of all layers together: constants may be read by many layers, each of which keeps a copy.
 MAX_WEIGHTS = 64 << 20
 
-QUANTISE = "put QuantizeLinear and DequantizeLinear around it; weft quantize does"
+QUANTISE = "put QuantizeLinear and DequantizeLinear around it; weft quantize in its QDQ form does"
 STATIC = "use static quantisation: weft quantize model.onnx --calibration data.npz, from the float model"
 #: Operators that need more than 'not supported'.
 REFUSED = {
@@ -108,7 +108,7 @@ def _conv_weights(f: Facts) -> bool | str:
         return f"rank {len(w.shape)}"
     if not isinstance(groups, int) or groups < 1 or w.shape[1] * groups != x.shape[1] or w.shape[0] % groups:
         return f"{list(w.shape)} for {x.shape[1]} channels in {groups} groups"
-    if min(w.shape) < 1:
+    if min(w.shape) < 1 or max(w.shape[2:]) > 255:
         return f"shape {list(w.shape)}"
     if len(w.scales) not in (1, w.shape[0]) or (len(w.scales) > 1 and w.axis != 0):
         return f"{len(w.scales)} scales along axis {w.axis}"
@@ -160,11 +160,6 @@ def _gemm_plain(f: Facts) -> bool | str:
         if f.attributes.get(key, value) != value:
             return f"{key} = {f.attributes[key]}"
     return True
-
-
-def _vector(f: Facts) -> bool | str:
-    shape = f.input(0).shape
-    return (len(shape) == 2 and shape[0] == 1) or f"shape {list(shape)}"
 
 
 def _two_operands(f: Facts) -> bool | str:
@@ -258,9 +253,7 @@ LIMITS: dict[str, Limit] = {
         operators=(*CONV, *DENSE), text="taps of an output times 255 * 128 fit 32 bits", remedy="use a smaller layer"
     ),
     "dense input": Limit(
-        operators=("MatMul", "QLinearMatMul"),
-        text="input is [1, features] up to [1, H, W, features]",
-        remedy="Reshape it",
+        operators=DENSE, text="input is one vector, or its features are the channels of a tensor", remedy="Flatten it"
     ),
     "one computed": Limit(operators=BINARY, text="one operand is computed", remedy="fold constants: onnxsim"),
     "channel constant": Limit(
@@ -366,7 +359,7 @@ RULES: tuple[Rule, ...] = (
     ),
     *rules(
         CONV,
-        "weights fit channels and groups; one scale per tensor or per output channel",
+        "weights fit channels and groups, kernels are at most 255; one scale per tensor or per output channel",
         "check group, and quantise weights along axis 0",
         _conv_weights,
         final=True,
@@ -388,7 +381,7 @@ RULES: tuple[Rule, ...] = (
     ),
     *_state(CONV, _LSB + ": fixed-point instead of float requantisation"),
     *rules(DENSE, "input is quantised", QUANTISE, _quantised, final=True),
-    *rules(("Gemm", "QGemm"), "input is [1, features]", "Flatten it", _vector, final=True),
+    *rules(("Gemm", "QGemm"), "input is a matrix", "Flatten it", _rank(2), final=True),
     *rules(
         ("Gemm", "QGemm"),
         "alpha and beta are 1, transA is 0",
