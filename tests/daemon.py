@@ -116,3 +116,8 @@ def chain(layers: int, *, size: int = 16, channels: int = 4, extra: str = "", is
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     return bytes(onnx.ModelProto.SerializeToString(model))
+
+
+def slow_model() -> bytes:
+    """A model that takes the engine many seconds to run, and so the planner to check any plan of it."""
+    return chain(8, size=512, channels=32)

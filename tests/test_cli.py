@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from daemon import MODELS, ROOT, Daemon, chain
+from daemon import MODELS, ROOT, Daemon, chain, slow_model
 
 from planner_service import api, inputs, report, targets
 from planner_service.cli import arguments, look, main
@@ -566,13 +566,16 @@ def start(*args: object, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def test_control_c(tmp_path: Path) -> None:
-    (tmp_path / "slow.onnx").write_bytes(chain(32, size=48, channels=8))
-    process = start("sweep", "slow.onnx", cwd=tmp_path)
+@pytest.mark.parametrize("options", [[], ["--layers"]])
+def test_control_c(tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "slow.onnx").write_bytes(slow_model())
+    process = start("plan", "slow.onnx", *options, cwd=tmp_path)
     time.sleep(2)
     assert process.poll() is None
+    begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=10)
+    assert time.monotonic() - begin < 1.5
     assert process.returncode == CATALOGUE[Code.CANCELLED].exit_code
     assert (out, err) == ("", "weft: cancelled\n")
 

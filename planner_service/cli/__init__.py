@@ -15,16 +15,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     stdout as {"error": ...} too."""
     from planner_service.cli import files
     from planner_service.cli.arguments import parse
+    from planner_service.cli.interrupt import interruptible
 
     args = parse(argv)
+    cancelled = PlannerError(Code.CANCELLED, "cancelled")
     try:
-        code: int = args.run(args)
+        if args.own_thread:
+            code = interruptible(lambda: int(args.run(args)), lambda: files.fail(args, cancelled))
+        else:
+            code = args.run(args)
         sys.stdout.flush()
         return code
     except PlannerError as error:
         return files.fail(args, error)
     except KeyboardInterrupt:
-        return files.fail(args, PlannerError(Code.CANCELLED, "cancelled"))
+        return files.fail(args, cancelled)
     except BrokenPipeError:
         # Whoever read our output has seen enough; nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -73,7 +73,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         command = commands.add_parser(
             name, help=help_, description=help_[0].upper() + help_[1:] + ".", parents=[common, *parents]
         )
-        command.set_defaults(run=function)
+        command.set_defaults(run=function, own_thread=name != "serve")
         return command
 
     planning = argparse.ArgumentParser(add_help=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from planner_service import api
 from planner_service.cli import files
+from planner_service.cli.interrupt import stop
 from planner_service.errors import Code, PlannerError, Violation
 
 
@@ -80,7 +81,7 @@ def _create(args: argparse.Namespace, request: api.PlanRequest) -> tuple[api.Pla
     data, name = files.read_model(args.model), args.model.stem
     with files.ProgressLine(quiet=args.json) as progress:
         if args.server is None:
-            return api.create_plans(data, name, request, progress=progress)
+            return api.create_plans(data, name, request, progress=progress, cancelled=stop.is_set)
         from planner_service.service.client import Client
 
         with Client(args.server) as client:
