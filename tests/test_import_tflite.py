@@ -186,6 +186,7 @@ def weighted(
     activation: str = "NONE",
     bias: bool = True,
     zero_out: int = -20,
+    weight_zero: int = 128,
     **options: Any,
 ) -> bytes:
     """A model of one weighted layer; scales are such that outputs use the range and often saturate."""
@@ -199,7 +200,7 @@ def weighted(
             "shape": weights.shape,
             "dtype": dtype,
             "scale": scales,
-            "zero_point": 128 if dtype == "uint8" else 0,
+            "zero_point": weight_zero if dtype == "uint8" else 0,
             "axis": axis,
             "data": weights,
         },
@@ -254,6 +255,22 @@ def convolutions() -> Iterator[Case]:
                 f"CONV_2D grouped {label}",
                 weighted(
                     "CONV_2D", source, codes((6, kh, kw, 2), dtype), 6, (1, out_h, out_w, 6), "Conv2DOptions", **common
+                ),
+            )
+        if dtype == "uint8":
+            # Weights around another zero point than 128 are fine as long as the differences fit int8.
+            shifted = RNG.integers(0, 228, (outs, kh, kw, c)).astype(np.uint8)
+            yield (
+                f"CONV_2D weights around 100 {label}",
+                weighted(
+                    "CONV_2D",
+                    source,
+                    shifted,
+                    outs,
+                    (1, out_h, out_w, outs),
+                    "Conv2DOptions",
+                    weight_zero=100,
+                    **common,
                 ),
             )
         multiplier = (1, 2, 3)[number % 3]

@@ -135,6 +135,8 @@ class _Importer:
     def run(self) -> Graph:
         model = self._model
         self._refuse_float()
+        for refused in model.refused:
+            self._collector.add(refused.layer, refused.message, refused.hint)
         for source in dict.fromkeys(model.inputs):
             self._network_input(source)
         for operator in model.operators:

@@ -14,7 +14,7 @@ import numpy as np
 import tflite
 from numpy.typing import NDArray
 
-from planner_service.errors import Code, PlannerError
+from planner_service.errors import Code, PlannerError, Violation
 
 #: Limits of the plan format (tensors, operators), of TFLite (rank) and against hostile files.
 MAX_RECORDS = 4095
@@ -66,12 +66,13 @@ class SourceOperator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceModel:
-    """The file's one subgraph."""
+    """The file's one subgraph. ``refused`` holds what is legal in a file but not supported, per tensor."""
 
     tensors: tuple[SourceTensor, ...]
     operators: tuple[SourceOperator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    refused: tuple[Violation, ...] = ()
 
 
 def bad(message: str, layer: str = "") -> PlannerError:
@@ -80,8 +81,8 @@ def bad(message: str, layer: str = "") -> PlannerError:
 
 
 def read_model(data: bytes) -> SourceModel:
-    """PlannerError: BAD_MODEL for damaged files, UNSUPPORTED for several subgraphs, variables or data outside the file,
-    TOO_LARGE beyond the limits."""
+    """PlannerError: BAD_MODEL for damaged files, UNSUPPORTED for several subgraphs or data outside the file, TOO_LARGE
+    beyond the limits."""
     try:
         return _read(data)
     except _DAMAGE as e:
@@ -114,7 +115,8 @@ def _read(data: bytes) -> SourceModel:
     n_operators = _length(graph.OperatorsLength(), MAX_RECORDS, "operators")
     n_buffers = _length(model.BuffersLength(), 0xFFFF, "buffers")
     n_codes = _length(model.OperatorCodesLength(), 0xFFFF, "operator codes")
-    tensors = [_tensor(model, n_buffers, graph.Tensors(i), i) for i in range(n_tensors)]
+    refused: list[Violation] = []
+    tensors = [_tensor(model, n_buffers, graph.Tensors(i), i, refused) for i in range(n_tensors)]
     operators = []
     operands, budget = MAX_OPERANDS, MAX_CONSTANT_BYTES
     for i in range(n_operators):
@@ -142,6 +144,7 @@ def _read(data: bytes) -> SourceModel:
         operators=tuple(operators),
         inputs=ends(graph.InputsLength(), graph.Inputs, "inputs"),
         outputs=ends(graph.OutputsLength(), graph.Outputs, "outputs"),
+        refused=tuple(refused),
     )
 
 
@@ -154,12 +157,12 @@ def _vector(length: int, as_numpy: Callable[[], Any], dtype: type[np.generic]) -
     return np.asarray(as_numpy()) if length else np.zeros(0, dtype)
 
 
-def _tensor(model: Any, n_buffers: int, source: Any, index: int) -> SourceTensor:
+def _tensor(model: Any, n_buffers: int, source: Any, index: int, refused: list[Violation]) -> SourceTensor:
     name = (source.Name() or b"")[:MAX_NAME].decode("utf-8", "replace") or f"tensor_{index}"
     if source.IsVariable():
-        raise _refuse("variable tensors hold state between runs", "export the model without state", name)
+        refused.append(Violation(name, "variable tensors hold state between runs", "export the model without state"))
     if source.Sparsity() is not None:
-        raise _refuse("sparse tensors are not supported", "export the model without sparsity", name)
+        refused.append(Violation(name, "sparse tensors are not supported", "export the model without sparsity"))
     rank = _length(source.ShapeLength(), MAX_RANK, f"dimensions of {name}")
     shape = tuple(int(source.Shape(i)) for i in range(rank))
     dtype = _DTYPES.get(source.Type(), f"type {source.Type()}")
