@@ -32,6 +32,8 @@ SELFTEST_SEED = 12345
 F_EPSILON = 1e-9
 #: The first cap of the search without recomputation is the layer-by-layer arena divided by 2^this.
 CAP_SHIFTS = 5
+#: Caps of the search with recomputation, as shares of the least RAM without it.
+CAP_SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 #: How much of the room above a solution's peak wider tiles may take, in the order of trying: packing may fail.
 WIDEN_SHARES = (1.0, 0.9, 0.5)
 
@@ -261,8 +263,15 @@ def _p1(run: _Run, f_max: float) -> PlanResult:
     solution = first
     if f_max > 1.0:
         bound = (f_max + F_EPSILON) * run.facts.base_macs
-        search = run.search(first.memory, recompute=True, spare=bound - run.facts.base_macs, begin=0.3, end=0.9)
-        solution = _least_memory(search, bound) or first
+        for k, share in enumerate(CAP_SHARES):
+            begin = 0.3 + 0.6 * k / len(CAP_SHARES)
+            end = begin + 0.6 / len(CAP_SHARES)
+            cap = int(first.memory * share)
+            search = run.search(cap, recompute=True, spare=bound - run.facts.base_macs, begin=begin, end=end)
+            found = _least_memory(search, bound)
+            if found is not None:
+                solution = found
+                break
     result = run.finish(solution)
     assert result is not None
     return result

@@ -13,6 +13,7 @@ together). What remains is a shortest path in which compute adds up and memory t
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -162,6 +163,7 @@ class Search:
                 dying = self._dying(start, j) if ends else []
                 spare = self.spare + self.segments.macs_before[j] - self.segments.macs_before[start]
                 points: list[StagePoint] = []
+                best: dict[int, int] = {}
                 following: dict[Span, list[State]] = {}
                 for option in options:
                     fixed = self._input_rings(i, j, option) + option.held
@@ -180,7 +182,7 @@ class Search:
                             continue
                         new = State(held + fixed, tile, macs, option.gives, option, state)
                         if ends:
-                            points.extend(self._points(new, full + held + fixed + tile, dying, points))
+                            points.extend(self._points(new, full + held + fixed + tile, dying, best))
                         if cuts:
                             onward.append(new)
                 if points:
@@ -201,21 +203,24 @@ class Search:
         dying += [t for t, last in self.resident if start <= last < j]
         return [t for t in dying if not any(t in nodes[op].whole or nodes[op].single for op in range(start, j))]
 
-    def _points(self, state: State, memory: int, dying: list[int], known: list[StagePoint]) -> Iterator[StagePoint]:
-        """The finished stage, and with its output over the tensor where that saves most."""
-        if memory <= self.cap:
+    def _points(self, state: State, memory: int, dying: list[int], best: dict[int, int]) -> Iterator[StagePoint]:
+        """The finished stage, and with its output over the tensor where that saves most. ``best``: fewest MACs known so
+        far by memory; what cannot beat them is not followed up."""
+        if memory <= self.cap and state.macs < best.get(memory, sys.maxsize):
+            best[memory] = state.macs
             yield StagePoint(memory, state.macs, state)
         assert state.option is not None
         sizes = self.facts.bytes_of
         out = up4(sizes[self.facts.nodes[state.option.spec.ops[-1]].tensor])
         for tensor in dying:
             size = up4(sizes[tensor])
-            least = memory - min(size, out)
-            if least > self.cap or any(p.memory <= least and p.macs <= state.macs for p in known):
+            if memory - min(size, out) > self.cap:
                 continue
             saving = size + out - max(out, size + self._distance(state, tensor))
-            if saving > 0 and memory - saving <= self.cap:
-                yield StagePoint(memory - saving, state.macs, state, True)
+            less = memory - saving
+            if saving > 0 and less <= self.cap and state.macs < best.get(less, sys.maxsize):
+                best[less] = state.macs
+                yield StagePoint(less, state.macs, state, True)
 
     def _distance(self, state: State, tensor: int) -> int:
         """How far below ``tensor`` the stage's output has to start to overwrite only dead rows: the pull order on the
