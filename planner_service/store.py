@@ -88,12 +88,14 @@ class Store:
     # ------------------------------------------------------------ entries
 
     def put(self, kind: Kind, data: bytes, record: dict[str, Any]) -> str:
-        """Keep ``data`` with its record and return its digest. The same bytes twice are one entry."""
+        """Keep ``data`` and return its digest. The same bytes twice are one entry, with the last record."""
         digest = digest_of(data)
         with self._mutex, self._disk():
-            if self.record(kind, digest) is None:
+            known = self.record(kind, digest)
+            if known is None:
                 self._room(len(data))
                 self._write(self._blob(kind, digest), data)
+            if known != record:
                 self._write(self._record(kind, digest), json.dumps(record, sort_keys=True).encode())
         return digest
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
+import onnx
 import pytest
 from daemon import MODELS, Daemon, chain, slow_model
 from google.rpc import error_details_pb2
@@ -223,6 +225,28 @@ def bad_plan_request(**changes: Any) -> Any:
     return request
 
 
+def spoiled(**changes: Any) -> bytes:
+    """A small ONNX model with something wrong: the input's ``height``, the weights' ``dims`` or ``location``, or the
+    ``first`` layer's input."""
+    model = onnx.load_from_string(chain(2))
+    (weights,) = [t for t in model.graph.initializer if t.name == "w0"]
+    if "height" in changes:
+        model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = changes["height"]
+    if "dims" in changes:
+        weights.ClearField("dims")
+        weights.dims.extend(changes["dims"])
+    if "location" in changes:
+        weights.ClearField("raw_data")
+        weights.data_location = onnx.TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value=changes["location"])
+    if "first" in changes:
+        model.graph.node[0].input[0] = changes["first"]
+    if "scale" in changes:
+        (scale,) = [t for t in model.graph.initializer if t.name == "s"]
+        scale.raw_data = np.float32(changes["scale"]).tobytes()
+    return bytes(model.SerializeToString())
+
+
 GARBAGE = b"This is no model at all." * 40
 TOO_MANY = b"".join(bytes([i % 251]) for i in range(4096)) * 300
 
@@ -256,6 +280,13 @@ BAD_UPLOADS: dict[str, tuple[list[Any], Code, str]] = {
         "chunks",
     ),
     "offset behind the end": ([*parts(GARBAGE, offset=10**6)], Code.BAD_REQUEST, "header"),
+    "2 GB of weights in 1 KB": ([*parts(spoiled(dims=[1 << 20, 1 << 11]))], Code.BAD_MODEL, ""),
+    "weights in another file": ([*parts(spoiled(location="/etc/passwd"))], Code.UNSUPPORTED, ""),
+    "a cycle": ([*parts(spoiled(first="c1"))], Code.BAD_MODEL, ""),
+    "an input that nobody makes": ([*parts(spoiled(first="ghost"))], Code.BAD_MODEL, ""),
+    "dynamic shape": ([*parts(spoiled(height="h"))], Code.UNSUPPORTED, ""),
+    "scale NaN": ([*parts(spoiled(scale="nan"))], Code.UNSUPPORTED, ""),
+    "scale zero": ([*parts(spoiled(scale=0))], Code.UNSUPPORTED, ""),
     "unsupported operators": ([*parts(chain(3, extra="Sin"))], Code.UNSUPPORTED, ""),
     "float model": ([*parts(chain(2, is_float=True))], Code.FLOAT_MODEL, ""),
 }
@@ -436,6 +467,20 @@ def test_a_plan_that_does_not_fit_is_an_answer(client: Client) -> None:
     assert "nrf52840dk" in planned.fit.targets
 
 
+def test_the_same_bytes_for_two_targets(client: Client) -> None:
+    first, second = (
+        client.create_plans(
+            DIGITS, "digits_a", api.PlanRequest(kind="layers", line="two", target=target, plan_version=1)
+        )[0]
+        for target in ("hifive1b", "nrf52840dk")
+    )
+    assert first.plan == second.plan
+    assert (first.target, second.target) == ("hifive1b", "nrf52840dk")
+    assert second.fit.fits
+    assert not first.fit.fits
+    assert client.fetch(first.sha256) == second
+
+
 def test_progress_moves(client: Client) -> None:
     seen: list[float] = []
     client.create_plans(DIGITS, "digits_a", api.PlanRequest(kind="front"), progress=lambda done, _: seen.append(done))
@@ -506,8 +551,9 @@ def start_slow(daemon: Daemon) -> Any:
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One worker, no queue."""
-    with Daemon(tmp_path_factory.mktemp("single"), "--workers", "1", "--queue", "0") as running:
+    """One worker with little memory, no queue."""
+    options = ("--workers", "1", "--queue", "0", "--worker-memory", "512MiB")
+    with Daemon(tmp_path_factory.mktemp("single"), *options) as running:
         yield running.ready()
 
 
@@ -629,6 +675,15 @@ def test_a_killed_worker_is_replaced(single: Daemon) -> None:
         list(call)
     assert "memory" in expect(caught, Code.UNAVAILABLE).hint
     with Client(single.address) as client:
+        assert client.create_plans(DIGITS, "digits_a", api.PlanRequest())
+
+
+def test_a_model_that_needs_more_memory_than_there_is(single: Daemon) -> None:
+    with Client(single.address) as client:
+        with pytest.raises(PlannerError) as caught:
+            client.create_plans(chain(1, size=6000), "huge", api.PlanRequest(kind="layers"))
+        assert caught.value.code is Code.TOO_LARGE
+        assert "memory" in caught.value.message
         assert client.create_plans(DIGITS, "digits_a", api.PlanRequest())
 
 

@@ -14,7 +14,8 @@ from planner_service.cli import look, plan, run, serve
 from planner_service.errors import CATALOGUE
 from planner_service.inputs import GENERATED
 
-_UNITS = {"": 1, "b": 1, "k": 1024, "kib": 1024, "kb": 1000, "m": 1024**2, "mib": 1024**2, "mb": 1000**2, "g": 1024**3}
+_UNITS = {"": 1, "b": 1}
+_UNITS |= {"k": 2**10, "kib": 2**10, "kb": 10**3, "m": 2**20, "mib": 2**20, "mb": 10**6, "g": 2**30, "gib": 2**30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
@@ -71,7 +72,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
     def add(name: str, function: object, help_: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         command = commands.add_parser(
-            name, help=help_, description=help_[0].upper() + help_[1:] + ".", parents=[common, *parents]
+            name,
+            help=help_,
+            description=help_[0].upper() + help_[1:] + ".",
+            parents=[common, *parents],
+            allow_abbrev=False,
         )
         command.set_defaults(run=function, own_thread=name != "serve")
         return command

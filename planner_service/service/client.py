@@ -63,7 +63,7 @@ class Client:
             try:
                 for event in call:
                     if event.WhichOneof("event") == "result":
-                        return tuple(self.fetch(plan.sha256.hex()) for plan in event.result.plans)
+                        return tuple(convert.plan_from_pb(p, self._bytes(p.sha256)[1]) for p in event.result.plans)
                     if progress:
                         progress(event.progress.fraction, event.progress.message)
             finally:
@@ -71,18 +71,22 @@ class Client:
         raise PlannerError(Code.INTERNAL, "the daemon ended the call without a result")
 
     def fetch(self, digest: str) -> api.Planned:
-        """A stored plan with its bytes; INTERNAL if they are not what was asked for."""
+        """A stored plan; its figures are those of the request that last led to these bytes."""
+        return convert.plan_from_pb(*self._bytes(bytes.fromhex(digest)))
+
+    def _bytes(self, digest: bytes) -> tuple[Any, bytes]:
+        """A plan's header and bytes; INTERNAL if they are not what was asked for."""
         header, chunks = None, []
         with _errors():
-            for part in self._stub.FetchPlan(pb.FetchPlanRequest(sha256=bytes.fromhex(digest)), timeout=_SECONDS):
+            for part in self._stub.FetchPlan(pb.FetchPlanRequest(sha256=digest), timeout=_SECONDS):
                 if part.WhichOneof("part") == "header":
                     header = part.header
                 else:
                     chunks.append(part.chunk)
         data = b"".join(chunks)
-        if header is None or digest_of(data) != digest:
-            raise PlannerError(Code.INTERNAL, f"the daemon sent {len(data)} bytes that are not plan {digest}")
-        return convert.plan_from_pb(header, data)
+        if header is None or digest_of(data) != digest.hex():
+            raise PlannerError(Code.INTERNAL, f"the daemon sent {len(data)} bytes that are not plan {digest.hex()}")
+        return header, data
 
     def explain(self, digest: str) -> Any:
         """The report on a stored plan."""

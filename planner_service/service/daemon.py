@@ -29,6 +29,7 @@ _CHECK_SECONDS = 2.0
 _GRACE_SECONDS = 2.0
 #: Calls at once; each is a coroutine, planning is limited by the pool.
 _MAX_CALLS = 256
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,8 @@ async def _serve(settings: Settings, on_bound: Callable[[str, int], None]) -> No
         await server.start()
         on_bound(host, port)
         _log.info("listening on %s:%d, store %s, %d workers", host, port, settings.store, settings.workers)
+        if host not in _LOOPBACK:
+            _log.warning("%s is open to the network; there is no authentication and no encryption", host)
         watcher = asyncio.create_task(_watch(health, store, pool))
         await stop.wait()
         _log.info("shutting down")
