@@ -30,6 +30,7 @@ __all__ = [
     "ascii_map",
     "explain",
     "inspect",
+    "short",
     "sweep_to_html",
     "to_html",
 ]
@@ -149,7 +150,10 @@ class Report:
                 f"At the peak (stage {self.peak_stage}) are live:",
                 *_columns(
                     ("window", "kind", "bytes", "share"),
-                    [(w.name, w.kind, w.size, f"{w.size / max(self.arena_bytes, 1):.0%}") for w in self.peak_windows],
+                    [
+                        (short(w.name), w.kind, w.size, f"{w.size / max(self.arena_bytes, 1):.0%}")
+                        for w in self.peak_windows
+                    ],
                 ),
                 "",
                 ascii_map(self),
@@ -165,16 +169,33 @@ _STAGE_HEAD = ("stage", "from", "to", "layers", "segments", "live bytes", "row s
 _LAYER_HEAD = ("stage", "seg", "layer", "kind", "window", "shape", "bytes", "aux", "step", "kept", "steps", "MACs", "x")
 
 
+def short(name: str, width: int = 40) -> str:
+    """A layer's name for tables: converters join the names of all that they fused, of which the first says most."""
+    first = name.split(";")[0]
+    return first if len(first) <= width else "…" + first[1 - width :]
+
+
 def _stage_cells(s: StageRow) -> tuple[Any, ...]:
     factor = _factor(s.macs, s.base_macs)
-    return s.stage, s.first, s.last, s.layers, s.segments, s.live_bytes, s.row_steps, s.calls, s.macs, factor
+    return (
+        s.stage,
+        short(s.first),
+        short(s.last),
+        s.layers,
+        s.segments,
+        s.live_bytes,
+        s.row_steps,
+        s.calls,
+        s.macs,
+        factor,
+    )
 
 
 def _layer_cells(r: LayerRow) -> tuple[Any, ...]:
     return (
         r.stage,
         r.segment,
-        r.name,
+        short(r.name),
         r.kind,
         r.policy,
         f"{r.height}x{r.width}x{r.channels}",
@@ -201,7 +222,7 @@ def _summary(r: Report) -> list[str]:
         f"plan {r.plan_bytes} bytes: weights {r.weights_bytes}, biases {r.biases_bytes}, requantisation "
         f"{r.requantisation_bytes}, tables {r.tables_bytes}, constants {r.constants_bytes}, "
         f"all else {r.overhead_bytes}",
-        f"the peak is in stage {r.peak_stage}; its largest window is {r.peak_layer}'s",
+        f"the peak is in stage {r.peak_stage}; its largest window is {short(r.peak_layer)}'s",
     ]
     if r.external_bytes:
         lines.append(f"{r.external_bytes} bytes of network input are read in place, outside the arena")
@@ -404,7 +425,7 @@ def ascii_map(report: Report, width: int = 72, height: int = 16) -> str:
     times = len(report.live_by_time)
     if not times or not report.arena_bytes:
         return "the arena is empty"
-    columns = min(times, width)
+    columns = times * max(min(width // times, 8), 1) if times <= width else width
     symbols = _symbols(report.windows)
     grid = [[" "] * columns for _ in range(height)]
     for x in range(columns):
@@ -418,10 +439,11 @@ def ascii_map(report: Report, width: int = 72, height: int = 16) -> str:
                     if y < height and (grid[y][x] == " " or w.size * height >= report.arena_bytes):
                         grid[y][x] = symbols[w]
     lines = [f"{report.arena_bytes * (y + 1) // height:>9} |" + "".join(grid[y]) for y in range(height - 1, -1, -1)]
-    peak = report.peak_time * columns // times
-    lines.append(" " * 11 + "".join("^" if x == peak else "-" for x in range(columns)) + " peak")
+    peak = report.peak_time * columns // times * times // columns
+    marks = ("^" if x * times // columns == peak else "-" for x in range(columns))
+    lines.append(" " * 11 + "".join(marks) + " peak")
     named = sorted({(symbols[w], w.name, w.kind) for w in report.peak_windows[:6]})
-    lines += [f"{symbol:>9} = {name} ({kind})" for symbol, name, kind in named]
+    lines += [f"{symbol:>9} = {short(name)} ({kind})" for symbol, name, kind in named]
     return "\n".join(lines)
 
 
@@ -469,7 +491,7 @@ def to_html(report: Report) -> str:
     )
     owners = _html_table(
         ("window", "kind", "offset", "bytes", "share of the arena"),
-        [(w.name, w.kind, w.offset, w.size, f"{w.size / max(report.arena_bytes, 1):.1%}") for w in peak],
+        [(short(w.name), w.kind, w.offset, w.size, f"{w.size / max(report.arena_bytes, 1):.1%}") for w in peak],
     )
     body = [
         f"<h1>{title}</h1>",
@@ -549,8 +571,9 @@ def _memory_svg(report: Report) -> str:
             f'stroke="{"#000" if at_peak else "#fff"}" stroke-width="{1 if at_peak else 0.4}">'
             f"<title>{tip}</title></rect>"
         )
-        if tall >= 14 and across >= 7 * min(len(w.name), 6):
-            shown = w.name if across >= 6.5 * len(w.name) else w.name[: max(int(across / 6.5) - 1, 1)] + "…"
+        room = int(across / 6.5)
+        if tall >= 14 and room >= min(len(w.name), 6):
+            shown = short(w.name, max(room, 2))
             parts.append(f'<text x="{x + 3:.1f}" y="{y + tall / 2 + 4:.1f}" fill="#fff">{html.escape(shown)}</text>')
     for n in range(5):
         y = top + (height - top) * n / 4

@@ -119,6 +119,17 @@ def test_names() -> None:
     assert caught.value.code is Code.BAD_REQUEST
 
 
+def test_long_names_are_cut_in_tables_only() -> None:
+    graph, plan = small()
+    long = "block/" * 12 + "Relu;block/conv"
+    found = report.explain(plan, replace(graph, ops=(replace(graph.ops[0], name=long), *graph.ops[1:])))
+    assert found.layers[1].name == long
+    assert report.short(long) == "…" + ("block/" * 12 + "Relu")[-39:]
+    assert long not in found.to_text()
+    assert report.short(long) in found.to_text()
+    assert report.short("conv0") == "conv0"
+
+
 def test_external_inputs_are_shown_apart() -> None:
     graph, _ = small()
     found = report.explain(plan_of(graph, layer_by_layer(graph, "external")))
