@@ -1,0 +1,695 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Power cuts. A device with simulated flash is taken from every start state through every kind of update, and power is
+ * cut at every operation in every way (flash.h), then possibly once more on the way back. It has to come back each
+ * time with a plan that was signed and is whole, the old one or the new one, has to finish the update, and take
+ * another. What the core must do is stated here by an independent model: what was confirmed stays; what was not runs
+ * three times at most; nothing but known plans is ever handed to the engine.
+ *
+ *   sim PLANS [--every N] [--pairs-every N] [--stop] [--wear N]
+ * Prints one line of JSON. Exits 1 if a rule was broken.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../../module/src/update/update_internal.h"
+#include "flash.h"
+#include "sha256.h"
+
+enum { FIRST, OLD, NEW, DELTA, NEXT, WRONG, PLANS, NO_PLAN = PLANS };
+enum { BUFFER = 512, ARENA = 4096, CHUNK = 300, CUTS_MAX = 2, CYCLES_MAX = 60 };
+
+/* What is to become of the device. */
+typedef enum { UPDATE, UPDATE_COPY, FAIL_SELFTEST, NEVER_CONFIRM, HANG, GOALS } goal_t;
+static const char *const goal_name[GOALS] = {"full", "delta", "self-test fails", "never confirmed", "hangs"};
+
+/* Where it starts. */
+typedef enum { VIRGIN, ADOPTED, ADOPTED_B, FALLBACK, STAGED, REVERTED, PARTIAL, RESUMED, TRIED, STATES } state_t;
+static const char *const state_name[STATES] = {"virgin",   "one plan",      "one plan in b", "two plans",  "staged",
+                                               "reverted", "partial other", "partial, same", "tried twice"};
+
+enum { LEVELS = 6 };
+static const char *const level_name[LEVELS] = {"after reset", "0", "half", "n-2", "n-1", "n"};
+
+typedef struct {
+    const char *name;
+    weft_flash_t slot, state;
+    bool write_once;
+} geometry_t;
+
+/* Erased flash reads as 0x00 on the first, as on several parts. */
+static const geometry_t geometries[] = {
+    {"2K/8 write-once", {6144, 2048, 8, 0xff}, {4096, 2048, 8, 0xff}, true},
+    {"4K/8", {8192, 4096, 8, 0x00}, {8192, 4096, 8, 0x00}, false},
+    {"128K/32", {131072, 131072, 32, 0xff}, {262144, 131072, 32, 0xff}, false},
+};
+enum { GEOMETRIES = sizeof geometries / sizeof geometries[0] };
+
+typedef struct {
+    const uint8_t *bytes;
+    uint32_t len, head_len, version;
+    uint8_t digest[32];
+} plan_t;
+
+/* What must be true, whatever the journal says. */
+typedef struct {
+    int active;      /* plan that was confirmed */
+    unsigned slot;   /* where it is */
+    uint32_t floor;  /* highest version that was confirmed */
+    bool confirming; /* a confirmation was begun; the next boot tells whether it counts */
+    unsigned runs;   /* of the target since it was staged */
+    bool trial;      /* the target runs */
+    int running;
+} model_t;
+
+typedef struct {
+    flash_t flash;
+    weft_update_t u;
+    model_t model;
+    _Alignas(8) uint8_t buffer[BUFFER];
+} device_t;
+
+static plan_t plans[PLANS];
+static uint8_t key[72];
+static weft_update_hal_t hal;
+static weft_update_config_t cfg;
+static device_t device, base;
+static sha256_t sha;
+static jmp_buf power;
+static goal_t goal;
+static int target;
+static unsigned tries_at_start;
+static _Alignas(64) uint8_t arena[ARENA];
+
+/* ---------------------------------------------------------------- the device's surroundings */
+
+static int hash_init(void *ctx)
+{
+    (void)ctx;
+    sha256_init(&sha);
+    return 0;
+}
+
+static int hash_update(void *ctx, const void *data, uint32_t len)
+{
+    (void)ctx;
+    sha256_update(&sha, data, len);
+    return 0;
+}
+
+static int hash_finish(void *ctx, uint8_t hash[32])
+{
+    (void)ctx;
+    sha256_finish(&sha, hash);
+    return 0;
+}
+
+/* Signatures were made by the planner's signing code; here only those are good. tests/test_update.py does it for real.
+ */
+static int verify(void *ctx, const uint8_t *public, const uint8_t *hash, const uint8_t *signature)
+{
+    (void)ctx;
+    for (unsigned i = 0; i < PLANS; i++) {
+        const uint8_t *value = plans[i].bytes + plans[i].head_len - 64;
+        if (memcmp(hash, plans[i].digest, 32) == 0 && memcmp(signature, value, 64) == 0 && public == key) {
+            return 0;
+        }
+    }
+    return -1;
+}
+
+/* Which plan stands at these bytes, whole. */
+static int identify(const uint8_t *bytes)
+{
+    for (int i = 0; i < PLANS; i++) {
+        if (memcmp(bytes, plans[i].bytes, plans[i].len) == 0) {
+            return i;
+        }
+    }
+    return NO_PLAN;
+}
+
+int __real_weft_run(const weft_plan_t *plan, void *ram, size_t len, const weft_io_t *io);
+int __wrap_weft_run(const weft_plan_t *plan, void *ram, size_t len, const weft_io_t *io);
+
+/* Every execution goes through here. */
+int __wrap_weft_run(const weft_plan_t *plan, void *ram, size_t len, const weft_io_t *io)
+{
+    int which = identify(plan->bytes);
+    flash_t *f = &device.flash;
+    if (which == NO_PLAN) {
+        flash_broken(f, "runs bytes that are no signed plan");
+        return WEFT_ERR_ABORTED;
+    }
+    flash_tick(f);
+    if (which == target && which != device.model.active) {
+        device.model.runs++;
+        if (device.model.runs > WEFT_UPDATE_TRIES) {
+            flash_broken(f, "runs an unconfirmed plan more than three times");
+        }
+        if (goal == HANG) {
+            longjmp(power, 1);
+        }
+    }
+    int r = __real_weft_run(plan, ram, len, io);
+    flash_tick(f);
+    return r;
+}
+
+/* ---------------------------------------------------------------- the model's view of a boot */
+
+static void lock(void)
+{
+    model_t *m = &device.model;
+    device.flash.locked = 0;
+    if (m->active != NO_PLAN && !m->confirming) {
+        device.flash.locked |= 1u << m->slot;
+    }
+    if (m->trial) {
+        device.flash.locked |= 1u << (1u - m->slot);
+    }
+}
+
+static void confirmed(unsigned slot)
+{
+    model_t *m = &device.model;
+    m->active = target;
+    m->slot = slot;
+    m->confirming = false;
+    m->trial = false;
+    if (plans[target].version > m->floor) {
+        m->floor = plans[target].version;
+    }
+    lock();
+}
+
+/* Virgin devices put their first plan into slot a. */
+static void boot(void)
+{
+    flash_t *f = &device.flash;
+    model_t *m = &device.model;
+    weft_plan_t plan;
+    weft_boot_t result;
+    weft_update_status_t status;
+    m->trial = false;
+    lock();
+    if (weft_update_init(&device.u, &cfg) != WEFT_OK) {
+        flash_broken(f, "init fails");
+        return;
+    }
+    int r = weft_update_boot(&device.u, &plan, &result);
+    weft_update_status(&device.u, &status);
+    m->running = NO_PLAN;
+    if (r != WEFT_OK) {
+        if (m->active != NO_PLAN) {
+            flash_broken(f, "boots nothing although a plan was confirmed");
+        }
+        return;
+    }
+    int which = identify(plan.bytes);
+    m->running = which;
+    if (which == NO_PLAN || plan.bytes != f->area[result.slot].bytes) {
+        flash_broken(f, "hands out bytes that are no signed plan");
+        return;
+    }
+    if (result.trial != 0) {
+        if (which != target || (result.slot == m->slot && m->active != NO_PLAN)) {
+            flash_broken(f, "tries a plan that nobody staged");
+        }
+        m->trial = true;
+        if (m->active == NO_PLAN) {
+            m->slot = 1u - result.slot;
+        }
+        m->confirming = false;
+    } else if (which != m->active) {
+        if (!m->confirming || which != target) {
+            flash_broken(f, "boots another plan than the confirmed one");
+        }
+        confirmed(result.slot);
+    } else {
+        m->confirming = false;
+    }
+    lock();
+    if (status.floor != m->floor) {
+        flash_broken(f, "the version floor is not that of the confirmed plans");
+    }
+}
+
+/* ---------------------------------------------------------------- the host's part of an update */
+
+static void expect(int r, const char *rule)
+{
+    if (r != WEFT_OK) {
+        flash_broken(&device.flash, rule);
+    }
+}
+
+/* Sends up to `stop` bytes, as a host does that knows nothing but the replies. */
+static int send_plan(const plan_t *p, uint32_t flags, uint32_t stop, uint32_t *token)
+{
+    weft_transfer_t t;
+    int r = weft_update_begin(&device.u, p->bytes, p->head_len, flags, &t, NULL);
+    *token = t.token;
+    while (r == WEFT_OK && t.token != 0 && t.next < stop) {
+        uint32_t n = t.copy_end > t.next ? 0 : stop - t.next;
+        n = n < CHUNK ? n : CHUNK;
+        r = weft_update_write(&device.u, *token, t.next, p->bytes + t.next, n, &t);
+    }
+    return r;
+}
+
+/* Transfer, stage and command the trial. Returns false where the device says that the plan was tried before. */
+static bool stage(void)
+{
+    uint32_t token;
+    const plan_t *p = &plans[target];
+    int r = send_plan(p, goal == UPDATE_COPY ? WEFT_UPDATE_COPY : 0, p->len, &token);
+    if (r == WEFT_ERR_TRIED) {
+        return false;
+    }
+    expect(r, "a good plan is not accepted");
+    if (r == WEFT_OK && token != 0) {
+        expect(weft_update_finish(&device.u, token, NULL), "a good transfer does not finish");
+    }
+    expect(weft_update_test(&device.u), "a staged plan cannot be tried");
+    return true;
+}
+
+/* From wherever the device is to the goal. Every return to here after a cut starts with a boot. */
+static void pursue(bool powered)
+{
+    flash_t *f = &device.flash;
+    model_t *m = &device.model;
+    for (unsigned cycle = 0; f->broken == NULL; cycle++) {
+        if (cycle > CYCLES_MAX) {
+            flash_broken(f, "never reaches the goal");
+            return;
+        }
+        if (cycle > 0 || !powered) {
+            boot();
+        }
+        bool good = goal == UPDATE || goal == UPDATE_COPY;
+        if (f->broken != NULL || (good && m->active == target && !m->confirming)) {
+            return;
+        }
+        if (m->trial && good) {
+            unsigned slot = 1u - m->slot;
+            m->confirming = true;
+            lock();
+            expect(weft_update_confirm(&device.u), "a running trial cannot be confirmed");
+            confirmed(slot);
+            return;
+        }
+        if (m->trial) {
+            continue;
+        }
+        if (!stage()) {
+            if (!good) {
+                return;
+            }
+            if (f->cuts + tries_at_start < WEFT_UPDATE_TRIES) {
+                flash_broken(f, "a good plan is reverted");
+            }
+            m->runs = 0;
+            expect(weft_update_erase(&device.u), "a reverted plan cannot be erased");
+        }
+    }
+}
+
+/* What comes after a case, without cuts: the device keeps its plan, and takes the next one. */
+static void further_update(void)
+{
+    model_t *m = &device.model;
+    device.flash.cut_at = UINT32_MAX;
+    boot();
+    if (m->trial) {
+        flash_broken(&device.flash, "tries a plan again after the end");
+    }
+    goal = UPDATE;
+    target = NEXT;
+    m->runs = 0;
+    pursue(true);
+    boot();
+    if (m->running != NEXT || m->trial) {
+        flash_broken(&device.flash, "does not run the further update");
+    }
+}
+
+/* ---------------------------------------------------------------- start states */
+
+static void put_plan(unsigned slot, int which)
+{
+    flash_t *f = &device.flash;
+    memcpy(f->area[slot].bytes, plans[which].bytes, plans[which].len);
+}
+
+static void adopt(unsigned slot, int which)
+{
+    put_plan(slot, which);
+    expect(weft_update_init(&device.u, &cfg), "init fails");
+    expect(weft_update_adopt(&device.u, slot), "a plan is not adopted");
+    device.model.active = which;
+    device.model.slot = slot;
+    device.model.floor = plans[which].version;
+}
+
+static void update_to(int which)
+{
+    int wanted = target;
+    goal_t kind = goal;
+    target = which;
+    goal = UPDATE;
+    pursue(false);
+    target = wanted;
+    goal = kind;
+    device.model.runs = 0;
+}
+
+static void prepare(state_t state, unsigned level)
+{
+    flash_t *f = &device.flash;
+    uint32_t token;
+    memset(&device.model, 0, sizeof device.model);
+    device.model.active = device.model.running = NO_PLAN;
+    f->cut_at = UINT32_MAX;
+    f->locked = 0;
+    f->broken = NULL;
+    tries_at_start = 0;
+    flash_scramble(f);
+    if (state == FALLBACK) {
+        adopt(0, FIRST);
+        update_to(OLD);
+    } else if (state != VIRGIN) {
+        adopt(state == ADOPTED_B ? 1u : 0u, OLD);
+    }
+    int wanted = target;
+    goal_t kind = goal;
+    boot();
+    if (state == STAGED) {
+        expect(send_plan(&plans[NEXT], 0, plans[NEXT].len, &token), "cannot send");
+        expect(weft_update_finish(&device.u, token, NULL), "cannot finish");
+    } else if (state == REVERTED) {
+        goal = FAIL_SELFTEST;
+        target = WRONG;
+        pursue(true);
+    } else if (state == PARTIAL || state == RESUMED) {
+        expect(send_plan(&plans[state == PARTIAL ? NEXT : target], 0, plans[target].len * 2u / 3u, &token),
+               "cannot send");
+        if (state == PARTIAL || level > 1) {
+            expect(weft_update_abort(&device.u, token), "cannot abort");
+        }
+    } else if (state == TRIED) {
+        /* Two runs that ended before they could be confirmed. */
+        goal = NEVER_CONFIRM;
+        tries_at_start = 2;
+        (void)stage();
+        boot();
+        boot();
+    }
+    target = wanted;
+    goal = kind;
+    if (state == REVERTED) {
+        device.model.runs = 0;
+    }
+    if (level > 0 && device.u.token == 0) {
+        /* Up to the wanted place, in the power cycle in which the case begins. */
+        const weft_flash_t *flash = &hal.state;
+        uint32_t places = flash->sector / weft_up(WEFT_STATE_SIZE, flash->write);
+        uint32_t place = level == 1 ? 1 : level == 2 ? places / 2u : places - 5u + level;
+        while (!device.u.fresh || device.u.place != place) {
+            weft_journal_t same = device.u.now;
+            expect(weft_journal_append(&device.u, &same), "cannot append");
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- cases */
+
+typedef struct {
+    uint32_t at;
+    cut_t kind;
+} cut_at_t;
+
+static uint64_t cases, pairs, failures;
+static bool stop_at_failure;
+
+static void arm(const cut_at_t *cuts, unsigned count)
+{
+    flash_t *f = &device.flash;
+    f->operations = 0;
+    f->cut_at = UINT32_MAX;
+    if (f->cuts < count) {
+        f->cut_at = cuts[f->cuts].at;
+        f->cut = cuts[f->cuts].kind;
+    }
+}
+
+/* Runs a case from the base state; returns the operations of its last power cycle up to the goal. */
+static uint32_t run_case(const cut_at_t *cuts, unsigned count, uint32_t seed, bool further)
+{
+    goal_t kind = goal;
+    int wanted = target;
+    flash_t *f = &device.flash;
+    flash_copy(f, &base.flash);
+    device.u = base.u;
+    device.model = base.model;
+    memcpy(device.buffer, base.buffer, BUFFER);
+    f->cuts = 0;
+    f->random = seed * 2654435761u | 1u;
+    f->broken = NULL;
+    f->power = &power;
+    lock();
+    if (setjmp(power) != 0) {
+        arm(cuts, count);
+        pursue(false);
+    } else {
+        arm(cuts, count);
+        pursue(device.u.fresh != 0);
+    }
+    uint32_t operations = f->operations;
+    f->power = NULL;
+    if (further && f->broken == NULL) {
+        further_update();
+    }
+    goal = kind;
+    target = wanted;
+    return operations;
+}
+
+static void describe(const geometry_t *g, state_t state, unsigned level, const cut_at_t *cuts, unsigned count)
+{
+    static const char *const kind_name[CUT_KINDS] = {"before", "after", "torn", "blank", "weak", "fault"};
+    fprintf(stderr, "%s: %s; %s; %s; journal %s;", device.flash.broken, g->name, goal_name[goal], state_name[state],
+            level_name[level]);
+    for (unsigned i = 0; i < count; i++) {
+        fprintf(stderr, " cut %u %s", cuts[i].at, kind_name[cuts[i].kind]);
+    }
+    fprintf(stderr, "\n");
+}
+
+static bool judge(const geometry_t *g, state_t state, unsigned level, const cut_at_t *cuts, unsigned count)
+{
+    cases++;
+    pairs += count > 1;
+    if (device.flash.broken == NULL) {
+        return true;
+    }
+    if (failures++ < 20) {
+        describe(g, state, level, cuts, count);
+    }
+    return !stop_at_failure;
+}
+
+/* All cuts of one configuration, those that `every` selects; then pairs. */
+static bool run_configuration(unsigned which, state_t state, unsigned level, unsigned every, unsigned pairs_every)
+{
+    static uint32_t turn, pair_turn;
+    const geometry_t *g = &geometries[which];
+    cut_at_t cuts[CUTS_MAX];
+    prepare(state, level);
+    if (device.flash.broken != NULL) {
+        return judge(g, state, level, cuts, 0);
+    }
+    flash_copy(&base.flash, &device.flash);
+    base.u = device.u;
+    base.model = device.model;
+    memcpy(base.buffer, device.buffer, BUFFER);
+    if (level == 0) {
+        base.u.fresh = 0;
+    }
+    cuts[0].at = UINT32_MAX;
+    uint32_t operations = run_case(cuts, 0, 1, true);
+    if (!judge(g, state, level, cuts, 0)) {
+        return false;
+    }
+    for (cuts[0].at = 0; cuts[0].at < operations; cuts[0].at++) {
+        for (unsigned kind = 0; kind < CUT_KINDS; kind++) {
+            cuts[0].kind = (cut_t)kind;
+            if (every != 0 && turn++ % every == 0) {
+                (void)run_case(cuts, 1, turn, true);
+                if (!judge(g, state, level, cuts, 1)) {
+                    return false;
+                }
+            }
+            if (pairs_every == 0 || goal == HANG) {
+                continue;
+            }
+            uint32_t rest = run_case(cuts, 1, turn, false);
+            for (cuts[1].at = 0; cuts[1].at < rest; cuts[1].at++) {
+                for (unsigned second = 0; second < CUT_KINDS; second++) {
+                    cuts[1].kind = (cut_t)second;
+                    if (pair_turn++ % pairs_every == 0) {
+                        (void)run_case(cuts, 2, pair_turn, true);
+                        if (!judge(g, state, level, cuts, 2)) {
+                            return false;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    return true;
+}
+
+static bool run_geometry(unsigned which, unsigned every, unsigned pairs_every)
+{
+    for (int kind = 0; kind < GOALS; kind++) {
+        static const int target_of[GOALS] = {NEW, DELTA, WRONG, NEW, NEW};
+        for (int state = 0; state < STATES; state++) {
+            for (unsigned level = 0; level < LEVELS; level++) {
+                goal = (goal_t)kind;
+                target = target_of[kind];
+                bool paired = level == 0 || level == LEVELS - 1u;
+                if (!run_configuration(which, (state_t)state, level, every, paired ? pairs_every : 0)) {
+                    return false;
+                }
+            }
+        }
+    }
+    return true;
+}
+
+/* ---------------------------------------------------------------- wear */
+
+static uint32_t most_erased(unsigned area)
+{
+    const area_t *a = &device.flash.area[area];
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < a->size / a->geometry.sector; i++) {
+        most = a->erases[i] > most ? a->erases[i] : most;
+    }
+    return most;
+}
+
+/* Updates to and fro, with a reset after each staging. */
+static void wear(unsigned updates)
+{
+    goal = UPDATE;
+    target = NEW;
+    prepare(ADOPTED, 0);
+    for (unsigned i = 0; i < updates && device.flash.broken == NULL; i++) {
+        update_to(i % 2u != 0 ? DELTA : NEW);
+    }
+    weft_update_status_t status;
+    weft_update_status(&device.u, &status);
+    uint32_t a = most_erased(WEFT_AREA_SLOT_A), b = most_erased(WEFT_AREA_SLOT_B);
+    printf("\"updates\": %u, \"slot_sector_erases\": %u, \"state_sector_erases\": %u, \"counted_slot\": %u, "
+           "\"counted_state\": %u, ",
+           updates, a > b ? a : b, most_erased(WEFT_AREA_STATE), status.slot_erases, status.state_erases);
+    if (device.flash.broken != NULL) {
+        failures++;
+        fprintf(stderr, "wear: %s\n", device.flash.broken);
+    }
+}
+
+/* ---------------------------------------------------------------- main */
+
+static bool load(const char *path)
+{
+    static _Alignas(8) uint8_t file[1u << 16];
+    FILE *in = fopen(path, "rb");
+    size_t len = in != NULL ? fread(file, 1, sizeof file, in) : 0, at = 80;
+    if (in != NULL) {
+        fclose(in);
+    }
+    if (len < at || weft_rd32(file) != 0x31544c50u || weft_rd32(file + 4) != PLANS) {
+        return false;
+    }
+    memcpy(key, file + 8, sizeof key);
+    for (unsigned i = 0; i < PLANS; i++) {
+        plan_t *p = &plans[i];
+        p->len = weft_rd32(file + at);
+        p->bytes = file + at + 8;
+        at += 8u + p->len;
+        if (at > len) {
+            return false;
+        }
+        p->head_len = weft_rd16(p->bytes + WEFT_HEADER_HEADER_LEN) + WEFT_SIGNATURE_LEN;
+        p->version = weft_rd32(p->bytes + WEFT_HEADER_PLAN_VERSION);
+        sha256_init(&sha);
+        sha256_update(&sha, p->bytes, p->head_len - WEFT_SIGNATURE_LEN);
+        sha256_finish(&sha, p->digest);
+    }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    unsigned every = 1, pairs_every = 0, updates = 0;
+    for (int i = 2; i < argc; i++) {
+        if (strcmp(argv[i], "--stop") == 0) {
+            stop_at_failure = true;
+        } else if (i + 1 < argc) {
+            unsigned value = (unsigned)strtoul(argv[i + 1], NULL, 10);
+            every = strcmp(argv[i], "--every") == 0 ? value : every;
+            pairs_every = strcmp(argv[i], "--pairs-every") == 0 ? value : pairs_every;
+            updates = strcmp(argv[i], "--wear") == 0 ? value : updates;
+            i++;
+        }
+    }
+    if (argc < 2 || !load(argv[1])) {
+        fprintf(stderr, "usage: sim PLANS [--every N] [--pairs-every N] [--stop] [--wear N]\n");
+        return 2;
+    }
+    hal.ctx = &device.flash;
+    hal.read = flash_read;
+    hal.program = flash_program;
+    hal.erase = flash_erase;
+    hal.mapped = flash_mapped;
+    hal.sha256_init = hash_init;
+    hal.sha256_update = hash_update;
+    hal.sha256_finish = hash_finish;
+    hal.verify_p256 = verify;
+    cfg.hal = &hal;
+    cfg.buffer = device.buffer;
+    cfg.buffer_len = BUFFER;
+    cfg.arena = arena;
+    cfg.arena_len = sizeof arena;
+    cfg.key[0] = key;
+    cfg.mark_bytes = 1;
+    printf("{");
+    bool going = true;
+    for (unsigned i = 0; i < GEOMETRIES && going; i++) {
+        hal.slot = geometries[i].slot;
+        hal.state = geometries[i].state;
+        if (flash_new(&device.flash, &hal.slot, &hal.state, geometries[i].write_once) != 0 ||
+            flash_new(&base.flash, &hal.slot, &hal.state, geometries[i].write_once) != 0) {
+            return 2;
+        }
+        clock_t start = clock();
+        uint64_t before = cases;
+        going = run_geometry(i, every, i == 0 ? pairs_every : 0);
+        fprintf(stderr, "%s: %llu cases in %.1f s\n", geometries[i].name, (unsigned long long)(cases - before),
+                (double)(clock() - start) / CLOCKS_PER_SEC);
+        if (i == 0 && updates > 0 && going) {
+            wear(updates);
+        }
+        flash_free(&device.flash);
+        flash_free(&base.flash);
+    }
+    printf("\"cuts\": %llu, \"pairs\": %llu, \"failures\": %llu}\n", (unsigned long long)cases,
+           (unsigned long long)pairs, (unsigned long long)failures);
+    return failures > 0;
+}
