@@ -435,8 +435,8 @@ def ascii_map(report: Report, width: int = 72, height: int = 16) -> str:
             if w.first <= at <= w.last:
                 low = w.offset * height // report.arena_bytes
                 high = -(-(w.offset + w.size) * height // report.arena_bytes)
-                for y in range(low, max(high, low + 1)):
-                    if y < height and (grid[y][x] == " " or w.size * height >= report.arena_bytes):
+                for y in range(low, min(max(high, low + 1), height)):
+                    if grid[y][x] == " " or w.size * height >= report.arena_bytes:
                         grid[y][x] = symbols[w]
     lines = [f"{report.arena_bytes * (y + 1) // height:>9} |" + "".join(grid[y]) for y in range(height - 1, -1, -1)]
     peak = report.peak_time * columns // times * times // columns

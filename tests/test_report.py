@@ -237,13 +237,13 @@ def test_every_truncation_is_refused() -> None:
         assert "offset" in str(caught.value)
 
 
-def test_every_byte_of_the_records() -> None:
-    """Header, section table, graph and schedule; each byte set to another value."""
+def test_bytes_of_the_records() -> None:
+    """Header, section table, graph and schedule; each byte set to a few other values."""
     _, plan = small()
     weights = next(s for s in inspect(plan).sections if s.name == "WEIGHTS")
     for at in range(weights.offset):
-        value = (0, 1, 255, plan[at] ^ 0x80)[at % 4]
-        refused(plan[:at] + bytes([value]) + plan[at + 1 :])
+        for value in {(0, 1)[at % 2], 255, plan[at] ^ 0x80} - {plan[at]}:
+            refused(plan[:at] + bytes([value]) + plan[at + 1 :])
 
 
 @given(
