@@ -89,6 +89,7 @@ class _Run:
         cancelled: Cancelled | None,
     ) -> None:
         self.facts, self.options = Facts(graph), options
+        #: Of the arena's base; windows inside it need only 4.
         self.align = target.arena_align if target else 4
         self.progress = progress or (lambda _done, _text: None)
         self.cancelled = cancelled or (lambda: False)
@@ -113,7 +114,7 @@ class _Run:
     def least_without_recomputation(self) -> Solution:
         """The bound that every further search starts from: nothing that needs more RAM can be of use. A search is the
         faster the less RAM it may use, so the cap grows until something fits."""
-        layers = place(self.facts, self.layer_schedule, self.align).arena_bytes
+        layers = place(self.facts, self.layer_schedule).arena_bytes
         for shift in range(CAP_SHIFTS, -1, -1):
             done = 0.3 * (CAP_SHIFTS - shift) / (CAP_SHIFTS + 1)
             search = self.search(layers >> shift, recompute=False, begin=done, end=done + 0.3 / (CAP_SHIFTS + 1))
@@ -146,14 +147,14 @@ class _Run:
         solution can be packed into."""
         mode = self.options.input_mode
         schedule = build_schedule(self.facts, solution.stages, mode)
-        placement = place(self.facts, schedule, self.align)
+        placement = place(self.facts, schedule)
         limit = placement.arena_bytes if cap is None else cap
         if placement.arena_bytes > limit:
             return None
         for share in WIDEN_SHARES:
             specs = widen(self.facts, solution, solution.memory + int((limit - solution.memory) * share))
             wide = build_schedule(self.facts, specs, mode)
-            wide_placement = place(self.facts, wide, self.align)
+            wide_placement = place(self.facts, wide)
             if wide_placement.arena_bytes <= limit:
                 schedule, placement = wide, wide_placement
                 break
@@ -325,4 +326,4 @@ def _undominated(results: Sequence[PlanResult]) -> tuple[PlanResult, ...]:
 def layers(graph: Graph, options: Options | None = None, *, target: Target | None = None) -> PlanResult:
     """The plan that fuses nothing: what every other one is compared with."""
     run = _Run(graph, options or Options(), target, None, None)
-    return run.seal(run.layer_schedule, place(run.facts, run.layer_schedule, run.align))
+    return run.seal(run.layer_schedule, place(run.facts, run.layer_schedule))
