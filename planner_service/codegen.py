@@ -35,6 +35,7 @@ def c_format(spec: Spec) -> str:
     out = [
         "/* SPDX-License-Identifier: Apache-2.0 */",
         f"/* {NOTE} */",
+        "/* clang-format off */",
         "#ifndef WEFT_FORMAT_H",
         "#define WEFT_FORMAT_H",
         "",

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Generated from proto/plan.toml by planner_service/codegen.py; do not edit. */
+/* clang-format off */
 #ifndef WEFT_FORMAT_H
 #define WEFT_FORMAT_H
 
