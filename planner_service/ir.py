@@ -182,7 +182,7 @@ class Graph:
     ops: tuple[Op, ...]
     inputs: tuple[Io, ...]
     outputs: tuple[Io, ...]
-    #: How the source runtime is named in reports: "tflite" or "onnx".
+    #: Where it came from, for reports and ``weft compare``: "tflite", "onnx" or "generated".
     source: str = field(default="tflite")
 
     def check(self) -> None:
