@@ -403,9 +403,15 @@ static void change_schedule(uint8_t *plan, const map_t *map)
             add16(e + WEFT_ENTRY_ROW_EXT, delta);
         }
         break;
-    case 3: /* a window over another, or near it */
+    case 3: /* a tensor over another, or near it */
+        for (int tries = 0; tries < 8 && e[WEFT_ENTRY_POLICY] != WEFT_POLICY_FULL; tries++) {
+            e = some_entry(plan, map);
+        }
+        for (int tries = 0; tries < 8 && other[WEFT_ENTRY_POLICY] != WEFT_POLICY_FULL; tries++) {
+            other = some_entry(plan, map);
+        }
         put(e + WEFT_ENTRY_OFFSET, 4, get(other + WEFT_ENTRY_OFFSET, 4) + 4 * (rnd(9) - 4u));
-        if (rnd(2) != 0) {
+        if (rnd(4) != 0) {
             e[WEFT_ENTRY_FLAGS] = WEFT_ENTRY_OVERLAP;
         }
         break;
@@ -448,6 +454,27 @@ static void change_schedule(uint8_t *plan, const map_t *map)
         }
         break;
     }
+}
+
+/* Two neighbouring stages become one; its counters go behind everything. False if there is one stage only. */
+static bool merge_stages(uint8_t *plan, const map_t *map)
+{
+    if (map->stages.count < 2) {
+        return false;
+    }
+    uint8_t *stage = plan + map->stages.at + rnd(map->stages.count - 1) * WEFT_STAGE_SIZE;
+    uint8_t *next = stage + WEFT_STAGE_SIZE, *end = plan + map->schedule + map->schedule_len;
+    add16(stage + WEFT_STAGE_SEGMENT_COUNT, get(next + WEFT_STAGE_SEGMENT_COUNT, 2));
+    put(stage + WEFT_STAGE_STATE, 4, get(plan + WEFT_HEADER_ARENA_BYTES, 4));
+    memmove(next, next + WEFT_STAGE_SIZE, (size_t)(end - next) - WEFT_STAGE_SIZE);
+    put(plan + map->schedule + WEFT_SCHEDULE_STAGE_COUNT, 2, map->stages.count - 1);
+    for (uint32_t i = 0; i < plan[WEFT_HEADER_SECTION_COUNT]; i++) {
+        uint8_t *section = plan + WEFT_HEADER_SIZE + i * WEFT_SECTION_SIZE;
+        if (get(section + WEFT_SECTION_OFFSET, 4) == map->schedule) {
+            put(section + WEFT_SECTION_LENGTH, 4, map->schedule_len - WEFT_STAGE_SIZE);
+        }
+    }
+    return true;
 }
 
 static void change_weights(uint8_t *plan, const map_t *map)
@@ -509,6 +536,9 @@ static void mutate(uint8_t *plan, const map_t *map)
                 {WEFT_SECTION_RESERVED, 4})},
     };
     const unsigned n = sizeof kinds / sizeof kinds[0];
+    if (rnd(50) == 0 && merge_stages(plan, map)) { /* nothing stands where the map says now */
+        return;
+    }
     unsigned changes = 1 + (rnd(3) == 0 ? rnd(4) : 0);
     while (changes-- > 0) {
         unsigned dice = rnd(1000);

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small plans for the fuzzer and the verifier's tests: between them every operator, every policy, line stores, rings with
-several consumers, residuals, accumulators, lags, all three kinds of input, and outputs that overwrite dead rows."""
+"""Small plans for the fuzzer and the verifier's tests: between them every operator, every policy, line stores, rings
+with several consumers, residuals, accumulators, lags, all kinds of input, and outputs that overwrite dead rows."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,10 +34,10 @@ class Subject:
 def _streamed() -> ir.Graph:
     """Convolutions with stride and dilation, depthwise, a residual, channel concat, pooling, mean, dense, softmax."""
     m = Maker(1, [(9, 7, 2)])
-    a = m.conv(m.inputs[0], 3, stride=(2, 1))
-    b = m.depthwise(a)
+    a = m.conv(m.inputs[0], 3)
+    b = m.depthwise(a, stride=(2, 1))
     c = m.conv(b, 3, kernel=(1, 1), pads=(0, 0, 0, 0))
-    d = m.binary(a, c)
+    d = m.binary(b, c)
     e = m.pool(d, "avg", (3, 2), (1, 2), (1, 0, 1, 0))
     f = m.conv(e, 3, kernel=(2, 1), dilation=(2, 1), pads=(1, 0, 1, 0))
     g = m.concat([e, f])
@@ -60,7 +59,7 @@ def _resident() -> ir.Graph:
 
 
 def _external() -> ir.Graph:
-    """Two inputs, a constant operand, whole-tensor operators, reductions one after the other, a dense layer on a map."""
+    """Two inputs, a constant operand, whole-tensor operators, reductions in a row, a dense layer on a map."""
     m = Maker(3, [(8, 6, 2), (8, 6, 2)])
     a = m.binary(m.inputs[0], m.inputs[1])
     b = m.binary(m.conv(a, 2), m.constant((1, 1, 2)))
@@ -94,7 +93,7 @@ def _interest(facts: Facts, schedule: Schedule) -> int:
                 seen.add(f"accumulate {entry.accumulate} {columns}")
                 seen.add(f"overlap {entry.overlap}")
                 if entry.policy is Policy.TILE and entry.keep:
-                    seen.update(f"line store {columns} {len(users) > 1} {entry.keep} {n}" for n in range(2))
+                    seen.update(f"line store {columns} {entry.keep} {entry.rows.advance > 1} {n}" for n in range(3))
     return len(seen)
 
 
