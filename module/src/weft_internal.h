@@ -94,7 +94,7 @@ typedef struct {
     int32_t axis_offset; /* CONCAT: where this input starts along the axis */
     int32_t *acc;        /* REDUCE, FULLY_CONNECTED over several calls: accumulators; NULL if one call does it all */
     bool first, last;    /* with acc: first call (clear it), last call (requantise into out) */
-    void *scratch; /* scratch_len bytes, 4-aligned; kernels do with any amount, none included */
+    void *scratch;       /* scratch_len bytes, 4-aligned; kernels do with any amount, none included */
     uint32_t scratch_len;
     uint64_t *macs; /* WEFT_COUNT: add every executed MAC */
 } weft_call_t;
