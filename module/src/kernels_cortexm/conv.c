@@ -192,6 +192,7 @@ DSP_INLINE acc_t mac_quad(acc_t acc, const int16x2_t *pair, uint32_t w0, uint32_
     return acc;
 }
 
+#if DSP_ASM
 #define MAC_QUAD                                                                                                       \
     "ldm %[pair]!, {r3, r4, r5, r8}\n\t"                                                                               \
     "ldr %[t], [%[w0]], #4\n\t"                                                                                        \
@@ -208,12 +209,14 @@ DSP_INLINE acc_t mac_quad(acc_t acc, const int16x2_t *pair, uint32_t w0, uint32_
     "smlad %[b1], r5, %[u], %[b1]\n\t"                                                                                 \
     "smlad %[a1], r4, %[t], %[a1]\n\t"                                                                                 \
     "smlad %[b1], r8, %[t], %[b1]\n\t"
+#endif
 
 /* At least eight elements of two patches, two rows of weights. Written out, as it needs all but one register. */
 DSP_INLINE acc_t mac_eights(acc_t acc, const int16x2_t **pairs, const int8_t **row0, const int8_t **row1, int32_t n)
 {
     const int16x2_t *pair = *pairs, *const stop = pair + (n & ~7);
     const int8_t *w0 = *row0, *w1 = *row1;
+#if DSP_ASM
     int32_t t, u;
     __asm__ volatile("1:\n\t" MAC_QUAD MAC_QUAD "ldr %[t], %[stop]\n\t"
                      "cmp %[t], %[pair]\n\t"
@@ -222,6 +225,11 @@ DSP_INLINE acc_t mac_eights(acc_t acc, const int16x2_t **pairs, const int8_t **r
                        [w0] "+r"(w0), [w1] "+r"(w1), [t] "=&r"(t), [u] "=&r"(u)
                      : [stop] "m"(stop)
                      : "r3", "r4", "r5", "r8", "cc", "memory");
+#else
+    for (; pair != stop; pair += 4, w0 += 4, w1 += 4) {
+        acc = mac_quad(acc, pair, dsp_load(w0), dsp_load(w1));
+    }
+#endif
     *pairs = pair;
     *row0 = w0;
     *row1 = w1;

@@ -21,6 +21,16 @@
 #error "WEFT_KERNELS_DSP needs a core with the DSP extension: compile with -mcpu=cortex-m4, -m7 or -m33"
 #endif
 
+/*
+ * Inner loops are written out where the compiler would spill: they need all but one or two registers, which clang and
+ * builds without optimisation do not give. Those compile the same steps from intrinsics.
+ */
+#if defined(__clang__) || !defined(__OPTIMIZE__)
+#define DSP_ASM 0
+#else
+#define DSP_ASM 1
+#endif
+
 #define DSP_INLINE static inline __attribute__((always_inline))
 
 /* Four int8 at any address: these cores load unaligned words. The builtin, as -ffreestanding makes memcpy a call. */
@@ -113,6 +123,7 @@ typedef struct {
     int32_t v0, v1, v2, v3;
 } dsp_acc4_t;
 
+#if DSP_ASM
 #define DSP_MAC_ROW(address, v)                                                                                        \
     "ldr %[t], " address "\n\t"                                                                                        \
     "sxtb16 %[u], %[t]\n\t"                                                                                            \
@@ -133,11 +144,13 @@ typedef struct {
                        [w] "+r"(w), [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd)                   \
                      : [row] "r"(row), [row3] "r"(3 * row), [offset] "r"(offset), [stop] "m"(stop)                     \
                      : "cc", "memory")
+#endif
 
 /* n neighbouring inputs with four rows of weights, `row` bytes apart; 0: one row four times. */
 DSP_INLINE dsp_acc4_t dsp_mac_run(dsp_acc4_t acc, const int8_t *x, const int8_t *w, int32_t row, int32_t n,
                                   uint32_t offset)
 {
+#if DSP_ASM
     const int8_t *const stop = x + (n & ~7);
     int32_t t, u, even, odd;
     if (x != stop) {
@@ -148,6 +161,17 @@ DSP_INLINE dsp_acc4_t dsp_mac_run(dsp_acc4_t acc, const int8_t *x, const int8_t 
     if (n & 4) {
         DSP_MAC_ASM(DSP_MAC_QUAD);
     }
+#else
+    for (const int8_t *const stop = x + (n & ~3); x != stop; x += 4, w += 4) {
+        const uint32_t v = dsp_load(x), w0 = dsp_load(w), w1 = dsp_load(w + row), w2 = dsp_load(w + 2 * row);
+        const uint32_t w3 = dsp_load(w + 3 * row);
+        const int16x2_t even = dsp_even_plus(v, offset), odd = dsp_odd_plus(v, offset);
+        acc.v0 = __smlad(odd, dsp_odd(w0), __smlad(even, dsp_even(w0), acc.v0));
+        acc.v1 = __smlad(odd, dsp_odd(w1), __smlad(even, dsp_even(w1), acc.v1));
+        acc.v2 = __smlad(odd, dsp_odd(w2), __smlad(even, dsp_even(w2), acc.v2));
+        acc.v3 = __smlad(odd, dsp_odd(w3), __smlad(even, dsp_even(w3), acc.v3));
+    }
+#endif
     for (int32_t i = 0; i < (n & 3); i++) {
         const int32_t value = x[i] + (int16_t)offset;
         acc.v0 += value * w[i];

@@ -65,6 +65,7 @@ DSP_INLINE void store_quad(const quad_t *q, acc_t acc, int8_t *out)
     out[3] = dsp_scale(acc.v3, q->scale[3].multiplier, q->scale[3].right, zp);
 }
 
+#if DSP_ASM
 /* One tap: input at `address`, widened weights at `weights`. */
 #define MAC_TAP(address, weights)                                                                                      \
     "ldr %[x], [%[px]" address "]\n\t"                                                                                 \
@@ -110,6 +111,21 @@ DSP_INLINE acc_t mac_row(acc_t acc, const int8_t *px, const int16x2_t *w, int32_
     }
     return acc;
 }
+#else
+/* `taps` taps of a row, `step` bytes apart. */
+DSP_INLINE acc_t mac_row(acc_t acc, const int8_t *px, const int16x2_t *w, int32_t taps, int32_t step, uint32_t offset)
+{
+    for (; taps > 0; taps--, px += step, w += 2) {
+        const uint32_t x = dsp_load(px);
+        const int16x2_t even = dsp_even_plus(x, offset), odd = dsp_odd_plus(x, offset);
+        acc.v0 = __smlabb(even, w[0], acc.v0);
+        acc.v2 = __smlatt(even, w[0], acc.v2);
+        acc.v1 = __smlabb(odd, w[1], acc.v1);
+        acc.v3 = __smlatt(odd, w[1], acc.v3);
+    }
+    return acc;
+}
+#endif
 
 /* The same from narrow weights, `n` bytes apart. */
 static acc_t mac_row_narrow(acc_t acc, const int8_t *px, const int8_t *w, int32_t n, int32_t taps, int32_t step,
@@ -127,14 +143,17 @@ static acc_t mac_row_narrow(acc_t acc, const int8_t *px, const int8_t *w, int32_
     return acc;
 }
 
+#if DSP_ASM
 #define MAC_ROW_OF_9(row, w0, w1, w2)                                                                                  \
     "ldr %[px], [%[w], #" row "]\n\t"                                                                                  \
     "add %[px], %[px], %[column]\n\t" MAC_TAP("", w0) MAC_TAP(STEP_1, w1) MAC_TAP(STEP_2, w2)
+#endif
 
 /* All nine taps of a 3x3 kernel; `column` is the offset of the first from q->row. */
 DSP_INLINE acc_t mac_3x3(const quad_t *q, int32_t column, int32_t step, uint32_t offset)
 {
     acc_t acc = {q->bias[0], q->bias[1], q->bias[2], q->bias[3]};
+#if DSP_ASM
     int32_t x, e, we, wo, px;
     __asm__ volatile(MAC_ROW_OF_9("72", "0", "8", "16") MAC_ROW_OF_9("76", "24", "32", "40")
                          MAC_ROW_OF_9("80", "48", "56", "64")
@@ -142,6 +161,11 @@ DSP_INLINE acc_t mac_3x3(const quad_t *q, int32_t column, int32_t step, uint32_t
                        [x] "=&r"(x), [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo)
                      : [w] "r"(q), [column] "r"(column), [step] "r"(step), [offset] "r"(offset)
                      : "memory");
+#else
+    for (int32_t ky = 0; ky < 3; ky++) {
+        acc = mac_row(acc, q->row[ky] + column, q->weight[3 * ky], 3, step, offset);
+    }
+#endif
     return acc;
 }
 
