@@ -79,22 +79,27 @@ def _tiny() -> ir.Graph:
 
 
 def _interest(facts: Facts, schedule: Schedule) -> int:
-    """How many of the things that can go wrong a schedule has; line stores count most."""
-    seen: set[str] = set()
-    for stage in schedule.stages:
+    """How many of the things that can go wrong a schedule has: line stores, rings, tensors that a later stage makes row
+    by row (where it may overwrite what it reads), accumulators, column steps."""
+    seen: dict[str, int] = {}
+    for s, stage in enumerate(schedule.stages):
         segment_of = {e.op: g for g, segment in enumerate(stage.segments) for e in segment.entries}
         for segment in stage.segments:
             columns = segment.col_steps > 1
-            seen.add(f"columns {columns}")
-            seen.add(f"segments {min(len(stage.segments), 4)}")
+            steps = segment.row_steps > 1
             for entry in segment.entries:
-                users = [segment_of[u] for u in facts.consumers[facts.nodes[entry.op].tensor] if u in segment_of]
-                seen.add(f"{entry.policy.name} {bool(entry.keep)} {len(set(users))} {segment.row_steps > 1}")
-                seen.add(f"accumulate {entry.accumulate} {columns}")
-                seen.add(f"overlap {entry.overlap}")
+                node = facts.nodes[entry.op]
+                users = {segment_of[u] for u in facts.consumers[node.tensor] if u in segment_of}
+                seen[f"accumulate {entry.accumulate} {columns}"] = 1
                 if entry.policy is Policy.TILE and entry.keep:
-                    seen.update(f"line store {columns} {entry.keep} {entry.rows.advance > 1} {n}" for n in range(3))
-    return len(seen)
+                    seen[f"line store {columns} {entry.keep} {entry.rows.advance > 1}"] = 4
+                elif entry.policy is Policy.ROWS and steps:
+                    seen[f"ring {len(users)} {columns} {entry.op >= 0}"] = 3
+                elif entry.policy is Policy.FULL and s > 0 and steps and not node.reduces:
+                    seen[f"row by row {entry.overlap} {columns}"] = 3
+                else:
+                    seen[f"{entry.policy.name} {len(users)} {steps} {columns}"] = 1
+    return sum(seen.values())
 
 
 def _subject(make: Callable[[], ir.Graph], mode: InputMode) -> Subject:
