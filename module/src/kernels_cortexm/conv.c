@@ -194,21 +194,22 @@ DSP_INLINE acc_t mac_quad(acc_t acc, const int16x2_t *pair, uint32_t w0, uint32_
 
 #if DSP_ASM
 #define MAC_QUAD                                                                                                       \
-    "ldm %[pair]!, {r3, r4, r5, r8}\n\t"                                                                               \
-    "ldr %[t], [%[w0]], #4\n\t"                                                                                        \
-    "sxtb16 %[u], %[t]\n\t"                                                                                            \
-    "sxtb16 %[t], %[t], ror #8\n\t"                                                                                    \
-    "smlad %[a0], r3, %[u], %[a0]\n\t"                                                                                 \
-    "smlad %[b0], r5, %[u], %[b0]\n\t"                                                                                 \
-    "smlad %[a0], r4, %[t], %[a0]\n\t"                                                                                 \
-    "smlad %[b0], r8, %[t], %[b0]\n\t"                                                                                 \
-    "ldr %[t], [%[w1]], #4\n\t"                                                                                        \
-    "sxtb16 %[u], %[t]\n\t"                                                                                            \
-    "sxtb16 %[t], %[t], ror #8\n\t"                                                                                    \
-    "smlad %[a1], r3, %[u], %[a1]\n\t"                                                                                 \
-    "smlad %[b1], r5, %[u], %[b1]\n\t"                                                                                 \
-    "smlad %[a1], r4, %[t], %[a1]\n\t"                                                                                 \
-    "smlad %[b1], r8, %[t], %[b1]\n\t"
+    "ldr %[e0], [%[w0]], #4\n\t"                                                                                       \
+    "ldr %[e1], [%[w1]], #4\n\t"                                                                                       \
+    "ldrd %[xe], %[xo], [%[pair]], #8\n\t"                                                                             \
+    "sxtb16 %[o0], %[e0], ror #8\n\t"                                                                                  \
+    "sxtb16 %[e0], %[e0]\n\t"                                                                                          \
+    "sxtb16 %[o1], %[e1], ror #8\n\t"                                                                                  \
+    "sxtb16 %[e1], %[e1]\n\t"                                                                                          \
+    "smlad %[a0], %[xe], %[e0], %[a0]\n\t"                                                                             \
+    "smlad %[a1], %[xe], %[e1], %[a1]\n\t"                                                                             \
+    "smlad %[a0], %[xo], %[o0], %[a0]\n\t"                                                                             \
+    "smlad %[a1], %[xo], %[o1], %[a1]\n\t"                                                                             \
+    "ldrd %[xe], %[xo], [%[pair]], #8\n\t"                                                                             \
+    "smlad %[b0], %[xe], %[e0], %[b0]\n\t"                                                                             \
+    "smlad %[b1], %[xe], %[e1], %[b1]\n\t"                                                                             \
+    "smlad %[b0], %[xo], %[o0], %[b0]\n\t"                                                                             \
+    "smlad %[b1], %[xo], %[o1], %[b1]\n\t"
 #endif
 
 /* At least eight elements of two patches, two rows of weights. Written out, as it needs all but one register. */
@@ -217,14 +218,15 @@ DSP_INLINE acc_t mac_eights(acc_t acc, const int16x2_t **pairs, const int8_t **r
     const int16x2_t *pair = *pairs, *const stop = pair + (n & ~7);
     const int8_t *w0 = *row0, *w1 = *row1;
 #if DSP_ASM
-    int32_t t, u;
-    __asm__ volatile("1:\n\t" MAC_QUAD MAC_QUAD "ldr %[t], %[stop]\n\t"
-                     "cmp %[t], %[pair]\n\t"
-                     "bne 1b"
-                     : [a0] "+r"(acc.a0), [a1] "+r"(acc.a1), [b0] "+r"(acc.b0), [b1] "+r"(acc.b1), [pair] "+r"(pair),
-                       [w0] "+r"(w0), [w1] "+r"(w1), [t] "=&r"(t), [u] "=&r"(u)
-                     : [stop] "m"(stop)
-                     : "r3", "r4", "r5", "r8", "cc", "memory");
+    int32_t xe, xo, e0, o0, e1, o1;
+    __asm__ volatile(
+        "1:\n\t" MAC_QUAD MAC_QUAD "ldr %[xe], %[stop]\n\t"
+        "cmp %[xe], %[pair]\n\t"
+        "bne 1b"
+        : [a0] "+r"(acc.a0), [a1] "+r"(acc.a1), [b0] "+r"(acc.b0), [b1] "+r"(acc.b1), [pair] "+r"(pair), [w0] "+r"(w0),
+          [w1] "+r"(w1), [xe] "=&r"(xe), [xo] "=&r"(xo), [e0] "=&r"(e0), [o0] "=&r"(o0), [e1] "=&r"(e1), [o1] "=&r"(o1)
+        : [stop] "m"(stop)
+        : "cc", "memory");
 #else
     for (; pair != stop; pair += 4, w0 += 4, w1 += 4) {
         acc = mac_quad(acc, pair, dsp_load(w0), dsp_load(w1));

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels for Cortex-M with DSP give the reference kernels' bytes on the emulated cores, for any optimisation level
+and any amount of scratch, and cost no more than they did."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from baremetal import kernels
+
+CORTEXM = sorted((kernels.SOURCE / "kernels_cortexm").glob("*.c"))
+
+#: Instructions per MAC at most, by kernel, over the layers that kernels.c measures; requantisation included.
+LIMITS = {"conv2d": 4.5, "dwconv2d": 8.0, "fully_connected": 2.2}
+
+
+def need(core: str) -> None:
+    if lacking := kernels.missing(core):
+        pytest.skip(f"{', '.join(lacking)} missing")
+
+
+@pytest.mark.parametrize("core", kernels.CORES)
+@pytest.mark.parametrize("level", ["-O2", "-Os", "-O0"])
+def test_same_bytes_as_the_reference(core: str, level: str) -> None:
+    need(core)
+    cases = 500 if level == "-O0" else 3000
+    layers = kernels.run(core, cases=cases, seed=20 + kernels.CORES.index(core), cflags=(level,))
+    assert len(layers) > 20
+
+
+def test_instructions_per_mac() -> None:
+    need("m4")
+    for layer in kernels.run("m4", cases=1, seed=1):
+        if layer.kernel in LIMITS:
+            assert layer.instructions / layer.macs <= LIMITS[layer.kernel], layer
+
+
+@pytest.mark.parametrize("level", ["-O0", "-Og", "-O2 -fno-omit-frame-pointer", "-Os"])
+@pytest.mark.parametrize(
+    "core",
+    [
+        "-mcpu=cortex-m4 -mfloat-abi=soft",
+        "-mcpu=cortex-m4 -mfloat-abi=hard -mfpu=fpv4-sp-d16",
+        "-mcpu=cortex-m7 -mfloat-abi=hard -mfpu=fpv5-d16",
+        "-mcpu=cortex-m33 -mfloat-abi=softfp",
+    ],
+)
+def test_compiles_with_gcc(core: str, level: str, tmp_path: Path) -> None:
+    """The loops in assembly leave the compiler few registers; what it needs itself depends on these flags."""
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("arm-none-eabi-gcc is missing")
+    flags = ["--specs=picolibc.specs", "-mthumb", "-std=c99", "-ffreestanding", *core.split(), *level.split()]
+    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror", "-DWEFT_KERNELS_DSP=1"]
+    include = [f"-I{kernels.SOURCE.parent / 'include'}", f"-I{kernels.SOURCE}"]
+    command = ["arm-none-eabi-gcc", *flags, *warnings, *include, "-c", *map(str, CORTEXM)]
+    subprocess.run(command, check=True, cwd=tmp_path, timeout=60)
+
+
+@pytest.mark.parametrize("core", ["cortex-m4", "cortex-m7", "cortex-m33"])
+def test_compiles_with_clang(core: str, tmp_path: Path) -> None:
+    if shutil.which("clang") is None or shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("clang or arm-none-eabi-gcc is missing")
+    library = subprocess.run(
+        ["arm-none-eabi-gcc", "--specs=picolibc.specs", "-xc", "-E", "-v", "/dev/null", "-o", "/dev/null"],
+        capture_output=True, text=True, check=True,
+    ).stderr  # fmt: skip
+    folders = [f"-isystem{line.strip()}" for line in library.splitlines() if "picolibc" in line and line[:1] == " "]
+    include = [f"-I{kernels.SOURCE.parent / 'include'}", f"-I{kernels.SOURCE}"]
+    flags = ["--target=arm-none-eabi", f"-mcpu={core}", "-mthumb", "-std=c99", "-O2", "-ffreestanding"]
+    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Werror", "-DWEFT_KERNELS_DSP=1"]
+    for source in CORTEXM:
+        command = ["clang", *flags, *warnings, *include, *folders, "-c", str(source), "-o", str(tmp_path / "x.o")]
+        subprocess.run(command, check=True, timeout=60)
