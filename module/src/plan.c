@@ -11,9 +11,9 @@ void weft_tensor(const weft_plan_t *plan, uint32_t tensor, weft_tensor_t *out)
     out->flags = p[WEFT_TENSOR_FLAGS];
 }
 
-void weft_op(const weft_plan_t *plan, uint32_t op, weft_op_t *out)
+void weft_op(const weft_plan_t *plan, uint32_t op, weft_op_t *restrict out)
 {
-    const uint8_t *p = plan->ops + op * WEFT_OP_SIZE;
+    const uint8_t *p = __builtin_assume_aligned(plan->ops + op * WEFT_OP_SIZE, 4);
     out->opcode = p[WEFT_OP_OPCODE];
     out->flags = p[WEFT_OP_FLAGS];
     out->input0 = weft_rd16(p + WEFT_OP_INPUT0);
@@ -52,9 +52,9 @@ void weft_segment(const weft_plan_t *plan, uint32_t segment, weft_segment_t *out
     out->col_steps = weft_rd16(p + WEFT_SEGMENT_COL_STEPS);
 }
 
-void weft_entry(const weft_plan_t *plan, uint32_t entry, weft_entry_t *out)
+void weft_entry(const weft_plan_t *plan, uint32_t entry, weft_entry_t *restrict out)
 {
-    const uint8_t *p = plan->entries + entry * WEFT_ENTRY_SIZE;
+    const uint8_t *p = __builtin_assume_aligned(plan->entries + entry * WEFT_ENTRY_SIZE, 4);
     out->op = weft_rd16(p + WEFT_ENTRY_OP);
     out->policy = p[WEFT_ENTRY_POLICY];
     out->flags = p[WEFT_ENTRY_FLAGS];
@@ -65,6 +65,7 @@ void weft_entry(const weft_plan_t *plan, uint32_t entry, weft_entry_t *out)
     out->col_adv = weft_rd16(p + WEFT_ENTRY_COL_ADV);
     out->col_off = (int16_t)weft_rd16(p + WEFT_ENTRY_COL_OFF);
     out->col_ext = weft_rd16(p + WEFT_ENTRY_COL_EXT);
+    out->reserved = weft_rd16(p + WEFT_ENTRY_RESERVED);
     out->offset = weft_rd32(p + WEFT_ENTRY_OFFSET);
     out->aux = weft_rd32(p + WEFT_ENTRY_AUX);
 }
@@ -182,6 +183,11 @@ uint32_t weft_line_bytes(const weft_entry_t *e, const weft_tensor_t *t)
     return e->policy == WEFT_POLICY_TILE ? (uint32_t)(weft_min(e->keep, t->h) * t->w * t->c) : 0;
 }
 
+static int32_t tensor_h(const weft_plan_t *plan, uint32_t tensor)
+{
+    return weft_rd16(plan->graph + tensor * WEFT_TENSOR_SIZE + WEFT_TENSOR_H);
+}
+
 /* Whether segment s of the stage can do its next row step: 1, 0 with the producer to run first in *wait_for, or an
  * error. */
 static int ready(const weft_plan_t *plan, const weft_stage_t *stage, const uint16_t *state, uint32_t s,
@@ -190,8 +196,8 @@ static int ready(const weft_plan_t *plan, const weft_stage_t *stage, const uint1
     weft_segment_t segment;
     weft_segment(plan, stage->first_segment + s, &segment);
     int32_t step = WEFT_STATE_DONE(state, s);
-    weft_segment_t first;
-    weft_segment(plan, stage->first_segment, &first);
+    uint32_t first_entry =
+        weft_rd16(plan->segments + stage->first_segment * WEFT_SEGMENT_SIZE + WEFT_SEGMENT_FIRST_ENTRY);
 
     for (uint32_t n = segment.first_entry; n < (uint32_t)segment.first_entry + segment.entry_count; n++) {
         weft_entry_t e;
@@ -204,35 +210,35 @@ static int ready(const weft_plan_t *plan, const weft_stage_t *stage, const uint1
         for (uint32_t k = 0; k < weft_op_inputs(&op); k++) {
             uint16_t t = weft_op_input(plan, &op, k);
             uint32_t p = weft_entry_of(plan, t);
-            if (p == WEFT_NONE || p < first.first_entry || p >= segment.first_entry) {
+            if (p == WEFT_NONE || p < first_entry || p >= segment.first_entry) {
                 continue; /* constant, complete before this stage, or of this segment */
             }
-            weft_tensor_t in, out;
-            weft_tensor(plan, t, &in);
-            weft_tensor(plan, weft_consumes(&op) ? t : op.output, &out);
+            int32_t in_h = tensor_h(plan, t), out_h = weft_consumes(&op) ? in_h : tensor_h(plan, op.output);
             weft_span_t span = weft_new_rows(&e);
-            weft_range_t rows = weft_at(&span, step, out.h);
+            weft_range_t rows = weft_at(&span, step, out_h);
             if (rows.lo >= rows.hi) {
                 continue;
             }
             rows = weft_field(&op, 0, rows);
-            rows.lo = weft_clamp(rows.lo, 0, in.h);
-            rows.hi = weft_clamp(rows.hi, 0, in.h);
-            weft_entry_t producer;
-            weft_entry(plan, p, &producer);
+            rows.lo = weft_clamp(rows.lo, 0, in_h);
+            rows.hi = weft_clamp(rows.hi, 0, in_h);
+            const uint8_t *producer = plan->entries + p * WEFT_ENTRY_SIZE;
             uint32_t q = s;
             weft_segment_t made_by;
             do {
                 q--;
                 weft_segment(plan, stage->first_segment + q, &made_by);
             } while (made_by.first_entry > p);
-            int32_t produced = weft_clamp(producer.row_adv * WEFT_STATE_DONE(state, q) + producer.row_off, 0, in.h);
+            int32_t produced = weft_rd16(producer + WEFT_ENTRY_ROW_ADV) * (int32_t)WEFT_STATE_DONE(state, q) +
+                               (int16_t)weft_rd16(producer + WEFT_ENTRY_ROW_OFF);
+            produced = weft_clamp(produced, 0, in_h);
             if (produced < rows.hi) {
                 *wait_for = q;
                 *at = n;
                 return WEFT_STATE_DONE(state, q) < made_by.row_steps ? 0 : WEFT_ERR_NEED;
             }
-            if (producer.policy == WEFT_POLICY_ROWS && rows.lo < rows.hi && rows.lo < produced - producer.keep) {
+            if (producer[WEFT_ENTRY_POLICY] == WEFT_POLICY_ROWS && rows.lo < rows.hi &&
+                rows.lo < produced - weft_rd16(producer + WEFT_ENTRY_KEEP)) {
                 *at = n;
                 return WEFT_ERR_RING;
             }

@@ -20,12 +20,15 @@ typedef struct {
     uint16_t row_steps, col_steps;
 } weft_segment_t;
 
+/* As wide and in the order of the record's fields: on a little-endian core, decoding is a copy of words. */
 typedef struct {
     uint16_t op; /* or WEFT_INPUT_BIT | number */
     uint8_t policy, flags;
-    int32_t row_adv, row_off, row_ext;
-    int32_t keep;
-    int32_t col_adv, col_off, col_ext;
+    uint16_t row_adv;
+    int16_t row_off;
+    uint16_t row_ext, keep, col_adv;
+    int16_t col_off;
+    uint16_t col_ext, reserved;
     uint32_t offset, aux;
 } weft_entry_t;
 

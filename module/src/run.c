@@ -7,6 +7,7 @@ typedef struct {
     const weft_plan_t *plan;
     const weft_io_t *io;
     uint8_t *arena;
+    weft_stage_t stage;
     weft_segment_t segment;
     int32_t i, j; /* row step, column step */
 } run_t;
@@ -14,13 +15,33 @@ typedef struct {
 static const weft_io_t no_io;
 
 /* Columns that a tile holds at column step j. */
-static weft_range_t tile_cols(const weft_entry_t *e, int32_t j, int32_t w)
+static inline weft_range_t tile_cols(const weft_entry_t *e, int32_t j, int32_t w)
 {
     weft_span_t span = {e->col_adv, e->col_off, e->col_off + e->col_ext};
     return weft_at(&span, j, w);
 }
 
-/* How kernels see tensor t, made by entry p, at the current step. */
+/* Copy n bytes, by words where both ends allow: to anywhere else, or down within the same bytes. */
+static void copy_down(uint8_t *dst, const uint8_t *src, int32_t n)
+{
+    if ((((uintptr_t)dst | (uintptr_t)src) & 3u) == 0) {
+        for (; n >= 16; n -= 16, dst += 16, src += 16) {
+            uint32_t words[4];
+            __builtin_memcpy(words, __builtin_assume_aligned(src, 4), sizeof words);
+            __builtin_memcpy(__builtin_assume_aligned(dst, 4), words, sizeof words);
+        }
+        for (; n >= 4; n -= 4, dst += 4, src += 4) {
+            uint32_t word;
+            __builtin_memcpy(&word, __builtin_assume_aligned(src, 4), sizeof word);
+            __builtin_memcpy(__builtin_assume_aligned(dst, 4), &word, sizeof word);
+        }
+    }
+    for (; n > 0; n--) {
+        *dst++ = *src++;
+    }
+}
+
+/* How kernels see tensor t at the current step. */
 static void view(const run_t *run, uint32_t t, weft_view_t *v)
 {
     const weft_plan_t *plan = run->plan;
@@ -33,8 +54,6 @@ static void view(const run_t *run, uint32_t t, weft_view_t *v)
     v->ring_stride = tensor.w * tensor.c;
     v->cap = tensor.h;
     v->split = INT32_MAX;
-    v->tile = NULL;
-    v->tile_y = v->tile_x = v->tile_stride = 0;
     uint32_t p = weft_entry_of(plan, t);
     if (p == WEFT_NONE) {
         v->ring = (int8_t *)(uintptr_t)weft_const(plan, t);
@@ -42,14 +61,7 @@ static void view(const run_t *run, uint32_t t, weft_view_t *v)
     }
     weft_entry_t e;
     weft_entry(plan, p, &e);
-    if (e.policy == WEFT_POLICY_EXTERNAL) {
-        v->ring = (int8_t *)(uintptr_t)run->io->external[e.op & (WEFT_INPUT_BIT - 1u)];
-        return;
-    }
-    v->ring = (int8_t *)run->arena + e.offset;
-    if (e.policy == WEFT_POLICY_ROWS) {
-        v->cap = e.keep;
-    } else if (e.policy == WEFT_POLICY_TILE) {
+    if (e.policy == WEFT_POLICY_TILE) {
         weft_span_t rows = weft_new_rows(&e);
         v->ring = (int8_t *)run->arena + e.aux;
         v->cap = e.keep;
@@ -57,62 +69,98 @@ static void view(const run_t *run, uint32_t t, weft_view_t *v)
         v->split = v->tile_y = weft_at(&rows, run->i, tensor.h).lo;
         v->tile_x = tile_cols(&e, run->j, tensor.w).lo;
         v->tile_stride = weft_min(e.col_ext, tensor.w) * tensor.c;
+        return;
+    }
+    v->ring = (int8_t *)run->arena + e.offset;
+    if (e.policy == WEFT_POLICY_ROWS) {
+        v->cap = e.keep;
+    } else if (e.policy == WEFT_POLICY_EXTERNAL) {
+        v->ring = (int8_t *)(uintptr_t)run->io->external[e.op & (WEFT_INPUT_BIT - 1u)];
     }
 }
 
-/* Copy the columns [from, to) of a tile to its line store: those of its rows that the next row step keeps. */
-static void save_lines(const run_t *run, const weft_entry_t *e, const weft_tensor_t *t, int32_t tile_x, int32_t from,
-                       int32_t to)
+/* A tile's new rows at this row step, and where they are. */
+typedef struct {
+    const weft_entry_t *entry;
+    weft_range_t rows;
+    int32_t h, pixel, row, stride; /* tensor's rows; bytes: of a pixel, of the tensor's rows, of the tile's */
+} tile_t;
+
+static tile_t tile(const run_t *run, const weft_entry_t *e, const weft_tensor_t *t)
 {
-    weft_span_t new_rows = weft_new_rows(e), kept = {e->row_adv, e->row_off, e->row_off + e->keep};
-    weft_range_t rows = weft_at(&new_rows, run->i, t->h), next = weft_at(&kept, run->i + 1, t->h);
-    int32_t stride = weft_min(e->col_ext, t->w) * t->c;
-    const uint8_t *tile = run->arena + e->offset + (from - tile_x) * t->c;
-    for (int32_t y = weft_max(rows.lo, next.lo); y < weft_min(rows.hi, next.hi); y++) {
-        memcpy(run->arena + e->aux + ((y % e->keep) * t->w + from) * t->c, tile + (y - rows.lo) * stride,
-               (size_t)((to - from) * t->c));
+    weft_span_t span = weft_new_rows(e);
+    tile_t tile = {e, weft_at(&span, run->i, t->h), t->h, t->c, t->w * t->c, weft_min(e->col_ext, t->w) * t->c};
+    return tile;
+}
+
+/* Copy the columns [from, to) of a tile to its line store: those of its rows that the next row step keeps. */
+static void save_lines(const run_t *run, const tile_t *t, int32_t tile_x, int32_t from, int32_t to)
+{
+    const weft_entry_t *e = t->entry;
+    weft_span_t kept = {e->row_adv, e->row_off, e->row_off + e->keep};
+    weft_range_t next = weft_at(&kept, run->i + 1, t->h);
+    int32_t y = weft_max(t->rows.lo, next.lo), end = weft_min(t->rows.hi, next.hi);
+    if (y >= end) {
+        return;
+    }
+    const uint8_t *src = run->arena + e->offset + (from - tile_x) * t->pixel + (y - t->rows.lo) * t->stride;
+    uint8_t *lines = run->arena + e->aux + from * t->pixel;
+    int32_t slot = y % e->keep;
+    for (; y < end; y++, src += t->stride) {
+        copy_down(lines + slot * t->row, src, (to - from) * t->pixel);
+        slot = slot + 1 == e->keep ? 0 : slot + 1;
     }
 }
 
 /* Move a tile from column step j - 1 to j: what leaves it goes to the line store, what stays moves to its start. */
-static void slide(const run_t *run, const weft_entry_t *e, const weft_tensor_t *t)
+static void slide(const run_t *run, const weft_entry_t *e, const weft_tensor_t *over)
 {
-    weft_span_t new_rows = weft_new_rows(e);
-    weft_range_t rows = weft_at(&new_rows, run->i, t->h);
-    weft_range_t before = tile_cols(e, run->j - 1, t->w), now = tile_cols(e, run->j, t->w);
-    int32_t leaving = weft_min(now.lo, before.hi);
-    if (leaving > before.lo && e->keep > 0) {
-        save_lines(run, e, t, before.lo, before.lo, leaving);
-    }
-    if (now.lo == before.lo || before.hi <= now.lo) {
+    const weft_range_t before = tile_cols(e, run->j - 1, over->w), now = tile_cols(e, run->j, over->w);
+    const int32_t leaving = weft_min(now.lo, before.hi);
+    if (leaving <= before.lo) {
         return;
     }
-    int32_t stride = weft_min(e->col_ext, t->w) * t->c;
-    uint8_t *tile = run->arena + e->offset;
-    for (int32_t y = rows.lo; y < rows.hi; y++, tile += stride) {
-        memmove(tile, tile + (now.lo - before.lo) * t->c, (size_t)((before.hi - now.lo) * t->c));
+    const tile_t t = tile(run, e, over);
+    if (e->keep > 0) {
+        save_lines(run, &t, before.lo, before.lo, leaving);
+    }
+    if (before.hi <= now.lo) {
+        return;
+    }
+    uint8_t *row = run->arena + e->offset;
+    const int32_t gone = (now.lo - before.lo) * t.pixel, left = (before.hi - now.lo) * t.pixel;
+    for (int32_t y = t.rows.lo; y < t.rows.hi; y++, row += t.stride) {
+        copy_down(row, row + gone, left);
+    }
+}
+
+/* CONCAT: one kernel call per input. */
+static void call_concat(const run_t *run, const weft_op_t *op, weft_call_t *call)
+{
+    for (uint32_t k = 0; k < op->input1; k++) {
+        view(run, weft_op_input(run->plan, op, k), &call->in0);
+        if (op->kernel_h != 2) { /* whole inputs along H or W: the region is the input's */
+            call->y0 = call->x0 = 0;
+            call->y1 = call->in0.h;
+            call->x1 = call->in0.w;
+        }
+        weft_kernels[WEFT_OP_CONCAT](call);
+        call->axis_offset += op->kernel_h == 0 ? call->in0.h : op->kernel_h == 1 ? call->in0.w : call->in0.c;
     }
 }
 
 static void call_kernel(const run_t *run, const weft_op_t *op, weft_call_t *call)
 {
-    weft_kernel_fn kernel = weft_kernels[op->opcode];
-    uint32_t inputs = weft_op_inputs(op);
     view(run, op->output, &call->out);
-    for (uint32_t k = 0; k < (op->opcode == WEFT_OP_CONCAT ? inputs : 1u); k++) {
-        view(run, weft_op_input(run->plan, op, k), &call->in0);
-        if (op->opcode == WEFT_OP_CONCAT) {
-            if (op->kernel_h != 2) { /* whole inputs along H or W: the region is the input's */
-                call->y0 = call->x0 = 0;
-                call->y1 = call->in0.h;
-                call->x1 = call->in0.w;
-            }
-        } else if (inputs == 2) {
-            view(run, op->input1, &call->in1);
-        }
-        kernel(call);
-        call->axis_offset += op->kernel_h == 0 ? call->in0.h : op->kernel_h == 1 ? call->in0.w : call->in0.c;
+    if (op->opcode == WEFT_OP_CONCAT) {
+        call_concat(run, op, call);
+        return;
     }
+    view(run, op->input0, &call->in0);
+    if (weft_op_inputs(op) == 2) {
+        view(run, op->input1, &call->in1);
+    }
+    weft_kernels[op->opcode](call);
 }
 
 /* Accumulators of a REDUCE or FULLY_CONNECTED: where, and whether this call is the first or last for its output. */
@@ -146,14 +194,20 @@ static void produce(const run_t *run, uint32_t n)
     if (rows.lo >= rows.hi || cols.lo >= cols.hi) {
         return;
     }
+    /* Views are filled in where they are used: the whole call is too much to clear every time. */
     weft_call_t call;
-    memset(&call, 0, sizeof call);
     call.op = &op;
     call.params = op.params == UINT32_MAX ? NULL : run->plan->weights + op.params;
     call.y0 = rows.lo;
     call.y1 = rows.hi;
     call.x0 = cols.lo;
     call.x1 = cols.hi;
+    call.axis_offset = 0;
+    call.acc = NULL;
+    call.first = call.last = false;
+    call.scratch = run->stage.scratch_len != 0 ? run->arena + run->stage.scratch : NULL;
+    call.scratch_len = run->stage.scratch_len;
+    call.macs = NULL;
     if (weft_consumes(&op)) {
         accumulate(run, &e, &op, &over, &call);
     }
@@ -215,7 +269,8 @@ static int run_row_step(run_t *run)
             weft_tensor_t t;
             weft_tensor(run->plan, weft_entry_tensor(run->plan, &e), &t);
             weft_range_t cols = tile_cols(&e, run->j, t.w);
-            save_lines(run, &e, &t, cols.lo, cols.lo, cols.hi);
+            tile_t last = tile(run, &e, &t);
+            save_lines(run, &last, cols.lo, cols.lo, cols.hi);
         }
     }
     return WEFT_OK;
@@ -223,21 +278,21 @@ static int run_row_step(run_t *run)
 
 static int run_stage(run_t *run, uint32_t s)
 {
-    weft_stage_t stage;
-    weft_stage(run->plan, s, &stage);
-    uint16_t *state = (uint16_t *)(void *)(run->arena + stage.state);
-    memset(state, 0, 4u * (size_t)stage.segment_count);
-    uint32_t cur = stage.segment_count, entry = 0;
+    const weft_stage_t *stage = &run->stage;
+    weft_stage(run->plan, s, &run->stage);
+    uint16_t *state = (uint16_t *)(void *)(run->arena + stage->state);
+    memset(state, 0, 4u * (size_t)stage->segment_count);
+    uint32_t cur = stage->segment_count, entry = 0;
     for (;;) {
-        int next = weft_pull(run->plan, &stage, state, cur, &entry);
+        int next = weft_pull(run->plan, stage, state, cur, &entry);
         if (next < 0) {
             return next; /* not reached with a verified plan */
         }
         cur = (uint32_t)next;
-        if (cur == stage.segment_count) {
+        if (cur == stage->segment_count) {
             return WEFT_OK;
         }
-        weft_segment(run->plan, stage.first_segment + cur, &run->segment);
+        weft_segment(run->plan, stage->first_segment + cur, &run->segment);
         run->i = WEFT_STATE_DONE(state, cur);
         int r = run_row_step(run);
         if (r != WEFT_OK) {
