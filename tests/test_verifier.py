@@ -330,6 +330,41 @@ def test_row_means_are_read_by_other_segments_only() -> None:
     assert refusal(placed(graph, joint)) == (EngineError.POLICY, 2)
 
 
+def test_whole_tensors_are_read_from_earlier_stages_only() -> None:
+    graph, schedule = residents()
+    assert refusal(placed(graph, joined(schedule, 0))) == (EngineError.POLICY, 2)
+
+
+def test_whole_tensors_are_read_in_one_step() -> None:
+    graph, schedule = residents()
+    (reshape,) = segment(schedule, 1, 0).entries
+    halves = with_segment(
+        schedule, 1, 0, row_steps=2, entries=(replace(reshape, rows=Axis(advance=1, offset=0, extent=1)),)
+    )
+    assert refusal(placed(graph, halves)) == (EngineError.POLICY, 2)
+
+
+def test_broadcast_operands_come_from_earlier_stages_only() -> None:
+    m = Maker(9, [(4, 4, 2)])
+    factor = m.conv(m.inputs[0], 2, kernel=(4, 4), pads=(0, 0, 0, 0))
+    graph = m.graph([m.binary(m.inputs[0], factor, "mul")])
+    specs = [StageSpec(segments=(SegmentSpec(ops=(op,), row_adv=9, col_adv=9),)) for op in (0, 1)]
+    schedule = build.build_schedule(Facts(graph), specs, "resident")
+    assert refusal(placed(graph, schedule)) == (None, NO_RECORD)
+    assert refusal(placed(graph, joined(schedule, 0))) == (EngineError.POLICY, 2)
+
+
+def test_a_resize_steps_by_whole_source_rows() -> None:
+    m = Maker(10, [(4, 4, 2)])
+    graph = m.graph([m.resize(m.lut(m.inputs[0]), (2, 1))])
+    specs = [StageSpec(segments=(SegmentSpec(ops=(0, 1), row_adv=2, col_adv=9),))]
+    schedule = build.build_schedule(Facts(graph), specs, "resident")
+    assert refusal(placed(graph, schedule)) == (None, NO_RECORD)
+    first, second = segment(schedule, 0, 0).entries
+    odd = replace(second, rows=Axis(advance=3, offset=0, extent=3))
+    assert refusal(placed(graph, with_segment(schedule, 0, 0, entries=(first, odd)))) == (EngineError.NEED, 2)
+
+
 # ---------------------------------------------------------------- plans whose records are wrong
 
 

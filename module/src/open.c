@@ -169,6 +169,27 @@ static int carve_schedule(weft_plan_t *plan, const uint8_t *at, uint32_t left, w
     return WEFT_OK;
 }
 
+/* Header, section table and the bounds of every record: fills the plan. */
+static WEFT_APART int parse(weft_plan_t *plan, const uint8_t *p, size_t len, const weft_limits_t *limits,
+                            weft_error_t *err)
+{
+    const uint8_t *section[WEFT_SECTION_NAMES + 1u] = {NULL};
+    uint32_t section_len[WEFT_SECTION_NAMES + 1u] = {0};
+
+    int r = weft_verify_header(p, len, limits, err);
+    r = r != WEFT_OK ? r : check_sections(p, section, section_len, err);
+    if (r != WEFT_OK) {
+        return r;
+    }
+    memset(plan, 0, sizeof *plan);
+    plan->bytes = p;
+    plan->weights = section[WEFT_SECTION_WEIGHTS];
+    plan->weights_len = section_len[WEFT_SECTION_WEIGHTS];
+    r = carve_graph(plan, section[WEFT_SECTION_GRAPH], section_len[WEFT_SECTION_GRAPH], err);
+    return r != WEFT_OK ? r
+                        : carve_schedule(plan, section[WEFT_SECTION_SCHEDULE], section_len[WEFT_SECTION_SCHEDULE], err);
+}
+
 int weft_open(weft_plan_t *plan, const void *bytes, size_t len, const weft_limits_t *limits, weft_error_t *err)
 {
     weft_error_t ignored;
@@ -183,22 +204,8 @@ int weft_open(weft_plan_t *plan, const void *bytes, size_t len, const weft_limit
         return weft_fail(err, WEFT_ERR_ALIGN, WEFT_NONE, 0);
     }
     const uint8_t *p = bytes;
-    const uint8_t *section[WEFT_SECTION_NAMES + 1u] = {NULL};
-    uint32_t section_len[WEFT_SECTION_NAMES + 1u] = {0};
     uint64_t op_mask = 0;
-
-    int r = weft_verify_header(p, len, limits, err);
-    r = r != WEFT_OK ? r : check_sections(p, section, section_len, err);
-    if (r != WEFT_OK) {
-        return r;
-    }
-    memset(plan, 0, sizeof *plan);
-    plan->bytes = p;
-    plan->weights = section[WEFT_SECTION_WEIGHTS];
-    plan->weights_len = section_len[WEFT_SECTION_WEIGHTS];
-    r = carve_graph(plan, section[WEFT_SECTION_GRAPH], section_len[WEFT_SECTION_GRAPH], err);
-    r = r != WEFT_OK ? r
-                     : carve_schedule(plan, section[WEFT_SECTION_SCHEDULE], section_len[WEFT_SECTION_SCHEDULE], err);
+    int r = parse(plan, p, len, limits, err);
     r = r != WEFT_OK ? r : weft_verify_graph(plan, &op_mask, err);
     if (r == WEFT_OK && op_mask != weft_rd64(p + WEFT_HEADER_OP_MASK)) {
         r = weft_fail(err, WEFT_ERR_DECLARED, WEFT_NONE, WEFT_HEADER_OP_MASK);

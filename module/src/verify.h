@@ -5,6 +5,13 @@
 
 #include "plan.h"
 
+/* Kept apart so that its locals are not on the stack while other parts of the verifier run. */
+#if defined(__GNUC__)
+#define WEFT_APART __attribute__((noinline))
+#else
+#define WEFT_APART
+#endif
+
 static inline int weft_fail(weft_error_t *err, int code, uint32_t record, uint32_t offset)
 {
     err->code = code;

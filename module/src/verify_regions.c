@@ -378,8 +378,8 @@ static bool writes_dead(const weft_plan_t *plan, const weft_stage_t *stage, cons
 }
 
 /* The windows of a segment's row step that may overlap write over dead rows only. */
-static int check_overlaps(const weft_plan_t *plan, const weft_stage_t *stage, const uint16_t *state, uint32_t cur,
-                          weft_error_t *err)
+static WEFT_APART int check_overlaps(const weft_plan_t *plan, const weft_stage_t *stage, const uint16_t *state,
+                                     uint32_t cur, weft_error_t *err)
 {
     weft_segment_t segment;
     weft_segment(plan, stage->first_segment + cur, &segment);
