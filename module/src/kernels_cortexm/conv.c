@@ -422,7 +422,19 @@ static __attribute__((noinline)) bool conv_pairs(const conv_t *conv)
 
 /* ---------------------------------------------------------------- in place */
 
-/* One pixel, four channels at a time; what four do not divide is done four times. */
+/* Channels o, o + next, o + 2 next, o + 3 next of a pixel; `next` is 1, or 0 for one channel done four times. */
+DSP_INLINE void four_channels(const conv_t *conv, const weft_rows_t *rows, int32_t column, int32_t row_size,
+                              int32_t run, const int8_t *weights, int32_t o, int32_t next, int8_t *out)
+{
+    const int32_t *bias = conv->bias + o;
+    const int8_t *w = weights + o * conv->size;
+    dsp_acc4_t acc = {bias[0], bias[next], bias[2 * next], bias[3 * next]};
+    for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, w += row_size) {
+        acc = dsp_mac_run(acc, weft_row(rows, ky) + column, w, next * conv->size, run, conv->offset);
+    }
+    dsp_store_four(&conv->p, conv->quick, o, next, acc, out);
+}
+
 DSP_INLINE void one_pixel(const conv_t *conv, const weft_rows_t *rows, int32_t x, int8_t *out)
 {
     const weft_op_t *op = conv->call->op;
@@ -433,15 +445,12 @@ DSP_INLINE void one_pixel(const conv_t *conv, const weft_rows_t *rows, int32_t x
     const int32_t run = (cols.hi - cols.lo) * in->c;
     const int8_t *weights = conv->p.weights + rows->taps.lo * row_size + cols.lo * in->c;
 
-    for (int32_t o = 0, next = 1; o < n; o += 4 * next + (1 - next)) {
-        next = n - o >= 4;
-        const int32_t *bias = conv->bias + o;
-        const int8_t *w = weights + o * conv->size;
-        dsp_acc4_t acc = {bias[0], bias[next], bias[2 * next], bias[3 * next]};
-        for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, w += row_size) {
-            acc = dsp_mac_run(acc, weft_row(rows, ky) + column, w, next * conv->size, run, conv->offset);
-        }
-        dsp_store_four(&conv->p, conv->quick, o, next, acc, out);
+    int32_t o = 0;
+    for (; o + 4 <= n; o += 4) {
+        four_channels(conv, rows, column, row_size, run, weights, o, 1, out);
+    }
+    for (; o < n; o++) {
+        four_channels(conv, rows, column, row_size, run, weights, o, 0, out);
     }
 }
 
