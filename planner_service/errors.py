@@ -21,6 +21,7 @@ class Code(Enum):
     BAD_PLAN = "bad-plan"  # the engine refuses the plan
     CANCELLED = "cancelled"
     UNAVAILABLE = "unavailable"  # an optional part (engine library, extra, daemon) is missing
+    DEVICE = "device"  # a board or its debug probe failed, or does not hold what was written
     INTERNAL = "internal"  # our bug
 
 
@@ -43,6 +44,7 @@ CATALOGUE: dict[Code, Outcome] = {
     Code.BAD_PLAN: Outcome(8, "INVALID_ARGUMENT"),
     Code.CANCELLED: Outcome(9, "CANCELLED"),
     Code.UNAVAILABLE: Outcome(10, "UNAVAILABLE"),
+    Code.DEVICE: Outcome(11, "ABORTED"),
     Code.INTERNAL: Outcome(1, "INTERNAL"),
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from planner_service.cli import look, plan, run, serve
+from planner_service.cli import flash, look, plan, run, serve
 from planner_service.errors import CATALOGUE
 from planner_service.inputs import GENERATED
 
@@ -78,7 +78,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             parents=[common, *parents],
             allow_abbrev=False,
         )
-        command.set_defaults(run=function, own_thread=name != "serve")
+        command.set_defaults(run=function, own_thread=name not in ("flash", "serve"))
         return command
 
     planning = argparse.ArgumentParser(add_help=False)
@@ -139,6 +139,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--c-array", action="store_true", required=True, help="as an array of bytes")
     command.add_argument("--name", help="C identifier (default: from the file's name)")
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: standard output")
+
+    command = add("flash", flash.run_flash, "write a plan into a board's slot through a debug probe")
+    command.add_argument("plan", metavar="PLAN", type=Path)
+    command.add_argument("--board", required=True, metavar="NAME", help="see `weft targets`, or a board file (.toml)")
+    command.add_argument("--slot", choices=("a", "b"), default="a", help="default: a")
+    command.add_argument("--build-dir", type=Path, metavar="DIR", help="Zephyr build whose devicetree has the slots")
+    command.add_argument("--probe", metavar="ID", help="unique id of the debug probe, or a part of it")
+    command.add_argument(
+        "--ram", type=size, metavar="SIZE", help="the firmware's arena (default: the build's or board's)"
+    )
 
     command = add("ops", look.run_ops, "list operators that can be imported, and their conditions", remote)
     command.add_argument("--source", choices=("tflite", "onnx"), help="of this format only")

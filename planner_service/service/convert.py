@@ -236,7 +236,7 @@ def target_to_pb(target: targets.Target) -> Any:
 def target_from_pb(message: Any) -> targets.Target:
     """Target -> Target, checked like a file."""
     values: dict[str, Any] = {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
-    optional = {"clock_hz", "erase_bytes", "write_bytes", "pyocd", "zephyr", "riot"}
+    optional = {"clock_hz", "erase_bytes", "write_bytes", "pyocd", "zephyr", "riot", "slot_a", "slot_b"}
     values |= {name: values[name] or None for name in optional}
     target = targets.Target(**values)
     target.check()

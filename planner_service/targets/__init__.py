@@ -26,6 +26,9 @@ CORES = (
     "xtensa-lx7",
 )
 
+#: Plans are opened in place at such addresses.
+SLOT_ALIGN = 8
+
 _FOLDER = Path(__file__).resolve().parent
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -33,7 +36,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """A board. Sizes are in bytes. ``arena_budget`` is what the arena may take when nobody names a limit: RAM less what
-    an application, its stacks and its operating system usually need. ``slot_bytes`` is one of two equal plan slots."""
+    an application, its stacks and its operating system usually need. ``slot_bytes`` is one of two equal plan slots;
+    ``slot_a`` and ``slot_b`` are their addresses where a build does not say otherwise."""
 
     name: str
     description: str
@@ -49,6 +53,8 @@ class Target:
     pyocd: str | None = None
     zephyr: str | None = None
     riot: str | None = None
+    slot_a: int | None = None
+    slot_b: int | None = None
 
     def check(self) -> None:
         """Raise PlannerError(BAD_REQUEST) with everything that contradicts itself."""
@@ -73,6 +79,14 @@ class Target:
             need(unit is None or unit > 0, name, "is not positive")
             if unit is not None and unit > 0:
                 need(self.slot_bytes % unit == 0, "slot_bytes", f"is no multiple of {name} ({unit})")
+        need((self.slot_a is None) == (self.slot_b is None), "slot_b", "is given if and only if slot_a is")
+        if self.slot_a is not None and self.slot_b is not None:
+            need(abs(self.slot_a - self.slot_b) >= self.slot_bytes, "slot_b", "overlaps slot_a")
+            step = max(SLOT_ALIGN, self.erase_bytes or 0)
+            for name in ("slot_a", "slot_b"):
+                address: int = getattr(self, name)
+                need(address % step == 0, name, f"is no multiple of {step}")
+                need(0 < address <= 2**32 - self.slot_bytes, name, "is outside the address space")
         if found:
             raise PlannerError(Code.BAD_REQUEST, f"target {self.name!r} is not valid", violations=found)
 
