@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Plans made and put into slots while an application is built. They never become part of the firmware image.
+#
+# weft_plan(<file> MODEL <model> [ARGS <option>...])
+#   Makes <file> in the build directory from an .onnx or .tflite model with `weft plan <option>...`.
+#
+# weft_slots([A <plan>] [B <plan>])
+#   Writes weft_slots.hex (Intel HEX, at the slots' addresses) into the build directory, for `west flash --hex-file`
+#   and for QEMU (CONFIG_WEFT_QEMU_SLOTS); on native_sim flash.bin, which its simulated flash reads from the directory
+#   it is started in. WEFT_SLOT_A and WEFT_SLOT_B on the command line put other plans there.
+#
+# The command is WEFT_COMMAND (a list: program and first arguments), else `weft` from the PATH or from .venv beside the
+# module.
+
+set(WEFT_MODULE_DIR ${CMAKE_CURRENT_LIST_DIR}/../.. CACHE INTERNAL "Weft's repository")
+
+function(weft_find_command)
+  if(NOT WEFT_COMMAND)
+    find_program(WEFT_PROGRAM weft HINTS ${WEFT_MODULE_DIR}/.venv/bin)
+    if(NOT WEFT_PROGRAM)
+      message(FATAL_ERROR "The command `weft`, which makes plans, was not found. Install it "
+        "(`pip install ${WEFT_MODULE_DIR}`, or `make setup` there), or say where it is: "
+        "-DWEFT_COMMAND=/path/to/weft")
+    endif()
+    set(WEFT_COMMAND ${WEFT_PROGRAM} CACHE STRING "The weft command" FORCE)
+  endif()
+endfunction()
+
+function(weft_plan file)
+  cmake_parse_arguments(ARG "" "MODEL" "ARGS" ${ARGN})
+  weft_find_command()
+  get_filename_component(model ${ARG_MODEL} ABSOLUTE)
+  set(output ${APPLICATION_BINARY_DIR}/${file})
+  file(GLOB planner CONFIGURE_DEPENDS ${WEFT_MODULE_DIR}/planner_service/*.py)
+  add_custom_command(
+    OUTPUT ${output}
+    COMMAND ${WEFT_COMMAND} plan ${ARG_ARGS} -o ${output} ${model}
+    DEPENDS ${model} ${planner}
+    COMMENT "Planning ${file}"
+    VERBATIM
+  )
+endfunction()
+
+# Address of a slot as debug probes and QEMU see it.
+function(weft_slot_address var label)
+  dt_nodelabel(path NODELABEL ${label})
+  if(NOT path)
+    message(FATAL_ERROR "The devicetree has no partition ${label}: see \"Porting\" in docs/zephyr.md")
+  endif()
+  dt_reg_addr(offset PATH ${path})
+  get_filename_component(memory ${path} DIRECTORY)
+  get_filename_component(memory ${memory} DIRECTORY)
+  dt_reg_addr(base PATH ${memory})
+  get_filename_component(controller ${memory} DIRECTORY)
+  dt_prop(region PATH ${controller} PROPERTY memory-region)
+  if(region)
+    dt_reg_addr(base PATH ${region})
+  endif()
+  math(EXPR address "${base} + ${offset}" OUTPUT_FORMAT HEXADECIMAL)
+  set(${var} ${address} PARENT_SCOPE)
+endfunction()
+
+function(weft_slots)
+  cmake_parse_arguments(ARG "" "A;B" "" ${ARGN})
+  set(images)
+  set(plans)
+  foreach(slot A B)
+    if(WEFT_SLOT_${slot})
+      get_filename_component(plan ${WEFT_SLOT_${slot}} ABSOLUTE BASE_DIR ${CMAKE_BINARY_DIR})
+    elseif(ARG_${slot})
+      set(plan ${APPLICATION_BINARY_DIR}/${ARG_${slot}})
+    else()
+      continue()
+    endif()
+    string(TOLOWER ${slot} name)
+    weft_slot_address(address weft_plan_${name})
+    list(APPEND images ${address}=${plan})
+    list(APPEND plans ${plan})
+  endforeach()
+  if(CONFIG_ARCH_POSIX)
+    dt_nodelabel(flash NODELABEL flash0)
+    dt_reg_size(size PATH ${flash})
+    set(output ${APPLICATION_BINARY_DIR}/flash.bin)
+    set(format --bin ${size})
+  else()
+    set(output ${APPLICATION_BINARY_DIR}/weft_slots.hex)
+    set(format --hex)
+  endif()
+  set(script ${WEFT_MODULE_DIR}/zephyr/scripts/slots.py)
+  add_custom_command(
+    OUTPUT ${output}
+    COMMAND ${PYTHON_EXECUTABLE} ${script} ${format} ${output} ${images}
+    DEPENDS ${script} ${plans}
+    COMMENT "Writing plans for slots: ${output}"
+    VERBATIM
+  )
+  add_custom_target(weft_slots ALL DEPENDS ${output})
+  foreach(target run run_native run_qemu debugserver_qemu)
+    if(TARGET ${target})
+      add_dependencies(${target} weft_slots)
+    endif()
+  endforeach()
+endfunction()
