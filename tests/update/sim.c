@@ -22,8 +22,9 @@ enum { FIRST, OLD, NEW, DELTA, NEXT, WRONG, PLANS, NO_PLAN = PLANS };
 enum { BUFFER = 512, ARENA = 4096, CHUNK = 300, CUTS_MAX = 2, CYCLES_MAX = 60 };
 
 /* What is to become of the device. */
-typedef enum { UPDATE, UPDATE_COPY, FAIL_SELFTEST, NEVER_CONFIRM, HANG, GOALS } goal_t;
-static const char *const goal_name[GOALS] = {"full", "delta", "self-test fails", "never confirmed", "hangs"};
+typedef enum { UPDATE, UPDATE_COPY, CORRUPT, GIVE_UP, FAIL_SELFTEST, NEVER_CONFIRM, HANG, GOALS } goal_t;
+static const char *const goal_name[GOALS] = {
+    "full", "delta", "damaged on the way", "given up", "self-test fails", "never confirmed", "hangs"};
 
 /* Where it starts. */
 typedef enum { VIRGIN, ADOPTED, ADOPTED_B, FALLBACK, STAGED, REVERTED, PARTIAL, RESUMED, TRIED, STATES } state_t;
@@ -31,7 +32,7 @@ static const char *const state_name[STATES] = {"virgin",   "one plan",      "one
                                                "reverted", "partial other", "partial, same", "tried twice"};
 
 enum { LEVELS = 6 };
-static const char *const level_name[LEVELS] = {"after reset", "0", "half", "n-2", "n-1", "n"};
+static const char *const level_name[LEVELS] = {"after reset", "1", "half", "n-2", "n-1", "n"};
 
 typedef struct {
     const char *name;
@@ -81,6 +82,7 @@ static jmp_buf power;
 static goal_t goal;
 static int target;
 static unsigned tries_at_start;
+static bool damage; /* bytes change on the way */
 static _Alignas(64) uint8_t arena[ARENA];
 
 /* ---------------------------------------------------------------- the device's surroundings */
@@ -210,6 +212,9 @@ static void boot(void)
     }
     int which = identify(plan.bytes);
     m->running = which;
+    if (which == WRONG) {
+        flash_broken(f, "hands out a plan that fails its self-test");
+    }
     if (which == NO_PLAN || plan.bytes != f->area[result.slot].bytes) {
         flash_broken(f, "hands out bytes that are no signed plan");
         return;
@@ -255,7 +260,12 @@ static int send_plan(const plan_t *p, uint32_t flags, uint32_t stop, uint32_t *t
     while (r == WEFT_OK && t.token != 0 && t.next < stop) {
         uint32_t n = t.copy_end > t.next ? 0 : stop - t.next;
         n = n < CHUNK ? n : CHUNK;
-        r = weft_update_write(&device.u, *token, t.next, p->bytes + t.next, n, &t);
+        uint8_t chunk[CHUNK];
+        memcpy(chunk, p->bytes + t.next, n);
+        if (damage && n > 0) {
+            chunk[0] ^= 1u;
+        }
+        r = weft_update_write(&device.u, *token, t.next, chunk, n, &t);
     }
     return r;
 }
@@ -271,7 +281,16 @@ static bool stage(void)
     }
     expect(r, "a good plan is not accepted");
     if (r == WEFT_OK && token != 0) {
-        expect(weft_update_finish(&device.u, token, NULL), "a good transfer does not finish");
+        r = weft_update_finish(&device.u, token, NULL);
+        if (r == WEFT_ERR_HASH && goal == CORRUPT) {
+            /* Also what came before a cut may be damaged: it must not be resumed a second time. */
+            damage = false;
+            return true;
+        }
+        expect(r, "a good transfer does not finish");
+        if (damage) {
+            flash_broken(&device.flash, "a damaged transfer finishes");
+        }
     }
     expect(weft_update_test(&device.u), "a staged plan cannot be tried");
     return true;
@@ -290,7 +309,7 @@ static void pursue(bool powered)
         if (cycle > 0 || !powered) {
             boot();
         }
-        bool good = goal == UPDATE || goal == UPDATE_COPY;
+        bool good = goal == UPDATE || goal == UPDATE_COPY || goal == CORRUPT;
         if (f->broken != NULL || (good && m->active == target && !m->confirming)) {
             return;
         }
@@ -300,6 +319,14 @@ static void pursue(bool powered)
             lock();
             expect(weft_update_confirm(&device.u), "a running trial cannot be confirmed");
             confirmed(slot);
+            return;
+        }
+        if (goal == GIVE_UP) {
+            uint32_t token;
+            if (f->cuts == 0 && !m->trial && m->active != target) {
+                int r = send_plan(&plans[target], 0, plans[target].len * 2u / 3u, &token);
+                expect(r == WEFT_ERR_TRIED ? WEFT_OK : r, "a good plan is not accepted");
+            }
             return;
         }
         if (m->trial) {
@@ -324,9 +351,13 @@ static void further_update(void)
     model_t *m = &device.model;
     device.flash.cut_at = UINT32_MAX;
     boot();
-    if (m->trial) {
+    if (m->trial && goal != GIVE_UP) {
         flash_broken(&device.flash, "tries a plan again after the end");
+    } else if (m->trial) {
+        expect(weft_update_revert(&device.u), "a trial cannot be given up");
+        boot();
     }
+    damage = false;
     goal = UPDATE;
     target = NEXT;
     m->runs = 0;
@@ -376,6 +407,7 @@ static void prepare(state_t state, unsigned level)
     f->cut_at = UINT32_MAX;
     f->locked = 0;
     f->broken = NULL;
+    damage = false;
     tries_at_start = 0;
     flash_scramble(f);
     if (state == FALLBACK) {
@@ -417,7 +449,7 @@ static void prepare(state_t state, unsigned level)
         /* Up to the wanted place, in the power cycle in which the case begins. */
         const weft_flash_t *flash = &hal.state;
         uint32_t places = flash->sector / weft_up(WEFT_STATE_SIZE, flash->write);
-        uint32_t place = level == 1 ? 1 : level == 2 ? places / 2u : places - 5u + level;
+        uint32_t place = level == 1 ? 2 : level == 2 ? places / 2u : places - 10u + 2u * level;
         while (!device.u.fresh || device.u.place != place) {
             weft_journal_t same = device.u.now;
             expect(weft_journal_append(&device.u, &same), "cannot append");
@@ -459,6 +491,7 @@ static uint32_t run_case(const cut_at_t *cuts, unsigned count, uint32_t seed, bo
     f->cuts = 0;
     f->random = seed * 2654435761u | 1u;
     f->broken = NULL;
+    damage = goal == CORRUPT;
     f->power = &power;
     lock();
     if (setjmp(power) != 0) {
@@ -556,7 +589,7 @@ static bool run_configuration(unsigned which, state_t state, unsigned level, uns
 static bool run_geometry(unsigned which, unsigned every, unsigned pairs_every)
 {
     for (int kind = 0; kind < GOALS; kind++) {
-        static const int target_of[GOALS] = {NEW, DELTA, WRONG, NEW, NEW};
+        static const int target_of[GOALS] = {NEW, DELTA, NEW, NEW, WRONG, NEW, NEW};
         for (int state = 0; state < STATES; state++) {
             for (unsigned level = 0; level < LEVELS; level++) {
                 goal = (goal_t)kind;
@@ -589,6 +622,10 @@ static void wear(unsigned updates)
     goal = UPDATE;
     target = NEW;
     prepare(ADOPTED, 0);
+    for (unsigned i = 0; i < AREAS; i++) {
+        const area_t *a = &device.flash.area[i];
+        memset(a->erases, 0, a->size / a->geometry.sector * sizeof *a->erases);
+    }
     for (unsigned i = 0; i < updates && device.flash.broken == NULL; i++) {
         update_to(i % 2u != 0 ? DELTA : NEW);
     }

@@ -124,6 +124,7 @@ typedef struct {
     uint8_t sector;  /* of the newest record */
     uint8_t fresh;   /* this sector was erased since the last reset: its free places are known to be untouched */
     uint8_t known;   /* there is a valid record */
+    uint8_t settled; /* both copies of the newest record are valid */
     uint8_t running; /* slot that weft_update_boot() handed out */
     uint8_t copies;  /* entries of copy */
     uint32_t healthy;

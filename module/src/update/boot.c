@@ -92,6 +92,11 @@ int weft_update_boot(weft_update_t *u, weft_plan_t *plan, weft_boot_t *boot)
     u->token = 0;
     u->running = WEFT_SLOT_NONE;
     u->healthy = 0;
+    if (u->known && !u->settled) {
+        /* Not written: what follows counts on this boot only, as any record that was cut. */
+        weft_journal_t same = u->now;
+        (void)weft_journal_append(u, &same);
+    }
     if (u->now.state == WEFT_SLOT_TRIAL) {
         boot->trial_error = run_trial(u, plan, boot);
         if (boot->trial_error == WEFT_OK) {
