@@ -510,7 +510,8 @@ void weft_conv2d_dsp(const weft_call_t *call)
     conv.offset = dsp_offset(call->in0.zero_point);
     conv.bias = (const int32_t *)(const void *)conv.p.bias;
     conv.multiplier = (const int32_t *)(const void *)conv.p.multiplier;
-    conv.quick = dsp_quick(&conv.p, call->out.c, conv.size);
+    /* A look at all channels pays if there is more than one pixel. */
+    conv.quick = (call->y1 - call->y0) * (call->x1 - call->x0) > 1 && dsp_quick(&conv.p, call->out.c, conv.size);
 
     if ((conv.size <= STACK_BYTES / 5 && divide(&conv, stack, sizeof stack)) ||
         divide(&conv, call->scratch, call->scratch_len)) {

@@ -182,13 +182,23 @@ DSP_INLINE dsp_acc4_t dsp_mac_run(dsp_acc4_t acc, const int8_t *x, const int8_t 
     return acc;
 }
 
-/* Requantise and write channels o, o + next, o + 2 next, o + 3 next; `quick`: dsp_quick() held. */
+/* Negative if acc is not in -2^30 .. 2^30 - 1, where doubling overflows. */
+DSP_INLINE int32_t dsp_excess(int32_t acc)
+{
+    return (int32_t)((uint32_t)acc + 0x40000000u);
+}
+
+/* Requantise and write channels o, o + next, o + 2 next, o + 3 next; `quick`: dsp_quick() held; false asks here. */
 DSP_INLINE void dsp_store_four(const weft_linear_t *p, bool quick, int32_t o, int32_t next, dsp_acc4_t acc, int8_t *out)
 {
     const int32_t step = p->per_tensor ? 0 : next, zp = p->zp_out;
     const int32_t *m = (const int32_t *)(const void *)p->multiplier + (p->per_tensor ? 0 : o);
     const int8_t *s = p->shift + (p->per_tensor ? 0 : o);
     out += o;
+    if (!quick) {
+        const int32_t excess = dsp_excess(acc.v0) | dsp_excess(acc.v1) | dsp_excess(acc.v2) | dsp_excess(acc.v3);
+        quick = (s[0] & s[step] & s[2 * step] & s[3 * step] & ~excess) < 0;
+    }
     if (__builtin_expect(quick, 1)) {
         out[0] = dsp_scale(acc.v0 * 2, m[0], -s[0], zp);
         out[next] = dsp_scale(acc.v1 * 2, m[step], -s[step], zp);

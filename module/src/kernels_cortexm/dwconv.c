@@ -11,15 +11,15 @@
 #include "../kernels_ref/taps.h"
 
 #define STACK_TAPS 9
-#define TAP_BYTES 8 /* twice the even and the odd pair of a tap */
+#define TAP_BYTES 8  /* twice the even and the odd pair of a tap */
+#define FEW_PIXELS 4 /* for which widening once does not pay */
 
 /* Four channels of a row. */
 typedef struct {
     int16x2_t weight[STACK_TAPS][2]; /* quad_3x3() knows the offsets of these two */
     const int8_t *row[3];
-    const int16x2_t *wide; /* all taps, or NULL */
-    const int8_t *narrow;  /* the same as bytes, `n` apart */
-    int32_t n, bias[4];
+    const int16x2_t *wide; /* all taps */
+    int32_t bias[4];
     struct {
         int32_t multiplier, right;
     } scale[4];
@@ -31,23 +31,20 @@ typedef struct {
     int32_t v0, v1, v2, v3;
 } acc_t;
 
-/* Channels o to o + 3: `taps` taps, widened to `to` unless that is NULL. */
-static __attribute__((noinline)) void load_quad(quad_t *q, const weft_linear_t *p, int32_t o, int32_t taps,
+/* Channels o to o + 3 of n: `taps` taps, widened to `to`. */
+static __attribute__((noinline)) void load_quad(quad_t *q, const weft_linear_t *p, int32_t o, int32_t n, int32_t taps,
                                                 int16x2_t *to)
 {
-    const int32_t n = q->n, step = p->per_tensor ? 0 : 1;
+    const int32_t step = p->per_tensor ? 0 : 1;
     const int32_t *bias = (const int32_t *)(const void *)p->bias + o;
     const int32_t *multiplier = (const int32_t *)(const void *)p->multiplier + o * step;
     const int8_t *shift = p->shift + o * step, *w = p->weights + o;
     q->wide = to;
-    q->narrow = w;
-    if (to != NULL) {
-        for (int16x2_t *end = to + 2 * taps; to != end; to += 2, w += n) {
-            const uint32_t v = dsp_load(w);
-            const int16x2_t even = dsp_even(v), odd = dsp_odd(v);
-            to[0] = __sadd16(even, even);
-            to[1] = __sadd16(odd, odd);
-        }
+    for (int16x2_t *end = to + 2 * taps; to != end; to += 2, w += n) {
+        const uint32_t v = dsp_load(w);
+        const int16x2_t even = dsp_even(v), odd = dsp_odd(v);
+        to[0] = __sadd16(even, even);
+        to[1] = __sadd16(odd, odd);
     }
     for (int32_t i = 0; i < 4; i++, multiplier += step, shift += step) {
         q->bias[i] = 2 * bias[i];
@@ -127,22 +124,6 @@ DSP_INLINE acc_t mac_row(acc_t acc, const int8_t *px, const int16x2_t *w, int32_
 }
 #endif
 
-/* The same from narrow weights, `n` bytes apart. */
-static acc_t mac_row_narrow(acc_t acc, const int8_t *px, const int8_t *w, int32_t n, int32_t taps, int32_t step,
-                            uint32_t offset)
-{
-    for (; taps > 0; taps--, px += step, w += n) {
-        const uint32_t x = dsp_load(px), v = dsp_load(w);
-        const int16x2_t even = dsp_even_plus(x, offset), odd = dsp_odd_plus(x, offset);
-        const int16x2_t we = __sadd16(dsp_even(v), dsp_even(v)), wo = __sadd16(dsp_odd(v), dsp_odd(v));
-        acc.v0 = __smlabb(even, we, acc.v0);
-        acc.v2 = __smlatt(even, we, acc.v2);
-        acc.v1 = __smlabb(odd, wo, acc.v1);
-        acc.v3 = __smlatt(odd, wo, acc.v3);
-    }
-    return acc;
-}
-
 #if DSP_ASM
 #define MAC_ROW_OF_9(row, w0, w1, w2)                                                                                  \
     "ldr %[px], [%[w], #" row "]\n\t"                                                                                  \
@@ -191,23 +172,16 @@ static __attribute__((noinline)) void quad_columns(const weft_call_t *call, cons
         const int32_t tap = rows->taps.lo * width + cols.lo;
         const int8_t *const *row = rows->row + rows->taps.lo;
         acc_t acc = {q->bias[0], q->bias[1], q->bias[2], q->bias[3]};
-        if (q->wide == NULL) {
-            const int8_t *w = q->narrow + tap * c;
-            for (; row != row_end; row++, w += width * c) {
-                acc = mac_row_narrow(acc, *row + column, w, c, cols.hi - cols.lo, step, offset);
-            }
-        } else {
-            const int16x2_t *w = q->wide + 2 * tap;
-            switch (cols.hi - cols.lo) {
-            case 7:
-                MAC_ROWS(7);
-            case 5:
-                MAC_ROWS(5);
-            case 3:
-                MAC_ROWS(3);
-            default:
-                MAC_ROWS(cols.hi - cols.lo);
-            }
+        const int16x2_t *w = q->wide + 2 * tap;
+        switch (cols.hi - cols.lo) {
+        case 7:
+            MAC_ROWS(7);
+        case 5:
+            MAC_ROWS(5);
+        case 3:
+            MAC_ROWS(3);
+        default:
+            MAC_ROWS(cols.hi - cols.lo);
         }
         store_quad(q, acc, out);
     }
@@ -224,6 +198,83 @@ static __attribute__((noinline)) void quad_3x3(const weft_call_t *call, const qu
     }
 }
 
+#if DSP_ASM
+#define MAC_NARROW(x_address, w_address)                                                                               \
+    "ldr %[x], [%[px]" x_address "]\n\t"                                                                               \
+    "ldr %[wo], [%[w]" w_address "]\n\t"                                                                               \
+    "sxtab16 %[e], %[offset], %[x]\n\t"                                                                                \
+    "sxtab16 %[x], %[offset], %[x], ror #8\n\t"                                                                        \
+    "sxtb16 %[we], %[wo]\n\t"                                                                                          \
+    "sxtb16 %[wo], %[wo], ror #8\n\t"                                                                                  \
+    "smlabb %[v0], %[e], %[we], %[v0]\n\t"                                                                             \
+    "smlatt %[v2], %[e], %[we], %[v2]\n\t"                                                                             \
+    "smlabb %[v1], %[x], %[wo], %[v1]\n\t"                                                                             \
+    "smlatt %[v3], %[x], %[wo], %[v3]\n\t"
+#endif
+
+/* `taps` taps of a row, `step` bytes apart; their weights, `n` apart. */
+DSP_INLINE dsp_acc4_t narrow_row(dsp_acc4_t acc, const int8_t *px, const int8_t *w, int32_t taps, int32_t step,
+                                 int32_t n, uint32_t offset)
+{
+#if DSP_ASM
+    for (; taps >= 3; taps -= 3, px += 3 * step, w += 3 * n) {
+        int32_t x, e, we, wo;
+        __asm__ volatile(MAC_NARROW("", "") MAC_NARROW(", %[step]", ", %[n]")
+                             MAC_NARROW(", %[step], lsl #1", ", %[n], lsl #1")
+                         : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [x] "=&r"(x),
+                           [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo)
+                         : [px] "r"(px), [w] "r"(w), [step] "r"(step), [n] "r"(n), [offset] "r"(offset)
+                         : "memory");
+    }
+#endif
+    for (; taps > 0; taps--, px += step, w += n) {
+        const uint32_t x = dsp_load(px), v = dsp_load(w);
+        const int16x2_t even = dsp_even_plus(x, offset), odd = dsp_odd_plus(x, offset);
+        const int16x2_t we = dsp_even(v), wo = dsp_odd(v);
+        acc.v0 = __smlabb(even, we, acc.v0);
+        acc.v2 = __smlatt(even, we, acc.v2);
+        acc.v1 = __smlabb(odd, wo, acc.v1);
+        acc.v3 = __smlatt(odd, wo, acc.v3);
+    }
+    return acc;
+}
+
+/* All channels of an output pixel. */
+static __attribute__((noinline)) void narrow_pixel(const weft_call_t *call, const weft_rows_t *rows,
+                                                   const weft_linear_t *p, int32_t x, int8_t *out)
+{
+    const weft_op_t *op = call->op;
+    const int32_t n = call->out.c, width = op->kernel_w, step = op->dilation_w * n;
+    const uint32_t offset = dsp_offset(call->in0.zero_point);
+    const int32_t first = x * op->stride_w - op->pad_left;
+    const weft_taps_t cols = weft_taps(first, width, op->dilation_w, call->in0.w);
+    const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * n;
+    const int8_t *weights = p->weights + (rows->taps.lo * width + cols.lo) * n;
+    const int8_t *const *const row_end = rows->row + rows->taps.hi;
+
+    for (int32_t next = 0; next < n; next += 4) {
+        const int32_t o = weft_min(next, n - 4); /* the last channels overlap those before */
+        const int32_t *bias = (const int32_t *)(const void *)p->bias + o;
+        const int8_t *w = weights + o;
+        dsp_acc4_t acc = {bias[0], bias[1], bias[2], bias[3]};
+        for (const int8_t *const *row = rows->row + rows->taps.lo; row != row_end; row++, w += width * n) {
+            acc = narrow_row(acc, *row + column + o, w, cols.hi - cols.lo, step, n, offset);
+        }
+        dsp_store_four(p, false, o, 1, acc, out);
+    }
+}
+
+static void narrow_region(const weft_call_t *call, const weft_linear_t *p)
+{
+    weft_rows_t rows;
+    for (int32_t y = call->y0; y < call->y1; y++) {
+        weft_rows(&rows, call, y);
+        for (int32_t x = call->x0; x < call->x1; x++) {
+            narrow_pixel(call, &rows, p, x, weft_px(&call->out, y, x));
+        }
+    }
+}
+
 /* Output columns [*begin, *end) are those of the call's whose taps are all inside; none: *begin == *end. */
 static void interior(const weft_call_t *call, int32_t *begin, int32_t *end)
 {
@@ -233,32 +284,22 @@ static void interior(const weft_call_t *call, int32_t *begin, int32_t *end)
     *end = last < 0 ? *begin : weft_clamp(last / op->stride_w + 1, *begin, call->x1);
 }
 
-void weft_dwconv2d_dsp(const weft_call_t *call)
+/* Widened weights of `taps` taps in `memory`, or in a quad_t if that is NULL. */
+static __attribute__((noinline)) void wide_region(const weft_call_t *call, const weft_linear_t *p, int32_t taps,
+                                                  int16x2_t *memory)
 {
     const weft_op_t *op = call->op;
-    const int32_t n = call->out.c, width = op->kernel_w, taps = op->kernel_h * width;
-    const weft_linear_t p = weft_linear(call, n);
-    if (n != call->in0.c || n < 4 || op->kernel_h > WEFT_HOISTED_ROWS || !dsp_quick(&p, n, taps)) {
-        weft_dwconv2d(call);
-        return;
-    }
+    const int32_t n = call->out.c;
     quad_t q;
     weft_rows_t rows;
-    int16x2_t *memory = call->scratch;
-    if (taps <= STACK_TAPS) {
-        memory = q.weight[0];
-    } else if ((int32_t)call->scratch_len < taps * TAP_BYTES) {
-        memory = NULL;
-    }
     int32_t begin, end;
     interior(call, &begin, &end);
-    const bool nine = op->kernel_h == 3 && width == 3 && begin < end;
-    q.n = n;
-    q.zp = p.zp_out;
+    const bool nine = op->kernel_h == 3 && op->kernel_w == 3 && begin < end;
+    q.zp = p->zp_out;
 
     for (int32_t next = 0; next < n; next += 4) {
         const int32_t o = weft_min(next, n - 4); /* the last channels overlap those before */
-        load_quad(&q, &p, o, taps, memory);
+        load_quad(&q, p, o, n, taps, memory != NULL ? memory : q.weight[0]);
         for (int32_t y = call->y0; y < call->y1; y++) {
             int8_t *out = weft_px(&call->out, y, call->x0) + o;
             weft_rows(&rows, call, y);
@@ -279,6 +320,23 @@ void weft_dwconv2d_dsp(const weft_call_t *call)
                 quad_columns(call, &rows, &q, o, end, call->x1, out);
             }
         }
+    }
+}
+
+void weft_dwconv2d_dsp(const weft_call_t *call)
+{
+    const weft_op_t *op = call->op;
+    const int32_t n = call->out.c, taps = op->kernel_h * op->kernel_w;
+    if (n != call->in0.c || n < 4 || op->kernel_h > WEFT_HOISTED_ROWS) {
+        weft_dwconv2d(call);
+        return;
+    }
+    const weft_linear_t p = weft_linear(call, n);
+    const bool memory = taps <= STACK_TAPS || (int32_t)call->scratch_len >= taps * TAP_BYTES;
+    if (memory && (call->y1 - call->y0) * (call->x1 - call->x0) > FEW_PIXELS && dsp_quick(&p, n, taps)) {
+        wide_region(call, &p, taps, taps <= STACK_TAPS ? NULL : call->scratch);
+    } else {
+        narrow_region(call, &p);
     }
     dsp_count_macs(call, n);
     dsp_clamp_region(call);

@@ -9,7 +9,7 @@ typedef struct {
     weft_linear_t p;
     int32_t inputs, run;
     uint32_t offset;
-    bool end, quick;
+    bool end;
     const int32_t *start; /* what sums start from */
     int8_t *out;
 } dense_t;
@@ -33,7 +33,7 @@ DSP_INLINE void four_outputs(const dense_t *d, int32_t o, int32_t next)
         sum[3 * next] = acc.v3;
     }
     if (d->end) {
-        dsp_store_four(&d->p, d->quick, o, next, acc, d->out);
+        dsp_store_four(&d->p, false, o, next, acc, d->out);
     }
 }
 
@@ -47,7 +47,6 @@ void weft_fully_connected_dsp(const weft_call_t *call)
     d.run = (call->x1 - call->x0) * call->in0.c;
     d.offset = dsp_offset(call->in0.zero_point);
     d.end = call->acc == NULL || call->last;
-    d.quick = d.end && dsp_quick(&d.p, n, d.inputs);
     d.start = call->acc == NULL || call->first ? (const int32_t *)(const void *)d.p.bias : call->acc;
     d.out = weft_px(&call->out, 0, 0);
 
