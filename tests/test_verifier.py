@@ -194,6 +194,7 @@ SCHEDULES: dict[str, tuple[Callable[[Schedule], Schedule], EngineError, int]] = 
     "mean: not FULL": (lambda s: change(s, MEAN, policy=Policy.ROWS, keep=1), P, MEAN),
     # rule 6, flags
     "overlap: a ring": (lambda s: change(s, ADD, overlap=True), P, ADD),
+    "overlap: not the stage's output": (lambda s: joined(change(s, POOL, overlap=True), 0), P, POOL),
     "overlap: a reduction": (lambda s: change(s, MEAN, overlap=True), P, MEAN),
 }  # fmt: skip
 

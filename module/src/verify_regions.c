@@ -278,7 +278,9 @@ int weft_verify_regions(const weft_plan_t *plan, weft_error_t *err)
             at.segment_end = at.segment_first + at.segment.entry_count;
             at.stage_first = g == 0 ? at.segment_first : at.stage_first;
             for (uint32_t n = at.segment_first; n < at.segment_end; n++) {
-                r = check_entry(plan, n, &at);
+                bool sink_ends = g + 1u == stage.segment_count && n + 1u == at.segment_end;
+                bool may_overlap = (plan->entries[n * WEFT_ENTRY_SIZE + WEFT_ENTRY_FLAGS] & WEFT_ENTRY_OVERLAP) != 0;
+                r = may_overlap && !sink_ends ? WEFT_ERR_POLICY : check_entry(plan, n, &at);
                 if (r != WEFT_OK) {
                     return weft_fail(err, r, n, entry_where(plan, n));
                 }
@@ -377,18 +379,18 @@ static bool writes_dead(const weft_plan_t *plan, const weft_stage_t *stage, cons
     return true;
 }
 
-/* The windows of a segment's row step that may overlap write over dead rows only. */
-static WEFT_APART int check_overlaps(const weft_plan_t *plan, const weft_stage_t *stage, const uint16_t *state,
-                                     uint32_t cur, weft_error_t *err)
+/* The stage's output, if it may overlap, is written over dead rows only. */
+static WEFT_APART int check_overlap(const weft_plan_t *plan, const weft_stage_t *stage, const uint16_t *state,
+                                    weft_error_t *err)
 {
+    uint32_t sink = stage->segment_count - 1u;
     weft_segment_t segment;
-    weft_segment(plan, stage->first_segment + cur, &segment);
-    for (uint32_t n = segment.first_entry; n < (uint32_t)segment.first_entry + segment.entry_count; n++) {
-        weft_entry_t e;
-        weft_entry(plan, n, &e);
-        if ((e.flags & WEFT_ENTRY_OVERLAP) != 0 && !writes_dead(plan, stage, state, cur, n, &e)) {
-            return weft_fail(err, WEFT_ERR_OVERLAP, n, entry_where(plan, n));
-        }
+    weft_segment(plan, stage->first_segment + sink, &segment);
+    uint32_t n = segment.first_entry + segment.entry_count - 1u;
+    weft_entry_t e;
+    weft_entry(plan, n, &e);
+    if ((e.flags & WEFT_ENTRY_OVERLAP) != 0 && !writes_dead(plan, stage, state, sink, n, &e)) {
+        return weft_fail(err, WEFT_ERR_OVERLAP, n, entry_where(plan, n));
     }
     return WEFT_OK;
 }
@@ -409,7 +411,7 @@ int weft_verify_replay(const weft_plan_t *plan, weft_error_t *err)
             if (cur == stage.segment_count) {
                 break;
             }
-            int r = check_overlaps(plan, &stage, state, cur, err);
+            int r = cur + 1u == stage.segment_count ? check_overlap(plan, &stage, state, err) : WEFT_OK;
             if (r != WEFT_OK) {
                 return r;
             }
