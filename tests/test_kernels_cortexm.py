@@ -38,7 +38,7 @@ def test_instructions_per_mac() -> None:
             assert layer.instructions / layer.macs <= LIMITS[layer.kernel], layer
 
 
-@pytest.mark.parametrize("level", ["-O0", "-Og", "-O2 -fno-omit-frame-pointer", "-Os"])
+@pytest.mark.parametrize("level", ["-O0", "-Og", "-O2", "-O2 -fno-omit-frame-pointer -DWEFT_KERNELS_ASM=0", "-Os"])
 @pytest.mark.parametrize(
     "core",
     [

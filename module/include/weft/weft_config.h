@@ -71,4 +71,14 @@
 #define WEFT_KERNELS_DSP 0
 #endif
 
+/** 0: their inner loops without assembly, for builds with -fno-omit-frame-pointer. */
+#ifndef WEFT_KERNELS_ASM
+#define WEFT_KERNELS_ASM 1
+#endif
+
+/** 1: kernels for cores without SIMD (M0+, M3, RISC-V, hosts), from src/kernels_portable; same bytes, faster. */
+#ifndef WEFT_KERNELS_PORTABLE
+#define WEFT_KERNELS_PORTABLE 0
+#endif
+
 #endif

@@ -22,13 +22,13 @@
 #endif
 
 /*
- * Inner loops are written out where the compiler would spill: they need all but one or two registers, which clang and
- * builds without optimisation do not give. Those compile the same steps from intrinsics.
+ * Inner loops are written out where the compiler would spill: they need all but one or two registers. Clang, builds
+ * without optimisation and such that keep frame pointers have too few; they compile the same steps from intrinsics.
  */
-#if defined(__clang__) || !defined(__OPTIMIZE__)
-#define DSP_ASM 0
-#else
+#if WEFT_KERNELS_ASM && !defined(__clang__) && defined(__OPTIMIZE__)
 #define DSP_ASM 1
+#else
+#define DSP_ASM 0
 #endif
 
 #define DSP_INLINE static inline __attribute__((always_inline))
