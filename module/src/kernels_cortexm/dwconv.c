@@ -264,7 +264,7 @@ static __attribute__((noinline)) void narrow_pixel(const weft_call_t *call, cons
     }
 }
 
-static void narrow_region(const weft_call_t *call, const weft_linear_t *p)
+static __attribute__((noinline)) void narrow_region(const weft_call_t *call, const weft_linear_t *p)
 {
     weft_rows_t rows;
     for (int32_t y = call->y0; y < call->y1; y++) {
