@@ -32,11 +32,10 @@ function(weft_plan file)
   weft_find_command()
   get_filename_component(model ${ARG_MODEL} ABSOLUTE)
   set(output ${APPLICATION_BINARY_DIR}/${file})
-  file(GLOB planner CONFIGURE_DEPENDS ${WEFT_MODULE_DIR}/planner_service/*.py)
   add_custom_command(
     OUTPUT ${output}
     COMMAND ${WEFT_COMMAND} plan ${ARG_ARGS} -o ${output} ${model}
-    DEPENDS ${model} ${planner}
+    DEPENDS ${model} ${WEFT_MODULE_DIR}/planner_service/format.py
     COMMENT "Planning ${file}"
     VERBATIM
   )

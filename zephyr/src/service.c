@@ -91,6 +91,23 @@ static int allocate(struct weft_slot_report *report)
 	return report->error.code;
 }
 
+#ifdef CONFIG_WEFT_SELFTEST
+
+/* The open plan's own test, in the arena; with the lock. */
+static int selftest(void)
+{
+	const weft_update_config_t config = {
+		.hal = weft_slots_hal(),
+		.arena = arena,
+		.arena_len = arena_len,
+		.limits = limits,
+	};
+
+	return weft_update_selftest(&config, &plan);
+}
+
+#endif
+
 static void tell(unsigned int slot, const struct weft_slot_report *report)
 {
 	const int code = report->error.code;
@@ -124,6 +141,16 @@ static int open_slot(unsigned int slot)
 
 	if (examine(slot, &plan, &report) == WEFT_OK) {
 		(void)allocate(&report);
+#ifdef CONFIG_WEFT_BOOT_SELFTEST
+		/* The verifier knows the structure only; this is what notices weights that are damaged or missing. */
+		if (report.error.code == WEFT_OK) {
+			report.error.code = selftest();
+		}
+		if (report.error.code == WEFT_ERR_IO) {
+			LOG_WRN("slot %c: no self-test, for the plan reads its input in place", "ab"[slot]);
+			report.error.code = WEFT_OK;
+		}
+#endif
 	}
 	tell(slot, &report);
 	K_SPINLOCK(&status_lock) {
@@ -351,6 +378,29 @@ const int8_t *weft_result_output(const struct weft_result *result, unsigned int 
 	return (const int8_t *)result->arena + weft_output_offset(result->plan, output);
 }
 
+#ifdef CONFIG_WEFT_SELFTEST
+
+int weft_service_selftest(void)
+{
+	size_t len;
+	int r = take();
+
+	if (r != WEFT_OK) {
+		return r;
+	}
+	if (status.report.error.code != WEFT_OK) {
+		r = WEFT_ERR_NO_PLAN;
+	} else if (weft_section(&plan, WEFT_SECTION_SELFTEST, &len) == NULL) {
+		r = WEFT_ERR_ARG;
+	} else {
+		r = selftest();
+	}
+	k_mutex_unlock(&lock);
+	return r;
+}
+
+#endif
+
 #ifdef CONFIG_WEFT_WORKQUEUE
 
 static K_THREAD_STACK_DEFINE(queue_stack, CONFIG_WEFT_WORKQUEUE_STACK_SIZE);
@@ -367,38 +417,6 @@ int weft_service_submit(struct weft_job *job)
 		k_work_init(&job->work, run_work);
 	}
 	return k_work_submit_to_queue(&queue, &job->work) > 0 ? WEFT_OK : WEFT_ERR_BUSY;
-}
-
-#endif
-
-/* ---------------------------------------------------------------- self-test */
-
-#ifdef CONFIG_WEFT_SELFTEST
-
-int weft_service_selftest(void)
-{
-	size_t len;
-	int r = take();
-
-	if (r != WEFT_OK) {
-		return r;
-	}
-	if (status.report.error.code != WEFT_OK) {
-		r = WEFT_ERR_NO_PLAN;
-	} else if (weft_section(&plan, WEFT_SECTION_SELFTEST, &len) == NULL) {
-		r = WEFT_ERR_ARG;
-	} else {
-		const weft_update_config_t config = {
-			.hal = weft_slots_hal(),
-			.arena = arena,
-			.arena_len = arena_len,
-			.limits = limits,
-		};
-
-		r = weft_update_selftest(&config, &plan);
-	}
-	k_mutex_unlock(&lock);
-	return r;
 }
 
 #endif

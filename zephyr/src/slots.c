@@ -202,11 +202,11 @@ int weft_slots_bytes(unsigned int slot, const uint8_t **bytes, size_t *len)
 	static uint8_t copy[COPY_SIZE] __aligned(WEFT_PLAN_ALIGN);
 	size_t total = sys_get_le32((const uint8_t *)head + WEFT_HEADER_TOTAL_LEN);
 
-	/* What is no plan at all is for the verifier to say, from its header. */
-	if (sys_get_le32((const uint8_t *)head) != WEFT_MAGIC) {
+	/* What is no plan, or longer than the slot, is for the verifier to refuse, from its header. */
+	if (sys_get_le32((const uint8_t *)head) != WEFT_MAGIC || total > *len) {
 		total = sizeof(head);
 	}
-	*len = MIN(total, *len);
+	*len = total;
 	if (*len > sizeof(copy)) {
 		return WEFT_ERR_SLOT;
 	}
