@@ -16,6 +16,7 @@
 #define CHUNK_MIN 16  /* shorter chunks are not worth it */
 #define BLOCK 16      /* output channels whose sums are kept between chunks */
 #define STACK_BYTES 144
+#define SHORT_ROW 24 /* elements of a tap row up to which gathering is quicker */
 
 typedef struct {
     int32_t a0, a1, b0, b1; /* pixels a, b; channels 0, 1 */
@@ -100,13 +101,15 @@ DSP_INLINE void copy(int8_t *dst, const int8_t *src, int32_t n)
     dsp_store(dst + n - 4, dsp_load(src + n - 4)); /* overlaps the word before */
 }
 
-/* Elements [k0, k0 + n) of a pixel's patch, zero where the tap is outside; input channels from `channel` on. */
+/*
+ * Elements [k0, k0 + n) of a pixel's patch, zero where the tap is outside; input channels from `channel` on. By way of
+ * bytes in `stage` unless that is NULL; only so far if `pair` is.
+ */
 static __attribute__((noinline)) void gather(const conv_t *conv, const pixel_t *px, int32_t channel, int32_t k0,
-                                             int32_t n, int16x2_t *pair)
+                                             int32_t n, int16x2_t *pair, int8_t *stage)
 {
     const weft_op_t *op = conv->call->op;
     const weft_view_t *in = &conv->call->in0;
-    int8_t *const stage = conv->stage;
     const weft_taps_t rows = weft_taps(px->y, op->kernel_h, op->dilation_h, in->h);
     const weft_taps_t cols = weft_taps(px->x, op->kernel_w, op->dilation_w, in->w);
     const int32_t x = px->x + cols.lo * op->dilation_w;
@@ -116,7 +119,9 @@ static __attribute__((noinline)) void gather(const conv_t *conv, const pixel_t *
         for (int32_t ky = 0; ky < op->kernel_h; ky++) {
             copy(stage + ky * run, weft_px(in, px->y + ky * op->dilation_h, x), run);
         }
-        widen(pair, stage, n, conv->offset);
+        if (pair != NULL) {
+            widen(pair, stage, n, conv->offset);
+        }
         return;
     }
     const int32_t row_size = op->kernel_w * conv->depth, tap_step = op->dilation_w * in->c;
@@ -153,7 +158,7 @@ static __attribute__((noinline)) void gather(const conv_t *conv, const pixel_t *
             }
         }
     }
-    if (stage != NULL) {
+    if (stage != NULL && pair != NULL) {
         widen(pair, stage, n, conv->offset);
     }
 }
@@ -375,8 +380,8 @@ static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
                 if (conv->in_place) {
                     widen_two(conv->pair, a->patch + channel + k, b->patch + channel + k, n, conv->offset);
                 } else {
-                    gather(conv, a, channel, k, n, conv->pair);
-                    gather(conv, b, channel, k, n, conv->pair + 2);
+                    gather(conv, a, channel, k, n, conv->pair, conv->stage);
+                    gather(conv, b, channel, k, n, conv->pair + 2, conv->stage);
                 }
                 if (!conv->simple) {
                     multiply(conv, k, n, o, end, a->out, b->out);
@@ -454,8 +459,22 @@ DSP_INLINE void one_pixel(const conv_t *conv, const weft_rows_t *rows, int32_t x
     }
 }
 
-/* Pixels from (y0, x0) to the end of the region; tap rows are runs of memory. */
-static __attribute__((noinline)) void conv_singles(const conv_t *conv, int32_t y0, int32_t x0)
+/* A pixel whose tap rows are short: gathered first, so that there is one run. */
+static __attribute__((noinline)) void gathered_pixel(const conv_t *conv, const pixel_t *px, int8_t *stage)
+{
+    const int32_t n = conv->call->out.c, size = conv->size;
+    gather(conv, px, 0, 0, size, NULL, stage);
+    for (int32_t o = 0, next = 1; o < n; o += 4 * next + (1 - next)) {
+        next = n - o >= 4;
+        const int32_t *bias = conv->bias + o;
+        dsp_acc4_t acc = {bias[0], bias[next], bias[2 * next], bias[3 * next]};
+        acc = dsp_mac_run(acc, stage, conv->p.weights + o * size, next * size, size, conv->offset);
+        dsp_store_four(&conv->p, conv->quick, o, next, acc, px->out);
+    }
+}
+
+/* Pixels from (y0, x0) to the end of the region, each in place; tap rows are runs of memory. */
+static __attribute__((noinline)) void singles_in_place(const conv_t *conv, int32_t y0, int32_t x0)
 {
     const weft_call_t *call = conv->call;
     weft_rows_t rows;
@@ -463,6 +482,24 @@ static __attribute__((noinline)) void conv_singles(const conv_t *conv, int32_t y
         weft_rows(&rows, call, y);
         for (int32_t x = x0; x < call->x1; x++) {
             one_pixel(conv, &rows, x, weft_px(&call->out, y, x));
+        }
+    }
+}
+
+/* The same, gathering patches that fit `memory` of STACK_BYTES and whose tap rows are short. */
+static void conv_singles(const conv_t *conv, int32_t y0, int32_t x0, int8_t *memory)
+{
+    const weft_call_t *call = conv->call;
+    const weft_op_t *op = call->op;
+    if (op->kernel_h == 1 || conv->size > STACK_BYTES || op->kernel_w * conv->depth > SHORT_ROW) {
+        singles_in_place(conv, y0, x0);
+        return;
+    }
+    for (int32_t y = y0; y < call->y1; y++, x0 = call->x0) {
+        for (int32_t x = x0; x < call->x1; x++) {
+            pixel_t px = {.y = y * op->stride_h - op->pad_top, .x = x * op->stride_w - op->pad_left};
+            px.out = weft_px(&call->out, y, x);
+            gathered_pixel(conv, &px, memory);
         }
     }
 }
@@ -511,18 +548,21 @@ void weft_conv2d_dsp(const weft_call_t *call)
     conv.bias = (const int32_t *)(const void *)conv.p.bias;
     conv.multiplier = (const int32_t *)(const void *)conv.p.multiplier;
     /* A look at all channels pays if there is more than one pixel. */
-    conv.quick = (call->y1 - call->y0) * (call->x1 - call->x0) > 1 && dsp_quick(&conv.p, call->out.c, conv.size);
+    const bool one = (call->y1 - call->y0) * (call->x1 - call->x0) == 1;
+    conv.quick = !one && dsp_quick(&conv.p, call->out.c, conv.size);
 
-    if ((conv.size <= STACK_BYTES / 5 && divide(&conv, stack, sizeof stack)) ||
-        divide(&conv, call->scratch, call->scratch_len)) {
+    if (one && conv.joined) {
+        conv_singles(&conv, call->y0, call->x0, (int8_t *)stack);
+    } else if ((conv.size <= STACK_BYTES / 5 && divide(&conv, stack, sizeof stack)) ||
+               divide(&conv, call->scratch, call->scratch_len)) {
         const int32_t last = conv.size % conv.chunk; /* 0: all chunks are alike */
         conv.simple = conv.quick && !conv.p.per_tensor && conv.chunk >= 8 && (last == 0 || last >= 8) &&
                       (call->out.c / op->groups & 1) == 0;
         if (!conv_pairs(&conv)) {
-            conv_singles(&conv, call->y1 - 1, call->x1 - 1);
+            conv_singles(&conv, call->y1 - 1, call->x1 - 1, (int8_t *)stack);
         }
     } else if (conv.joined) {
-        conv_singles(&conv, call->y0, call->x0);
+        conv_singles(&conv, call->y0, call->x0, (int8_t *)stack);
     } else {
         weft_conv2d(call);
         return;
