@@ -190,6 +190,36 @@ def check(plan: bytes, target: Target, where: Slot, ram: int | None) -> dict[str
 # ---------------------------------------------------------------- probes
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps pyOCD's log off the terminal unless somebody has set up logging; what matters comes as exceptions."""
+    logger = logging.getLogger("pyocd")
+    level = logger.level
+    if not logging.getLogger().handlers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _pyocd(doing: str, hint: str = "check cable, power and --board") -> Iterator[None]:
+    """pyOCD's and the operating system's errors as PlannerError(DEVICE), a missing pyOCD as UNAVAILABLE."""
+    try:
+        from pyocd.core.exceptions import Error
+    except ImportError as error:
+        raise PlannerError(Code.UNAVAILABLE, "pyOCD is not installed", hint="pip install pyocd") from error
+    try:
+        yield
+    except (Error, ValueError) as error:
+        said = " ".join(str(error).split())[:_MESSAGE_CHARS]
+        raise PlannerError(Code.DEVICE, f"{doing}: {said or type(error).__name__}", hint=hint) from error
+    except OSError as error:  # USB errors are among them
+        raise PlannerError(Code.DEVICE, f"{doing}: {error.strerror or type(error).__name__}", hint=hint) from error
+
+
+@_quiet()
 def choose(unique_id: str | None) -> Any:
     """pyOCD's probe with an id that holds ``unique_id`` (any case; ``type:id`` as pyOCD has it), or the only one there
     is. PlannerError: UNAVAILABLE without any, NOT_FOUND if none has the id, BAD_REQUEST if it is not clear which; all
@@ -221,6 +251,7 @@ def choose(unique_id: str | None) -> Any:
 # ---------------------------------------------------------------- programming
 
 
+@_quiet()
 def program(
     plan: bytes, info: dict[str, int | str], target: Target, where: Slot, probe: Any, progress: Progress
 ) -> Flashed:
@@ -358,25 +389,3 @@ def _verify(session: Any, where: Slot, plan: bytes, progress: Progress) -> None:
             f"{where.address + wrong[0]:#x}",
             hint="flash again; if the same bytes differ, the flash is worn out or write-protected there",
         )
-
-
-@contextlib.contextmanager
-def _pyocd(doing: str, hint: str = "check cable, power and --board") -> Iterator[None]:
-    """pyOCD's and the operating system's errors as PlannerError(DEVICE), a missing pyOCD as UNAVAILABLE."""
-    logger = logging.getLogger("pyocd")
-    level = logger.level
-    if not logging.getLogger().handlers:
-        logger.setLevel(logging.CRITICAL + 1)  # what matters comes as exceptions
-    try:
-        from pyocd.core.exceptions import Error
-    except ImportError as error:
-        raise PlannerError(Code.UNAVAILABLE, "pyOCD is not installed", hint="pip install pyocd") from error
-    try:
-        yield
-    except (Error, ValueError) as error:
-        said = " ".join(str(error).split())[:_MESSAGE_CHARS]
-        raise PlannerError(Code.DEVICE, f"{doing}: {said or type(error).__name__}", hint=hint) from error
-    except OSError as error:  # USB errors are among them
-        raise PlannerError(Code.DEVICE, f"{doing}: {error.strerror or type(error).__name__}", hint=hint) from error
-    finally:
-        logger.setLevel(level)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pyOCD debug probe, as a plugin, whose board is a Cortex-M4 in QEMU.
 
-Between pyOCD and the core: the registers of a serial wire debug port and of one memory access port, the ROM table, and
-the core's debug registers (halt, run, core registers, reset) are played here; memory, the system control space and the
-core itself are QEMU's, through its gdb stub (which reads the system control space, but cannot write it). pyOCD's discovery, flash loader and reset run as with a probe on USB, and
-its flash algorithm (``flash_algorithm.c``) runs on the core.
+Played here: the registers of a serial wire debug port and of one memory access port, the ROM table, and the core's
+debug registers (halt, run, core registers, reset). QEMU's, through its gdb stub: memory, the core, and what is read of
+the system control space (the stub cannot write it). pyOCD's discovery, flash loader and reset run as with a probe on
+USB, and its flash algorithm (``flash_algorithm.c``) runs on the core.
 
 ``WEFT_TEST_PROBES`` names the probes that are attached: ``serial=socket`` of a stub each, separated by spaces.
 """
@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyocd.core import exceptions
 from pyocd.core.memory_map import FlashRegion, MemoryMap, RamRegion
@@ -27,6 +27,8 @@ from pyocd.core.plugin import Plugin
 from pyocd.coresight.coresight_target import CoreSightTarget
 from pyocd.probe.debug_probe import DebugProbe
 from pyocd.target import TARGET
+
+T = TypeVar("T")
 
 #: pyOCD's name of the emulated chip.
 CHIP = "weft_emulated"
@@ -189,7 +191,7 @@ class Core:
         else:
             self._memory(lambda: self._gdb.write(address, data))
 
-    def _memory(self, access: Callable[[], Any]) -> Any:
+    def _memory(self, access: Callable[[], T]) -> T:
         """Memory of a running core: the stub has it between an interruption and going on."""
         self._poll()
         if self._stopped:
