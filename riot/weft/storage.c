@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Slots and state behind an mtd_dev_t, as the update core wants them.
+ *
+ * Layout: slot a, slot b, two sectors of state. Where the processor can read the device, plans run from there; else the
+ * core copies the plan into a RAM buffer per slot.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "hashes/sha256.h"
+#include "macros/utils.h"
+#include "mtd.h"
+#include "weft_internal_riot.h"
+#include "weft_params.h"
+
+#include "weft_format.h"
+
+#if IS_USED(MODULE_WEFT_SIGNED)
+#include "uECC.h"
+#elif !CONFIG_WEFT_ALLOW_UNSIGNED
+#error                                                                                                                 \
+    "Plans must be signed, but nothing checks signatures: use the module weft_signed and define WEFT_PARAM_KEY_0, or \
+set CONFIG_WEFT_ALLOW_UNSIGNED=1 for development."
+#endif
+
+/* A record of the state takes 64 bytes, and a sector holds at least four. */
+#define RAM_STATE_SECTOR 256u
+
+static sha256_context_t sha;
+static weft_update_hal_t hal;
+
+/* A constant where the slots are in memory, so that the buffers drop out of the link. */
+#define IN_PLACE (WEFT_PARAM_ADDRESS != 0)
+
+static mtd_dev_t *device(void)
+{
+    return WEFT_PARAM_DEV;
+}
+
+static uint32_t size_of(unsigned area)
+{
+    return area == WEFT_AREA_STATE ? hal.state.size : hal.slot.size;
+}
+
+static bool outside(unsigned area, uint32_t offset, uint32_t len)
+{
+    return offset > size_of(area) || len > size_of(area) - offset;
+}
+
+static uint32_t address_in_device(unsigned area, uint32_t offset)
+{
+    return CONFIG_WEFT_MTD_OFFSET + area * CONFIG_WEFT_SLOT_SIZE + offset;
+}
+
+static const void *mapped(void *ctx, unsigned area)
+{
+    (void)ctx;
+    return IN_PLACE ? (const void *)((uintptr_t)WEFT_PARAM_ADDRESS + area * CONFIG_WEFT_SLOT_SIZE) : NULL;
+}
+
+static int mtd_hal_read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32_t len)
+{
+    (void)ctx;
+    return outside(area, offset, len) ? -1 : mtd_read(device(), dst, address_in_device(area, offset), len);
+}
+
+static int mtd_hal_program(void *ctx, unsigned area, uint32_t offset, const void *src, uint32_t len)
+{
+    (void)ctx;
+    uint32_t page = device()->page_size, at = address_in_device(area, offset);
+    return outside(area, offset, len) ? -1 : mtd_write_page_raw(device(), src, at / page, at % page, len);
+}
+
+static int mtd_hal_erase(void *ctx, unsigned area, uint32_t offset)
+{
+    (void)ctx;
+    uint32_t sector = hal.slot.sector;
+    return outside(area, offset, sector) ? -1 : mtd_erase_sector(device(), address_in_device(area, offset) / sector, 1);
+}
+
+/* Slots in memory that this program does not write; the state is forgotten at a reset. */
+static uint8_t *ram_state(void)
+{
+    static uint8_t bytes[2 * RAM_STATE_SECTOR];
+    return bytes;
+}
+
+static int rom_read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32_t len)
+{
+    if (outside(area, offset, len)) {
+        return -1;
+    }
+    const uint8_t *from = area == WEFT_AREA_STATE ? ram_state() : mapped(ctx, area);
+    memcpy(dst, from + offset, len);
+    return 0;
+}
+
+static int rom_program(void *ctx, unsigned area, uint32_t offset, const void *src, uint32_t len)
+{
+    (void)ctx;
+    if (area != WEFT_AREA_STATE || outside(area, offset, len)) {
+        return -1;
+    }
+    memcpy(ram_state() + offset, src, len);
+    return 0;
+}
+
+static int rom_erase(void *ctx, unsigned area, uint32_t offset)
+{
+    (void)ctx;
+    if (area != WEFT_AREA_STATE || outside(area, offset, RAM_STATE_SECTOR)) {
+        return -1;
+    }
+    memset(ram_state() + offset, 0xff, RAM_STATE_SECTOR);
+    return 0;
+}
+
+static int hash_init(void *ctx)
+{
+    (void)ctx;
+    sha256_init(&sha);
+    return 0;
+}
+
+static int hash_update(void *ctx, const void *data, uint32_t len)
+{
+    (void)ctx;
+    sha256_update(&sha, data, len);
+    return 0;
+}
+
+static int hash_finish(void *ctx, uint8_t hash[32])
+{
+    (void)ctx;
+    sha256_final(&sha, hash);
+    return 0;
+}
+
+static int verify_p256(void *ctx, const uint8_t *key, const uint8_t *hash, const uint8_t *signature)
+{
+    (void)ctx;
+#if IS_USED(MODULE_WEFT_SIGNED)
+    /* The point without its format byte. */
+    return uECC_verify(key + 1, hash, SHA256_DIGEST_LENGTH, signature, uECC_secp256r1()) == 1 ? 0 : -1;
+#else
+    (void)key;
+    (void)hash;
+    (void)signature;
+    return -1;
+#endif
+}
+
+static const char *set_up_rom(void)
+{
+    hal.slot = (weft_flash_t){.size = CONFIG_WEFT_SLOT_SIZE, .sector = CONFIG_WEFT_SLOT_SIZE, .write = 1};
+    hal.state = (weft_flash_t){.size = 2 * RAM_STATE_SECTOR, .sector = RAM_STATE_SECTOR, .write = 1};
+    hal.read = rom_read;
+    hal.program = rom_program;
+    hal.erase = rom_erase;
+    return NULL;
+}
+
+static const char *set_up_mtd(mtd_dev_t *dev)
+{
+    if (mtd_init(dev) < 0) {
+        return "the storage device cannot be initialised";
+    }
+    uint32_t sector = dev->page_size * dev->pages_per_sector;
+    if (CONFIG_WEFT_SLOT_SIZE % sector != 0 || CONFIG_WEFT_MTD_OFFSET % sector != 0) {
+        return "CONFIG_WEFT_SLOT_SIZE and CONFIG_WEFT_MTD_OFFSET must be multiples of the device's sector";
+    }
+    if ((uint64_t)sector * dev->sector_count < address_in_device(WEFT_AREA_STATE, 0) + UINT64_C(2) * sector) {
+        return "the storage device is too small for two slots and two sectors of state: lower CONFIG_WEFT_SLOT_SIZE";
+    }
+    hal.slot = (weft_flash_t){.size = CONFIG_WEFT_SLOT_SIZE,
+                              .sector = sector,
+                              .write = MAX(dev->write_size, (uint32_t)WEFT_PARAM_WRITE_SIZE),
+                              .erased = 0xff};
+    hal.state = hal.slot;
+    hal.state.size = 2 * sector;
+    hal.read = mtd_hal_read;
+    hal.program = mtd_hal_program;
+    hal.erase = mtd_hal_erase;
+    return NULL;
+}
+
+const weft_update_hal_t *weft_storage(const char **why)
+{
+    *why = NULL;
+    if (hal.read == NULL) {
+        *why = device() == NULL && IN_PLACE ? set_up_rom() : set_up_mtd(device());
+        hal.mapped = mapped;
+        hal.sha256_init = hash_init;
+        hal.sha256_update = hash_update;
+        hal.sha256_finish = hash_finish;
+        hal.verify_p256 = verify_p256;
+    }
+    return *why == NULL ? &hal : NULL;
+}
+
+void *weft_storage_ram(unsigned slot)
+{
+    static uint8_t ram[WEFT_SLOT_COUNT][CONFIG_WEFT_SLOT_SIZE] __attribute__((aligned(WEFT_PLAN_ALIGN)));
+    return IN_PLACE ? NULL : ram[slot];
+}
+
+bool weft_storage_empty(const weft_update_hal_t *storage, unsigned slot)
+{
+    uint32_t head[WEFT_HEADER_SIZE / sizeof(uint32_t)];
+    if (storage->read(storage->ctx, slot, 0, head, sizeof head) != 0) {
+        return false;
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(head); i++) {
+        if (head[i] != head[0] || (head[0] != 0 && head[0] != UINT32_MAX)) {
+            return false;
+        }
+    }
+    return true;
+}
