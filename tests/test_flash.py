@@ -115,7 +115,7 @@ SPI = NRF.replace("soc-nv-flash", "jedec,spi-nor")
 
 @functools.cache
 def plan(model: str = "digits_a", version: int = 1) -> bytes:
-    request = api.PlanRequest(kind="p1", f_max=1.0, plan_version=version)
+    request = api.PlanRequest(kind="layers", plan_version=version)
     (planned,) = api.create_plans((MODELS / f"{model}.onnx").read_bytes(), model, request)
     return planned.plan
 
@@ -215,7 +215,7 @@ def test_slots_of_a_build(tmp_path: Path) -> None:
         flash.check(plan(), target, where, None)
     assert caught.value.code is Code.INFEASIBLE
     assert "and has 4000" in str(caught.value)
-    assert flash.check(plan(), target, where, 8000)["plan_version"] == 1
+    assert flash.check(plan(), target, where, 1 << 16)["plan_version"] == 1
     with pytest.raises(PlannerError, match="the build is for nrf52840dk, nucleo_f767zi is Zephyr's nucleo_f767zi"):
         flash.slot(targets.load("nucleo_f767zi"), "a", build)
 
@@ -304,7 +304,7 @@ def test_plans_and_slots_that_do_not_match(
 
 
 def test_a_plan_for_larger_alignment() -> None:
-    request = api.PlanRequest(kind="p1", target="mps3-an547")
+    request = api.PlanRequest(kind="layers", target="mps3-an547")
     (planned,) = api.create_plans((MODELS / "digits_a.onnx").read_bytes(), "digits_a", request)
     with pytest.raises(PlannerError, match="aligned to 16 bytes, that of the board to 4") as caught:
         flash.check(planned.plan, board(), place(), None)
@@ -601,7 +601,7 @@ def test_flash_that_fails(weft: Callable[..., Result], start: Callable[[int], Bo
 def test_a_board_that_goes_away(
     start: Callable[[int], Board],
     phase: str,
-    capfd: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as without pytest: what is logged would be seen
@@ -617,7 +617,7 @@ def test_a_board_that_goes_away(
         flash.program(plan(), info, target, where, flash.choose(None), progress)
     assert caught.value.code is Code.DEVICE
     assert "slot a" in str(caught.value)
-    assert capfd.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "")
 
 
 @needs_board
