@@ -459,17 +459,22 @@ DSP_INLINE void one_pixel(const conv_t *conv, const weft_rows_t *rows, int32_t x
     }
 }
 
-/* A pixel whose tap rows are short: gathered first, so that there is one run. */
-static __attribute__((noinline)) void gathered_pixel(const conv_t *conv, const pixel_t *px, int8_t *stage)
+/* four_channels() of a gathered patch. */
+static __attribute__((noinline)) void gathered_four(const conv_t *conv, const int8_t *patch, int32_t o, int8_t *out)
 {
-    const int32_t n = conv->call->out.c, size = conv->size;
-    gather(conv, px, 0, 0, size, NULL, stage);
-    for (int32_t o = 0, next = 1; o < n; o += 4 * next + (1 - next)) {
-        next = n - o >= 4;
-        const int32_t *bias = conv->bias + o;
-        dsp_acc4_t acc = {bias[0], bias[next], bias[2 * next], bias[3 * next]};
-        acc = dsp_mac_run(acc, stage, conv->p.weights + o * size, next * size, size, conv->offset);
-        dsp_store_four(&conv->p, conv->quick, o, next, acc, px->out);
+    const int32_t size = conv->size, *bias = conv->bias + o;
+    dsp_acc4_t acc = {bias[0], bias[1], bias[2], bias[3]};
+    acc = dsp_mac_run(acc, patch, conv->p.weights + o * size, size, size, conv->offset);
+    dsp_store_four(&conv->p, conv->quick, o, 1, acc, out);
+}
+
+/* A pixel whose tap rows are short: gathered first, so that there is one run. At least four channels. */
+static void gathered_pixel(const conv_t *conv, const pixel_t *px, int8_t *stage)
+{
+    const int32_t n = conv->call->out.c;
+    gather(conv, px, 0, 0, conv->size, NULL, stage);
+    for (int32_t o = 0; o < n; o += 4) {
+        gathered_four(conv, stage, weft_min(o, n - 4), px->out);
     }
 }
 
@@ -491,7 +496,7 @@ static void conv_singles(const conv_t *conv, int32_t y0, int32_t x0, int8_t *mem
 {
     const weft_call_t *call = conv->call;
     const weft_op_t *op = call->op;
-    if (op->kernel_h == 1 || conv->size > STACK_BYTES || op->kernel_w * conv->depth > SHORT_ROW) {
+    if (op->kernel_h == 1 || call->out.c < 4 || conv->size > STACK_BYTES || op->kernel_w * conv->depth > SHORT_ROW) {
         singles_in_place(conv, y0, x0);
         return;
     }
