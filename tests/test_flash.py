@@ -25,6 +25,7 @@ from baremetal import runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyocd.probe import aggregator
+from pyocd.target.builtin import BUILTIN_TARGETS
 
 from planner_service import api, devicetree, flash, targets
 from planner_service.cli import main
@@ -429,6 +430,15 @@ def test_slots_that_pyocd_knows_better(
     result = weft("flash", "digits.weft", "--board", "emulated.toml")
     assert result.code == CATALOGUE[Code.BAD_REQUEST].exit_code
     assert says in result.err
+
+
+@pytest.mark.parametrize("name", [t.name for t in targets.load_all() if t.pyocd in BUILTIN_TARGETS])
+@pytest.mark.parametrize("slot", ["a", "b"])
+@pytest.mark.usefixtures("weft")
+def test_slots_of_board_files_suit_pyocds_maps(name: str, slot: Any) -> None:
+    target = targets.load(name)
+    session = flash._session(emulated_probe.EmulatedProbe("WEFT01", "/nowhere"), flash.chip_of(target))
+    flash._check_map(session.target.memory_map, flash.slot(target, slot, None), target.slot_bytes)
 
 
 # ---------------------------------------------------------------- an emulated board
