@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 help:
 	@echo "make demo       plan two models, boot the host board from the plans (two minutes after set-up)"
 	@echo "make test       everything: style, planner, service, engine on the host and on five emulated cores"
-	@echo "make engine     the engine for the host: $(LIB), $(LIB_SAN)"
+	@echo "make engine     the engine and the search for the host: $(LIB), $(LIB_SAN), $(SEARCH)"
 	@echo "make lint       style, types and stale generated files"
 	@echo "make baremetal  firmware images for the emulated cores"
 	@echo "make lock       requirements.lock anew from pyproject.toml"
@@ -93,7 +93,12 @@ ENGINE_HDR := $(wildcard module/include/weft/*.h module/src/*.h module/src/kerne
 ENGINE_CFLAGS := -std=c99 -Wall -Wextra -Wconversion -Werror -fPIC -Imodule/include -Imodule/src -DWEFT_COUNT=1
 SAN_CFLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 
-engine: $(LIB) $(LIB_SAN)
+# The planner's search, for the host only.
+SEARCH := $(ENGINE)/libweft_search.so
+SEARCH_SRC := $(wildcard planner_service/search/*.c)
+SEARCH_CFLAGS := -std=c99 -pedantic -Wall -Wextra -Wconversion -Werror -fPIC
+
+engine: $(LIB) $(LIB_SAN) $(SEARCH)
 
 $(LIB): $(ENGINE_SRC) $(ENGINE_HDR) Makefile | $(BUILD)/.apt-base
 	@mkdir -p $(@D)
@@ -102,6 +107,10 @@ $(LIB): $(ENGINE_SRC) $(ENGINE_HDR) Makefile | $(BUILD)/.apt-base
 $(LIB_SAN): $(ENGINE_SRC) $(ENGINE_HDR) Makefile | $(BUILD)/.apt-base
 	@mkdir -p $(@D)
 	$(CC) $(ENGINE_CFLAGS) $(SAN_CFLAGS) -shared -o $@ $(ENGINE_SRC)
+
+$(SEARCH): $(SEARCH_SRC) $(wildcard planner_service/search/*.h) Makefile | $(BUILD)/.apt-base
+	@mkdir -p $(@D)
+	$(CC) $(SEARCH_CFLAGS) -O2 -shared -o $@ $(SEARCH_SRC)
 
 # ---------------------------------------------------------------- boards
 
@@ -119,7 +128,7 @@ baremetal: setup $(BUILD)/.apt-test
 
 # ---------------------------------------------------------------- what people run
 
-demo: setup $(LIB) $(HOST_BOARD)
+demo: setup $(LIB) $(SEARCH) $(HOST_BOARD)
 	$(VENV)/bin/python samples/demo/demo.py
 
 lint: setup $(BUILD)/.apt-test

@@ -146,9 +146,7 @@ def overlaps(facts: Facts, schedule: Schedule, found: Sequence[Window], align: i
         for w in found:
             if not distances or w.kind != "tensor" or w.last != ends[s] or w.owner[0] >= s:
                 continue
-            s_of, g_of, n_of = w.owner
-            entry = schedule.placed[n_of] if s_of < 0 else schedule.stages[s_of].segments[g_of].entries[n_of]
-            tensor = facts.nodes[entry.op].tensor
+            tensor = facts.nodes[_entry(schedule, w).op].tensor
             if tensor in distances and not facts.is_output[tensor]:
                 allowed[below, w.owner] = _up(distances[tensor], align)
     return allowed
@@ -318,10 +316,15 @@ def _search(
     return best, height
 
 
-def place(facts: Facts, schedule: Schedule, align: int = 4, effort: int = 400) -> Placement:
+def place(
+    facts: Facts, schedule: Schedule, align: int = 4, effort: int = 400, apart: frozenset[int] = frozenset()
+) -> Placement:
     """Arena offsets, all multiples of ``align`` (a power of two, at least 4). ``lower_bound`` is the most bytes live at
-    one time; where ``arena_bytes`` is larger, no better packing was found."""
-    found = windows(facts, schedule)
+    one time; where ``arena_bytes`` is larger, no better packing was found. Tensors in ``apart`` lie above everything
+    else."""
+    every = windows(facts, schedule)
+    above = [w for w in every if w.kind == "tensor" and facts.nodes[_entry(schedule, w).op].tensor in apart]
+    found = [w for w in every if w not in above]
     allowed = overlaps(facts, schedule, found, align)
     bound = _bound(found, allowed, align)
     merged, members = _merge(found, allowed, align)
@@ -339,6 +342,10 @@ def place(facts: Facts, schedule: Schedule, align: int = 4, effort: int = 400) -
             for w in group:
                 placed.append((w, at))
                 at += _up(w.size, align)
+    extra = 0
+    for w in above:
+        placed.append((w, height + extra))
+        extra += _up(w.size, align)
     offset_of: dict[tuple[int, int, int], int] = {}
     aux_of: dict[tuple[int, int, int], int] = {}
     state = [0] * len(schedule.stages)
@@ -357,9 +364,14 @@ def place(facts: Facts, schedule: Schedule, align: int = 4, effort: int = 400) -
         aux=aux_of,
         state=tuple(state),
         scratch=tuple(scratch),
-        arena_bytes=height,
-        lower_bound=min(bound, height),
+        arena_bytes=height + extra,
+        lower_bound=min(bound, height) + extra,
     )
+
+
+def _entry(schedule: Schedule, window: Window) -> Entry:
+    s, g, n = window.owner
+    return schedule.placed[n] if s < 0 else schedule.stages[s].segments[g].entries[n]
 
 
 def _merge(found: Sequence[Window], allowed: Overlaps, align: int) -> tuple[list[Block], list[list[Window]]]:

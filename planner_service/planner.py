@@ -6,7 +6,6 @@ here that the engine has not opened and run, with arena, MACs and outputs measur
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,16 +23,18 @@ from planner_service.errors import Code, PlannerError, Violation
 from planner_service.ir import Graph
 from planner_service.layout import live_bytes, place, windows
 from planner_service.schedule import Placement, Schedule
-from planner_service.solver import Search, Solution, widen
+from planner_service.solver import Problem, Search, Solution, Space, widen
 from planner_service.targets import Target
 
 SELFTEST_SEED = 12345
+#: What is searched unless somebody says otherwise.
+SPACE = Space()
 #: Slack in comparisons of F with F_max, which people write with a few decimals.
 F_EPSILON = 1e-9
-#: The first cap of the search without recomputation is the layer-by-layer arena divided by 2^this.
-CAP_SHIFTS = 5
-#: Caps of the search with recomputation, as shares of the least RAM without it.
-CAP_SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+#: A query is answered by searches under growing limits: the tighter they are, the faster. P1 raises the bytes by this
+#: share and a few more, P2 the MACs beyond the unfused ones, to these shares of the unfused.
+CAP_GROWTH, CAP_STEP = 0.02, 32
+EXTRA_SHARES = (0.01, 0.02, 0.03, 0.045, 0.06, 0.08, 0.11, 0.15, 0.2, 0.3, 0.5, 1.0)
 #: How much of the room above a solution's peak wider tiles may take, in the order of trying: packing may fail.
 WIDEN_SHARES = (1.0, 0.9, 0.5)
 
@@ -52,9 +53,13 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How the input comes, and what the header says."""
+    """How the input comes, what is searched, and what the header says. ``count_outputs`` False: network outputs lie
+    above everything else and are left out of what is minimised and capped, as in the msf-CNN paper (which leaves the
+    input out too: "external")."""
 
     input_mode: InputMode = "streamed"
+    count_outputs: bool = True
+    space: Space = SPACE
     plan_version: int = 1
     names: bool = False
     vendor_id: bytes = b""
@@ -63,10 +68,12 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanResult:
-    """A plan with its measured figures. ``lower_bound``: bytes live at the peak; the arena is that plus packing gap."""
+    """A plan with its measured figures. ``lower_bound``: bytes live at the peak; the arena is that plus packing gap.
+    ``uncounted_bytes`` of the arena are network outputs that ``Options.count_outputs`` leaves out."""
 
     plan: bytes
     arena_bytes: int
+    uncounted_bytes: int
     macs: int
     base_macs: int
     lower_bound: int
@@ -91,6 +98,8 @@ class _Run:
         self.facts, self.options = Facts(graph), options
         #: Of the arena's base; windows inside it need only 4.
         self.align = target.arena_align if target else 4
+        self.uncounted = frozenset(() if options.count_outputs else (io.tensor for io in graph.outputs))
+        self.problem = Problem(self.facts, options.input_mode, self.uncounted)
         self.progress = progress or (lambda _done, _text: None)
         self.cancelled = cancelled or (lambda: False)
 
@@ -99,29 +108,34 @@ class _Run:
             raise PlannerError(Code.CANCELLED, "planning was cancelled")
         self.progress(done, text)
 
-    def search(self, cap: int, *, recompute: bool, begin: float, end: float, spare: float = math.inf) -> Search:
-        text = "searching schedules that recompute" if recompute else "searching schedules without recomputation"
-        return Search(
-            self.facts,
-            self.options.input_mode,
-            cap,
-            recompute=recompute,
-            spare=spare,
-            tick=lambda done: self.tick(begin + done * (end - begin), text),
-        )
+    def search(self, cap: int, spare: int | None, begin: float, end: float) -> Search:
+        return Search(self.problem, self.options.space, cap, spare, self.ticking("finding segments", begin, end))
 
-    @cached_property
-    def least_without_recomputation(self) -> Solution:
-        """The bound that every further search starts from: nothing that needs more RAM can be of use. A search is the
-        faster the less RAM it may use, so the cap grows until something fits."""
-        layers = place(self.facts, self.layer_schedule).arena_bytes
-        for shift in range(CAP_SHIFTS, -1, -1):
-            done = 0.3 * (CAP_SHIFTS - shift) / (CAP_SHIFTS + 1)
-            search = self.search(layers >> shift, recompute=False, begin=done, end=done + 0.3 / (CAP_SHIFTS + 1))
-            found = _least_memory(search, math.inf)
+    def ticking(self, text: str, begin: float, end: float) -> Callable[[float], None]:
+        return lambda done: self.tick(begin + done * (end - begin), text)
+
+    def least_memory(
+        self, spare: int | None, begin: float = 0.0, end: float = 0.9, room: int = 0
+    ) -> tuple[Search, Solution]:
+        """P1: least bytes with at most ``spare`` MACs beyond the unfused ones, then the fewest MACs. If it fits in
+        ``room`` bytes, these are used to leave as many operators unfused as possible."""
+        most = self.place(self.layer_schedule).lower_bound
+        search = self.search(most, spare, begin, begin + 0.2 * (end - begin))
+        cap = search.least_bytes(spare) or 0
+        begin += 0.2 * (end - begin)
+        while True:
+            middle = begin + 0.4 * (end - begin)
+            search.run(cap, spare, self.ticking(f"searching schedules of up to {cap} bytes", begin, middle), room)
+            least = search.least_memory(spare)
+            found = None if least is None else search.least_macs(max(least, room))
             if found is not None:
-                return found
-        raise PlannerError(Code.INTERNAL, "the search did not find the layer-by-layer schedule")
+                return search, found
+            if cap >= most:
+                raise PlannerError(Code.INTERNAL, "the search did not find the layer-by-layer schedule")
+            cap, begin = min(int(cap * (1 + CAP_GROWTH)) + CAP_STEP, most), middle
+
+    def place(self, schedule: Schedule) -> Placement:
+        return place(self.facts, schedule, apart=self.uncounted)
 
     @cached_property
     def layer_schedule(self) -> Schedule:
@@ -143,22 +157,39 @@ class _Run:
         return opened.run(inputs, keep_stages=True, step=self.cancelled)
 
     def finish(self, solution: Solution, cap: int | None = None) -> PlanResult | None:
-        """Place, widen, encode and execute; None if packing would exceed ``cap``. Without a cap: in as little as the
-        solution can be packed into."""
+        """Place, widen, encode and execute; None if packing would exceed ``cap`` counted bytes. Without a cap: in as
+        little as the solution can be packed into."""
         mode = self.options.input_mode
         schedule = build_schedule(self.facts, solution.stages, mode)
-        placement = place(self.facts, schedule)
-        limit = placement.arena_bytes if cap is None else cap
-        if placement.arena_bytes > limit:
+        placement = self.place(schedule)
+        limit = self.counted(placement) if cap is None else cap // self.align * self.align
+        if self.counted(placement) > limit:
             return None
         for share in WIDEN_SHARES:
             specs = widen(self.facts, solution, solution.memory + int((limit - solution.memory) * share))
             wide = build_schedule(self.facts, specs, mode)
-            wide_placement = place(self.facts, wide)
-            if wide_placement.arena_bytes <= limit:
+            wide_placement = self.place(wide)
+            if self.counted(wide_placement) <= limit:
                 schedule, placement = wide, wide_placement
                 break
         return self.seal(schedule, placement)
+
+    def fit(self, search: Search, cap: int) -> PlanResult | None:
+        """P2 on a finished run: the schedule of fewest MACs that can be packed into ``cap`` bytes; None if none."""
+        limit = cap
+        while (solution := search.least_macs(limit)) is not None:
+            result = self.finish(solution, cap)
+            if result is not None:
+                return result
+            limit = solution.memory - 4
+        return None
+
+    def counted(self, placement: Placement) -> int:
+        return placement.arena_bytes - self.uncounted_bytes
+
+    @property
+    def uncounted_bytes(self) -> int:
+        return sum(-(-self.facts.bytes_of[t] // 4) * 4 for t in self.uncounted)
 
     def seal(self, schedule: Schedule, placement: Placement) -> PlanResult:
         """Encode, execute, and add the self-test that the board will repeat."""
@@ -197,26 +228,12 @@ class _Run:
         return PlanResult(
             plan=plan,
             arena_bytes=opened.arena_size,
+            uncounted_bytes=self.uncounted_bytes,
             macs=result.counts.macs,
             base_macs=self.facts.base_macs,
             lower_bound=placement.lower_bound,
             schedule=schedule,
         )
-
-
-def _least_memory(search: Search, macs: float) -> Solution | None:
-    """P1 on a finished search: the smallest peak whose fewest MACs are within ``macs``, by bisection; None if none."""
-    peaks = search.memories()
-    low, high = 0, len(peaks) - 1
-    best: Solution | None = None
-    while low <= high:
-        middle = (low + high) // 2
-        found = search.least_macs(peaks[middle])
-        if found is not None and found.macs <= macs:
-            best, high = found, middle - 1
-        else:
-            low = middle + 1
-    return best
 
 
 def _infeasible(run: _Run, cap: int, least: PlanResult) -> PlannerError:
@@ -252,46 +269,40 @@ def plan(
     run = _Run(graph, options or Options(), target, progress, cancelled)
     run.tick(0.0, "starting")
     if constraint.kind == "p1":
-        return _p1(run, math.inf if constraint.f_max is None else constraint.f_max)
+        return _p1(run, constraint.f_max)
     cap = constraint.ram_max
     return _p2(run, (1 << 31) - 1 if cap is None else cap)
 
 
-def _p1(run: _Run, f_max: float) -> PlanResult:
-    if f_max < 1.0:
+def _p1(run: _Run, f_max: float | None) -> PlanResult:
+    if f_max is not None and f_max < 1.0:
         raise PlannerError(Code.BAD_REQUEST, f"F_max is {f_max}", hint="1.0 allows no recomputation")
-    first = run.least_without_recomputation
-    solution = first
-    if f_max > 1.0:
-        bound = (f_max + F_EPSILON) * run.facts.base_macs
-        for k, share in enumerate(CAP_SHARES):
-            begin = 0.3 + 0.6 * k / len(CAP_SHARES)
-            end = begin + 0.6 / len(CAP_SHARES)
-            cap = int(first.memory * share)
-            search = run.search(cap, recompute=True, spare=bound - run.facts.base_macs, begin=begin, end=end)
-            found = _least_memory(search, bound)
-            if found is not None:
-                solution = found
-                break
-    result = run.finish(solution)
+    spare = None if f_max is None else int((f_max - 1.0 + F_EPSILON) * run.facts.base_macs)
+    result = run.finish(run.least_memory(spare)[1])
     assert result is not None
     return result
 
 
 def _p2(run: _Run, cap: int) -> PlanResult:
-    first = run.least_without_recomputation
-    if first.memory <= cap:
-        result = run.finish(first, cap)
+    layers = run.place(run.layer_schedule)
+    if run.counted(layers) <= cap // run.align * run.align:
+        return run.seal(run.layer_schedule, layers)  # nothing takes fewer MACs, or fewer steps for them
+    search, unfused = run.least_memory(0, 0.0, 0.3, cap)
+    if unfused.memory <= cap:
+        result = run.fit(search, cap)
         if result is not None:
             return result
-    search = run.search(min(first.memory, cap), recompute=True, begin=0.3, end=0.9)
-    limit = cap
-    while (solution := search.least_macs(limit)) is not None:
-        result = run.finish(solution, cap)
+    search = run.search(cap, None, 0.3, 0.4)
+    extra = search.least_extra(cap)
+    shares: list[float | None] = [] if extra is None else [*EXTRA_SHARES, None]
+    for n, share in enumerate(shares):
+        spare = None if share is None or extra is None else extra + int(share * run.facts.base_macs)
+        begin, width = 0.4 + 0.5 * n / len(shares), 0.5 / len(shares)
+        search.run(cap, spare, run.ticking("searching schedules that fit", begin, begin + width))
+        result = run.fit(search, cap)
         if result is not None:
             return result
-        limit = solution.memory - 4
-    raise _infeasible(run, cap, _p1(run, math.inf))
+    raise _infeasible(run, cap, _p1(run, None))
 
 
 def front(
@@ -304,9 +315,13 @@ def front(
 ) -> tuple[PlanResult, ...]:
     """Every schedule that no other one beats in both RAM and compute, most RAM first."""
     run = _Run(graph, options or Options(), target, progress, cancelled)
-    search = run.search(run.least_without_recomputation.memory, recompute=True, begin=0.3, end=0.8)
+    _, most = run.least_memory(0, 0.0, 0.2)
+    _, least = run.least_memory(None, 0.2, 0.4)
+    spare = least.macs - run.facts.base_macs
+    search = run.search(most.memory, spare, 0.4, 0.45)
+    search.run(most.memory, spare, run.ticking("searching the whole front", 0.45, 0.8))
     found: list[PlanResult] = []
-    limit = run.least_without_recomputation.memory
+    limit = most.memory
     while (solution := search.least_macs(limit)) is not None:
         result = run.finish(solution)
         assert result is not None
@@ -326,4 +341,4 @@ def _undominated(results: Sequence[PlanResult]) -> tuple[PlanResult, ...]:
 def layers(graph: Graph, options: Options | None = None, *, target: Target | None = None) -> PlanResult:
     """The plan that fuses nothing: what every other one is compared with."""
     run = _Run(graph, options or Options(), target, None, None)
-    return run.seal(run.layer_schedule, place(run.facts, run.layer_schedule))
+    return run.seal(run.layer_schedule, run.place(run.layer_schedule))

@@ -1,62 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
 """The search: fusion settings as paths through a graph of cut positions (after msf-CNN, arXiv 2505.11483), with a
-window policy per tensor.
+window policy per tensor. It runs in C (``search/``); here a graph is handed over and schedules are read back.
+docs/planner.md says what is searched and why the answer is exact.
 
-Positions 0..n lie between the operators in their order. An edge [s, t) is a stage; inside it, edges [i, j) are
-segments. A segment's options are its row step and, for every tensor whose rows overlap from step to step, whether the
-overlap is kept in a line store or computed again. Column steps never cost MACs, so the search takes the narrowest and
-``widen`` makes them as wide as the found schedule's slack allows.
-
-Costs are exact: MACs as the engine executes them, bytes as the layout's lower bound counts them (all that is live
-together). What remains is a shortest path in which compute adds up and memory takes the maximum."""
+The library is ``build/engine/libweft_search.so`` of the source tree (``make engine``) or what ``WEFT_SEARCH`` names."""
 
 from __future__ import annotations
 
-import math
-import sys
-from bisect import bisect_left, bisect_right
+import ctypes as ct
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from planner_service.build import Facts, IllegalSpecError, InputMode, SegmentSpec, StageSpec, shape_segment
-from planner_service.fusion import MAX_SEGMENT_OPS, WHOLE, Option, Segments, Span, phase, ring_rows, up4
-from planner_service.layout import COUNTER_BYTES
+import numpy as np
+
+from planner_service.build import (
+    Facts,
+    Field,
+    IllegalSpecError,
+    InputMode,
+    SegmentShape,
+    SegmentSpec,
+    StageSpec,
+    shape_segment,
+)
+from planner_service.errors import Code, PlannerError
+
+DEFAULT_LIBRARY = Path(__file__).resolve().parent.parent / "build" / "engine" / "libweft_search.so"
+#: An advance that reaches every size: one step.
+WHOLE = 0xFFFF
 
 Tick = Callable[[float], None]
 
 
-@dataclass(slots=True)
-class State:
-    """A partial stage: bytes held by its segments so far, widest tile, MACs, and how it came about."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """Which schedules are searched. ``row_steps``: rows per step besides a single step, in units of what a resize
+    allows; ``segment_ops``: most operators of a segment; ``partial``: overlaps may be kept in part, not just all or
+    nothing."""
 
-    held: int
-    tile: int
-    macs: int
-    gives: Span
-    option: Option | None
-    before: State | None
-
-    def options(self) -> list[Option]:
-        """The segments chosen so far, first to last."""
-        found: list[Option] = []
-        state: State | None = self
-        while state is not None and state.option is not None:
-            found.append(state.option)
-            state = state.before
-        found.reverse()
-        return found
+    row_steps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
+    segment_ops: int = 14
+    partial: bool = False
 
 
-@dataclass(slots=True)
-class StagePoint:
-    """A stage that needs ``memory`` bytes of arena and executes ``macs``; ``overlap``: its output overwrites dead
-    rows."""
-
-    memory: int
-    macs: int
-    state: State
-    overlap: bool = False
+#: Bytes that one search may take itself.
+MEMORY_LIMIT = 3 << 30
+_INT32_MAX = (1 << 31) - 1
+#: MACs: no limit, and more than any schedule has.
+_ANY, _MOST = -1, 1 << 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,278 +66,327 @@ class Solution:
     macs: int
 
 
-class Search:
-    """All stages of one graph under one input mode that need at most ``cap`` bytes and execute at most ``spare`` MACs
-    beyond the unfused ones, and the best paths through them."""
+class _Field(ct.Structure):
+    _fields_ = (("stride", ct.c_int32), ("pad", ct.c_int32), ("span", ct.c_int32), ("factor", ct.c_int32))
 
-    def __init__(
-        self,
-        facts: Facts,
-        mode: InputMode,
-        cap: int,
-        *,
-        recompute: bool = True,
-        spare: float = math.inf,
-        tick: Tick = lambda _done: None,
-    ) -> None:
-        self.facts, self.mode, self.cap, self.spare, self.tick = facts, mode, cap, spare, tick
-        self.count = len(facts.graph.ops)
-        self.segments = Segments(facts, recompute=recompute, cap=cap, spare=spare)
-        self._live()
-        #: By start position: end position -> Pareto set of stages, least memory first.
-        self.stages: list[dict[int, list[StagePoint]]] = []
-        reached = {0}
-        for start in range(self.count):
-            self.tick(start / self.count)
-            found = self._stages_from(start) if start in reached else {}
-            reached.update(found)
-            self.stages.append(found)
 
-    # ------------------------------------------------------------ what is live where
+class _Op(ct.Structure):
+    _fields_ = (
+        ("tensor", ct.c_int32),
+        ("rows", ct.c_int32),
+        ("cols", ct.c_int32),
+        ("row_field", _Field),
+        ("col_field", _Field),
+        ("inputs_at", ct.c_int32),
+        ("swept", ct.c_int32),
+        ("whole", ct.c_int32),
+        ("reduce_h", ct.c_int32),
+        ("reduce_w", ct.c_int32),
+        ("single", ct.c_int32),
+        ("macs_at", ct.c_int64),
+    )
 
-    def _live(self) -> None:
-        facts, n = self.facts, self.count
-        self.last_read = {
-            t: max(users, default=-1) for t, users in enumerate(facts.consumers) if facts.graph.tensors[t].data is None
-        }
-        self.last_use = {t: n if facts.is_output[t] else last for t, last in self.last_read.items()}
-        made = [facts.nodes[op].tensor for op in range(n)]
-        #: Tensors made by operators before a position that are still needed at or after it.
-        self.live = [[t for t in made[:k] if self.last_use[t] >= k] for k in range(n + 1)]
-        self.resident: list[tuple[int, int]] = []  # network inputs that are whole in the arena: (tensor, last use)
-        self.collected: list[int] = []  # streamed inputs that a stage of their own collects at the start
-        self.rows_of: dict[int, int] = {}  # operator -> network input whose rows it reads as they come
-        for number, io in enumerate(facts.graph.inputs):
+
+class _Tensor(ct.Structure):
+    _fields_ = tuple(
+        (name, ct.c_int32)
+        for name in (
+            "height",
+            "width",
+            "channels",
+            "bytes",
+            "producer",
+            "last_read",
+            "last_use",
+            "output",
+            "resident",
+            "streamed",
+        )
+    )
+
+
+class _Graph(ct.Structure):
+    _fields_ = (
+        ("op_count", ct.c_int32),
+        ("tensor_count", ct.c_int32),
+        ("ops", ct.POINTER(_Op)),
+        ("tensors", ct.POINTER(_Tensor)),
+        ("inputs", ct.POINTER(ct.c_int32)),
+        ("row_macs", ct.POINTER(ct.c_int64)),
+    )
+
+
+class _Limits(ct.Structure):
+    _fields_ = (
+        ("row_steps", ct.POINTER(ct.c_int32)),
+        ("row_step_count", ct.c_int32),
+        ("segment_ops", ct.c_int32),
+        ("partial", ct.c_int32),
+        ("cap", ct.c_int32),
+        ("spare", ct.c_int64),
+        ("memory_limit", ct.c_int64),
+    )
+
+
+_PROGRESS_FN = ct.CFUNCTYPE(ct.c_int, ct.c_double)
+_NO_MEMORY = 2
+
+
+@cache
+def _library() -> ct.CDLL:
+    path = Path(os.environ.get("WEFT_SEARCH") or DEFAULT_LIBRARY)
+    try:
+        lib = ct.CDLL(str(path))
+    except OSError as error:
+        raise PlannerError(
+            Code.UNAVAILABLE,
+            "the search is not built for this host",
+            hint="run `make engine` in the source tree, or set WEFT_SEARCH to the library",
+        ) from error
+    lib.ws_open.restype = ct.c_void_p
+    lib.ws_open.argtypes = (ct.POINTER(_Graph), ct.POINTER(_Limits), _PROGRESS_FN, ct.POINTER(ct.c_int32))
+    lib.ws_free.restype = None
+    lib.ws_free.argtypes = (ct.c_void_p,)
+    lib.ws_bound.argtypes = (ct.c_void_p, ct.c_int64)
+    lib.ws_ahead.restype = ct.c_int64
+    lib.ws_ahead.argtypes = (ct.c_void_p, ct.c_int32)
+    lib.ws_run.argtypes = (ct.c_void_p, ct.c_int32, ct.c_int32, ct.c_int64, _PROGRESS_FN)
+    lib.ws_least_macs.argtypes = (ct.c_void_p, ct.c_int32, ct.POINTER(ct.c_int64), ct.c_void_p, ct.c_int32)
+    lib.ws_least_memory.argtypes = (ct.c_void_p, ct.c_int64)
+    lib.ws_statistics.restype = None
+    lib.ws_statistics.argtypes = (ct.c_void_p, ct.POINTER(ct.c_int64))
+    return lib
+
+
+class Problem:
+    """A graph as the search takes it, under one input mode. ``excluded``: tensors whose bytes are not counted."""
+
+    def __init__(self, facts: Facts, mode: InputMode, excluded: frozenset[int] = frozenset()) -> None:
+        self.facts = facts
+        graph, n = facts.graph, len(facts.graph.ops)
+        self.count = n
+        self.collected: list[int] = []  #: streamed inputs that a stage of their own collects at the start
+        self.rows_of: dict[int, int] = {}  #: operator -> network input whose rows it reads as they come
+        resident: set[int] = set()
+        for number, io in enumerate(graph.inputs):
             tensor, users = io.tensor, facts.consumers[io.tensor]
-            if self.mode == "resident" or (self.mode == "external" and facts.is_output[tensor]):
-                self.resident.append((tensor, self.last_use[tensor]))
-            elif self.mode == "streamed":
+            if mode == "resident" or (mode == "external" and facts.is_output[tensor]):
+                resident.add(tensor)
+            elif mode == "streamed":
                 alone = len(users) == 1 and users[0] not in self.rows_of
                 if alone and not facts.is_output[tensor] and tensor in facts.nodes[users[0]].swept:
                     self.rows_of[users[0]] = -1 - number
                 else:
                     self.collected.append(-1 - number)
-                    self.resident.append((tensor, self.last_use[tensor]))
+                    resident.add(tensor)
+        streamed = {facts.nodes[source].tensor for source in self.rows_of.values()}
+        self._tensors = (_Tensor * len(graph.tensors))()
+        for t, made in enumerate(graph.tensors):
+            last_read = max(facts.consumers[t], default=-1) if made.data is None else -1
+            producer = facts.producer[t]
+            self._tensors[t] = _Tensor(
+                *made.shape,
+                0 if t in excluded else made.nbytes,
+                -1 if producer is None else producer,
+                last_read,
+                n if facts.is_output[t] else last_read,
+                facts.is_output[t],
+                t in resident,
+                t in streamed,
+            )
+        inputs: list[int] = []
+        sums: list[tuple[int, ...]] = []
+        at = 0
+        self._ops = (_Op * n)()
+        for op in range(n):
+            node = facts.nodes[op]
+            self._ops[op] = _Op(
+                node.tensor,
+                *node.size,
+                _field(node.rows),
+                _field(node.cols),
+                len(inputs),
+                len(node.swept),
+                len(node.whole),
+                node.reduce_h,
+                node.reduce_w,
+                node.single,
+                at if node.row_macs else -1,
+            )
+            inputs.extend((*node.swept, *node.whole))
+            sums.append(node.row_macs)
+            at += len(node.row_macs)
+        self._inputs = np.asarray(inputs or [0], dtype=np.int32)
+        self._sums = np.asarray([x for s in sums for x in s] or [0], dtype=np.int64)
+        self.graph = _Graph(
+            n,
+            len(graph.tensors),
+            self._ops,
+            self._tensors,
+            self._inputs.ctypes.data_as(ct.POINTER(ct.c_int32)),
+            self._sums.ctypes.data_as(ct.POINTER(ct.c_int64)),
+        )
 
-    def _base(self, start: int) -> int:
-        """Bytes of whole tensors that exist before the stage at ``start`` and are needed in it or later."""
-        sizes = self.facts.bytes_of
-        size = sum(up4(sizes[t]) for t in self.live[start])
-        return size + sum(up4(sizes[t]) for t, last in self.resident if last >= start)
 
-    # ------------------------------------------------------------ stages
+def _field(field: Field) -> _Field:
+    return _Field(field.stride, field.pad, field.span, field.factor)
 
-    def _stages_from(self, start: int) -> dict[int, list[StagePoint]]:
-        """Every stage that begins at ``start``: forward over the positions at which it may be cut into segments."""
-        facts, sizes = self.facts, self.facts.bytes_of
-        base = self._base(start)
-        found: dict[int, list[StagePoint]] = {}
-        if base > self.cap:
-            return found
-        states: dict[int, dict[Span, list[State]]] = {start: {(1, 0, 0): [State(0, 0, 0, (1, 0, 0), None, None)]}}
-        for i in range(start, self.count):
-            groups = states.pop(i, None)
-            if groups is None:
-                continue
-            inlet = facts.nodes[i - 1].tensor if i > start else None
-            before = [state for group in groups.values() for state in group]
-            for j in range(i + 1, min(i + MAX_SEGMENT_OPS, self.count) + 1):
-                options = self.segments.options(i, j)
-                if not options:
-                    continue
-                if any(self._made_since(t, start) for op in range(i, j) for t in facts.nodes[op].whole):
-                    break
-                last = facts.nodes[j - 1].tensor
-                ends, cuts = self.last_use[last] >= j, self._cuts(start, j)
-                if not ends and not cuts:
-                    continue
-                outputs = facts.is_output
-                kept = [t for t in self.live[j] if self._made_since(t, start) and (t != inlet or outputs[t])]
-                full = base + sum(up4(sizes[t]) for t in kept)
-                # A tensor that becomes a ring is counted when its reader is known.
-                carried = full if outputs[last] else base + sum(up4(sizes[t]) for t in kept if t != last)
-                dying = self._dying(start, j) if ends else []
-                spare = self.spare + self.segments.macs_before[j] - self.segments.macs_before[start]
-                points: list[StagePoint] = []
-                best: dict[int, int] = {}
-                following: dict[Span, list[State]] = {}
-                for option in options:
-                    fixed = self._input_rings(i, j, option) + option.held
-                    room = self.cap - carried - fixed
-                    gives = phase(option.gives)
-                    onward = following.setdefault(gives, []) if cuts else []
-                    rings: dict[Span, int] = {}
-                    for state in before:
-                        ring = rings.get(state.gives)
-                        if ring is None:
-                            ring = rings[state.gives] = self._ring(inlet, state.gives, option, j)
-                        held = state.held + ring
-                        tile = state.tile if state.tile > option.tile else option.tile
-                        macs = state.macs + option.macs
-                        if held + tile > room or macs > spare:
-                            continue
-                        new = State(held + fixed, tile, macs, option.gives, option, state)
-                        if ends:
-                            points.extend(self._points(new, full + held + fixed + tile, dying, best))
-                        if cuts:
-                            onward.append(new)
-                if points:
-                    found[j] = _pareto_points(points + found.get(j, []))
-                if following:
-                    at = states.setdefault(j, {})
-                    for gives, group in following.items():
-                        if group:
-                            at[gives] = _pareto_states(group + at.get(gives, []))
-        return found
 
-    def _dying(self, start: int, j: int) -> list[int]:
-        """Tensors that operators [start, j) are the last to read, by rows: what the stage's output may overlap."""
-        nodes = self.facts.nodes
-        if nodes[j - 1].reduces:
-            return []
-        dying = [t for t in self.live[start] if self.last_use[t] < j]
-        dying += [t for t, last in self.resident if start <= last < j]
-        return [t for t in dying if not any(t in nodes[op].whole or nodes[op].single for op in range(start, j))]
+@contextmanager
+def _ticking(tick: Tick) -> Iterator[Any]:
+    """``tick`` as the search's callback. What it raises ends the search and is raised again behind it."""
+    raised: list[BaseException] = []
 
-    def _points(self, state: State, memory: int, dying: list[int], best: dict[int, int]) -> Iterator[StagePoint]:
-        """The finished stage, and with its output over the tensor where that saves most. ``best``: fewest MACs known so
-        far by memory; what cannot beat them is not followed up."""
-        if memory <= self.cap and state.macs < best.get(memory, sys.maxsize):
-            best[memory] = state.macs
-            yield StagePoint(memory, state.macs, state)
-        assert state.option is not None
-        sizes = self.facts.bytes_of
-        out = up4(sizes[self.facts.nodes[state.option.spec.ops[-1]].tensor])
-        for tensor in dying:
-            size = up4(sizes[tensor])
-            if memory - min(size, out) > self.cap:
-                continue
-            saving = size + out - max(out, size + self._distance(state, tensor))
-            less = memory - saving
-            if saving > 0 and less <= self.cap and state.macs < best.get(less, sys.maxsize):
-                best[less] = state.macs
-                yield StagePoint(less, state.macs, state, True)
+    def progress(done: float) -> int:
+        try:
+            tick(done)
+        except BaseException as error:
+            raised.append(error)
+        return len(raised)
 
-    def _distance(self, state: State, tensor: int) -> int:
-        """How far below ``tensor`` the stage's output has to start to overwrite only dead rows: the pull order on the
-        chain of segments, as ``replay.overlap_distances`` follows it."""
-        options, facts = state.options(), self.facts
-        out = facts.nodes[options[-1].spec.ops[-1]]
-        row, height = out.shape[1] * out.shape[2], out.shape[0]
-        producer = facts.producer[tensor]
-        assert producer is not None
-        in_height = facts.nodes[producer].shape[0]
-        in_row = facts.bytes_of[tensor] // in_height
-        links: list[tuple[Span, Span, int]] = []  # by segment but the sink: what it gives, what is read of it, its rows
-        for made, reads in pairwise(options):
-            made_op = made.spec.ops[-1]
-            node = facts.nodes[made_op]
-            links.append((made.gives, reads.needs.get(node.tensor, (1, 0, node.shape[0])), node.shape[0]))
-        readers = [(k, o.needs[tensor], o.steps) for k, o in enumerate(options) if tensor in o.needs]
-        done = [0] * len(options)
-        adv, off, _ = options[-1].gives
-        most = 0
-        for i in range(options[-1].steps):
-            done[-1] = i
-            step = i
-            for k in range(len(links) - 1, -1, -1):
-                (made_adv, made_off, _), (need_adv, _, need_hi), rows = links[k]
-                end = min(need_adv * step + need_hi, rows)
-                if end > 0:
-                    done[k] = max(done[k], -(-(end - made_off) // made_adv))
-                step = max(done[k] - 1, 0)
-            written = min(max(adv * (i + 1) + off, 0), height)
-            if written:
-                for k, (need_adv, need_lo, _), steps in readers:
-                    start = max(need_adv * done[k] + need_lo, 0)
-                    if done[k] < steps and start < in_height:
-                        most = max(most, written * row - start * in_row)
-        return up4(most)
+    yield _PROGRESS_FN(progress)
+    if raised:
+        raise raised[0]
 
-    def _made_since(self, tensor: int, start: int) -> bool:
-        producer = self.facts.producer[tensor]
-        return producer is not None and producer >= start
 
-    def _cuts(self, start: int, j: int) -> bool:
-        """Whether the stage that began at ``start`` may be cut into segments at j: only the last tensor is read later,
-        and by rows."""
-        facts = self.facts
-        if j == self.count or facts.nodes[j - 1].ends_stage:
-            return False
-        last = facts.nodes[j - 1].tensor
-        return [t for t in self.live[j] if self._made_since(t, start) and self.last_read[t] >= j] == [last]
+class Search:
+    """Every way to run a segment with at most ``cap`` bytes and ``spare`` MACs beyond the unfused ones (None: any
+    number); after ``run``, the best paths through the stages of such segments. ``tick`` may raise to end the search."""
 
-    def _ring(self, inlet: int | None, gives: Span, option: Option, j: int) -> int:
-        """Bytes of the tensor between two segments: a ring, or all of it if a later stage reads it too."""
-        if inlet is None or self.facts.is_output[inlet]:
-            return 0
-        h, w, c = self.facts.nodes[self.facts.producer[inlet] or 0].shape
-        if self.last_use[inlet] >= j or inlet not in option.needs:
-            return up4(h * w * c)
-        return up4(ring_rows(h, gives, option.needs[inlet]) * w * c)
+    def __init__(
+        self,
+        problem: Problem,
+        space: Space,
+        cap: int,
+        spare: int | None = None,
+        tick: Tick = lambda _done: None,
+    ) -> None:
+        self._problem, self._lib = problem, _library()
+        steps = np.asarray(space.row_steps, dtype=np.int32)
+        limits = _Limits(
+            steps.ctypes.data_as(ct.POINTER(ct.c_int32)),
+            len(steps),
+            space.segment_ops,
+            space.partial,
+            min(cap, _INT32_MAX),
+            _ANY if spare is None else spare,
+            MEMORY_LIMIT,
+        )
+        status = ct.c_int32()
+        with _ticking(tick) as progress:
+            self._handle = self._lib.ws_open(problem.graph, limits, progress, status)
+        self._check(status.value)
 
-    def _input_rings(self, i: int, j: int, option: Option) -> int:
-        """Bytes of the rings of network inputs that this segment reads as they come."""
-        size = 0
-        for op, source in self.rows_of.items():
-            if i <= op < j:
-                node = self.facts.nodes[source]
-                h, w, c = node.shape
-                size += up4(ring_rows(h, (1, 0, 1), option.needs[node.tensor]) * w * c) + COUNTER_BYTES
-        return size
+    def _check(self, status: int) -> None:
+        if status == _NO_MEMORY:
+            self.close()
+            raise PlannerError(
+                Code.TOO_LARGE,
+                f"the search needs more than {MEMORY_LIMIT >> 20} MiB",
+                hint="ask for less RAM or a smaller overhead factor",
+            )
 
-    # ------------------------------------------------------------ paths
+    def run(self, cap: int, spare: int | None = None, tick: Tick = lambda _done: None, layers_cap: int = 0) -> None:
+        """Find every stage of at most ``cap`` bytes on a path with at most ``spare`` extra MACs, and stages of one
+        operator and one step up to ``layers_cap``; those found before are dropped."""
+        with _ticking(tick) as progress:
+            status = self._lib.ws_run(
+                self._handle,
+                min(cap, _INT32_MAX),
+                min(layers_cap, _INT32_MAX),
+                _ANY if spare is None else spare,
+                progress,
+            )
+        self._check(status)
 
-    def memories(self) -> list[int]:
-        """Every peak that a schedule could have, ascending."""
-        return sorted({p.memory for ends in self.stages for points in ends.values() for p in points})
+    def least_bytes(self, spare: int | None) -> int | None:
+        """A lower bound, without looking at stages, of the bytes that schedules of at most ``spare`` extra MACs need.
+        None if there are none within the search's limits."""
+        found = self._lib.ws_bound(self._handle, _MOST if spare is None else spare)
+        return None if found < 0 else int(found)
+
+    def least_extra(self, cap: int) -> int | None:
+        """A lower bound, without looking at stages, of the extra MACs of schedules of at most ``cap`` bytes. None if
+        there are none within the search's limits."""
+        found = self._lib.ws_ahead(self._handle, min(cap, _INT32_MAX))
+        return None if found < 0 else int(found)
+
+    def close(self) -> None:
+        """Free what the search holds; also done when it is dropped."""
+        if self._handle:
+            self._lib.ws_free(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()
+
+    @property
+    def statistics(self) -> tuple[int, int, int, int]:
+        """Options of segments, partial stages kept and tried, stages."""
+        counts = (ct.c_int64 * 4)()
+        self._lib.ws_statistics(self._handle, counts)
+        return counts[0], counts[1], counts[2], counts[3]
+
+    def least_memory(self, spare: int | None) -> int | None:
+        """P1: the least bytes with at most ``spare`` extra MACs. None if nothing that was found fits."""
+        found = self._lib.ws_least_memory(self._handle, _MOST if spare is None else spare)
+        return None if found < 0 else int(found)
 
     def least_macs(self, cap: int) -> Solution | None:
-        """P2: fewest MACs with at most ``cap`` bytes, then the least memory. None if nothing fits."""
-        best: list[tuple[int, int] | None] = [None] * (self.count + 1)
-        via: list[tuple[int, StagePoint] | None] = [None] * (self.count + 1)
-        best[0] = (0, 0)
-        for s in range(self.count):
-            here = best[s]
-            if here is None:
-                continue
-            for t, points in self.stages[s].items():
-                for point in points:  # ascending memory, descending MACs
-                    if point.memory > cap:
-                        break
-                    total = (here[0] + point.macs, max(here[1], point.memory))
-                    if best[t] is None or total < best[t]:  # type: ignore[operator]
-                        best[t], via[t] = total, (s, point)
-        if best[self.count] is None:
+        """P2: fewest MACs with at most ``cap`` bytes, then the fewest steps, then the least memory. None if nothing
+        that was found fits."""
+        extra = ct.c_int64()
+        words = np.zeros(10 * self._problem.count + 1, dtype=np.int32)
+        count = self._lib.ws_least_macs(
+            self._handle, min(cap, _INT32_MAX), ct.byref(extra), words.ctypes.data, len(words)
+        )
+        if count < 0:
+            raise PlannerError(Code.INTERNAL, "the search could not write its schedule down")
+        if count == 0:
             return None
+        return self._solution(words[:count].tolist(), extra.value)
+
+    def _solution(self, words: list[int], extra: int) -> Solution:
+        problem = self._problem
         stages: list[StageSpec] = []
         rooms: list[int] = []
-        memory = macs = 0
-        t = self.count
-        while t > 0:
-            step = via[t]
-            assert step is not None
-            s, point = step
-            found = self._stage_specs(s, point)
-            stages[:0] = found
-            rooms[:0] = [point.memory - point.state.tile] * len(found)
-            memory, macs = max(memory, point.memory), macs + point.macs
-            t = s
-        return Solution(stages=tuple(stages), rooms=tuple(rooms), memory=memory, macs=macs)
+        memory = 0
+        at = 1
+        for _ in range(words[0]):
+            begin, _, overlap, peak, tile, count = words[at : at + 6]
+            at += 6
+            if begin == 0:
+                stages += [
+                    StageSpec(segments=(SegmentSpec(ops=(source,), row_adv=1, col_adv=WHOLE),))
+                    for source in problem.collected
+                ]
+                rooms += [peak - tile] * len(problem.collected)
+            segments: list[SegmentSpec] = []
+            for _ in range(count):
+                i, j, row_adv = words[at : at + 3]
+                at += 3
+                segments += [
+                    SegmentSpec(ops=(problem.rows_of[op],), row_adv=1, col_adv=WHOLE)
+                    for op in range(i, j)
+                    if op in problem.rows_of
+                ]
+                segments.append(self._segment(range(i, j), row_adv, words[at : at + j - i]))
+                at += j - i
+            stages.append(StageSpec(segments=tuple(segments), overlap=bool(overlap)))
+            rooms.append(peak - tile)
+            memory = max(memory, peak)
+        return Solution(stages=tuple(stages), rooms=tuple(rooms), memory=memory, macs=problem.facts.base_macs + extra)
 
-    def _stage_specs(self, s: int, point: StagePoint) -> list[StageSpec]:
-        """The stage, and before it one for every streamed input that it needs collected."""
-        specs = [
-            StageSpec(segments=(SegmentSpec(ops=(source,), row_adv=1, col_adv=WHOLE),))
-            for source in (self.collected if s == 0 else ())
-        ]
-        segments: list[SegmentSpec] = []
-        for option in point.state.options():
-            for op in option.spec.ops:
-                if op in self.rows_of:
-                    segments.append(SegmentSpec(ops=(self.rows_of[op],), row_adv=1, col_adv=WHOLE))
-            segments.append(option.spec)
-        return [*specs, StageSpec(segments=tuple(segments), overlap=point.overlap)]
+    def _segment(self, ops: range, row_adv: int, keeps: list[int]) -> SegmentSpec:
+        nodes = self._problem.facts.nodes
+        one_column = len(ops) > 1 and nodes[ops[-1]].size[1] > 1
+        return SegmentSpec(
+            ops=tuple(ops),
+            row_adv=row_adv,
+            col_adv=1 if one_column else WHOLE,
+            keep={nodes[op].tensor: keep for op, keep in zip(ops, keeps, strict=True) if keep},
+        )
 
 
 def widen(facts: Facts, solution: Solution, budget: int) -> tuple[StageSpec, ...]:
@@ -354,10 +399,12 @@ def widen(facts: Facts, solution: Solution, budget: int) -> tuple[StageSpec, ...
             width = facts.nodes[segment.ops[-1]].size[1]
             chosen = segment
             for steps in range(1, width if len(segment.ops) > 1 and segment.col_adv < WHOLE else 1):
-                spec = SegmentSpec(
-                    ops=segment.ops, row_adv=segment.row_adv, col_adv=_step_of(width, steps), keep=segment.keep
-                )
-                if room + _tile_bytes(facts, spec) <= budget:
+                spec = replace(segment, col_adv=WHOLE if steps == 1 else -(-width // steps))
+                try:
+                    fits = room + _tile_bytes(facts, shape_segment(facts, spec)) <= budget
+                except IllegalSpecError:
+                    fits = False
+                if fits:
                     chosen = spec
                     break
             segments.append(chosen)
@@ -365,46 +412,12 @@ def widen(facts: Facts, solution: Solution, budget: int) -> tuple[StageSpec, ...
     return tuple(stages)
 
 
-def _step_of(width: int, steps: int) -> int:
-    return WHOLE if steps == 1 else -(-width // steps)
-
-
-def _tile_bytes(facts: Facts, spec: SegmentSpec) -> int:
-    try:
-        shape = shape_segment(facts, spec)
-    except IllegalSpecError:
-        return 1 << 40
+def _tile_bytes(facts: Facts, shape: SegmentShape) -> int:
     size = 0
-    for n, op in enumerate(shape.ops):
-        if shape.tile[n]:
+    for op, local, (_, _, extent, keep), (_, _, columns, _) in zip(
+        shape.ops, shape.tile, shape.rows, shape.cols, strict=True
+    ):
+        if local:
             h, w, c = facts.nodes[op].shape
-            size += up4(min(shape.rows[n][2] - shape.rows[n][3], h) * min(shape.cols[n][2], w) * c)
+            size += -(-min(extent - keep, h) * min(columns, w) * c // 4) * 4
     return size
-
-
-def _pareto_states(states: list[State]) -> list[State]:
-    """Without those that another one beats in MACs, held and tile bytes. In order of MACs, what is kept forms a
-    staircase: more held bytes, narrower tiles."""
-    found: list[State] = []
-    held: list[int] = []
-    tiles: list[int] = []
-    for state in sorted(states, key=lambda s: (s.macs, s.held, s.tile)):
-        at = bisect_right(held, state.held)
-        if at and tiles[at - 1] <= state.tile:
-            continue
-        at = bisect_left(held, state.held)
-        end = at
-        while end < len(held) and tiles[end] >= state.tile:
-            end += 1
-        held[at:end], tiles[at:end] = [state.held], [state.tile]
-        found.append(state)
-    return found
-
-
-def _pareto_points(points: list[StagePoint]) -> list[StagePoint]:
-    """Ascending memory, descending MACs."""
-    found: list[StagePoint] = []
-    for point in sorted(points, key=lambda p: (p.memory, p.macs)):
-        if not found or point.macs < found[-1].macs:
-            found.append(point)
-    return found

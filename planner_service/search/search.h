@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The search for schedules, called by solver.py. docs/planner.md says which schedules are searched and why the answer
+ * is exact. All figures in bytes, rows and MACs; numbers of operators and tensors are those of the graph.
+ */
+#ifndef WEFT_SEARCH_H
+#define WEFT_SEARCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* An advance that reaches every size: one step. */
+#define WS_WHOLE 65535
+
+/* Receptive field along one axis: build.Field. */
+typedef struct {
+    int32_t stride, pad, span, factor;
+} ws_field_t;
+
+/* An operator: build.Node. Its swept and whole inputs are ws_graph_t.inputs[inputs_at ...], swept ones first; rows
+ * [lo, hi) cost row_macs[macs_at + hi] - row_macs[macs_at + lo] MACs (macs_at < 0: none). */
+typedef struct {
+    int32_t tensor;
+    int32_t rows, cols; /* of the axis its regions run over: the output's, or the input's for reductions */
+    ws_field_t row_field, col_field;
+    int32_t inputs_at, swept, whole;
+    int32_t reduce_h, reduce_w, single;
+    int64_t macs_at;
+} ws_op_t;
+
+/* A tensor that is not constant. `bytes` is what it costs where it is whole (0 if it is not to be counted), `producer`
+ * is negative for network inputs; last_use is the number of operators for network outputs. */
+typedef struct {
+    int32_t height, width, channels;
+    int32_t bytes;
+    int32_t producer, last_read, last_use;
+    int32_t output;   /* a network output */
+    int32_t resident; /* a network input that is whole in the arena from the start */
+    int32_t streamed; /* a network input whose rows come as its only reader takes them */
+} ws_tensor_t;
+
+typedef struct {
+    int32_t op_count, tensor_count;
+    const ws_op_t *ops;
+    const ws_tensor_t *tensors;
+    const int32_t *inputs;
+    const int64_t *row_macs;
+} ws_graph_t;
+
+/* What is searched: see solver.Space. */
+typedef struct {
+    const int32_t *row_steps;
+    int32_t row_step_count;
+    int32_t segment_ops;  /* most operators of a segment */
+    int32_t partial;      /* overlaps may be kept in part, not just all or nothing */
+    int32_t cap;          /* most bytes that will be asked for */
+    int64_t spare;        /* most MACs beyond the unfused ones that will be asked for, negative: any number */
+    int64_t memory_limit; /* bytes that the search itself may take */
+} ws_limits_t;
+
+/* Called every few milliseconds with the share that is done of what was called; anything but 0 ends it. */
+typedef int (*ws_progress_t)(double done);
+
+typedef struct ws_search ws_search_t;
+
+enum { WS_OK = 0, WS_CANCELLED = 1, WS_NO_MEMORY = 2 };
+
+/* Finds every way to run a segment; NULL if not even the handle could be allocated. `status` is one of the above. */
+ws_search_t *ws_open(const ws_graph_t *graph, const ws_limits_t *limits, ws_progress_t progress, int32_t *status);
+void ws_free(ws_search_t *search);
+
+/* Bytes that no schedule with at most `spare` extra MACs is below, found without looking at stages; -1 if there is no
+ * such schedule. */
+int32_t ws_bound(ws_search_t *search, int64_t spare);
+
+/* Extra MACs that no schedule of at most `cap` bytes is below, found in the same way; -1 if there is no such schedule.
+ */
+int64_t ws_ahead(ws_search_t *search, int32_t cap);
+
+/* Finds every stage of at most `cap` bytes and, with the stages before, at most `spare` extra MACs (negative: any
+ * number), and stages of one operator and one step up to `layers_cap` bytes; those of the run before are forgotten.
+ * Returns a status. */
+int32_t ws_run(ws_search_t *search, int32_t cap, int32_t layers_cap, int64_t spare, ws_progress_t progress);
+
+/*
+ * Of the last run: fewest MACs beyond the unfused ones with at most `cap` bytes, then the fewest kernel calls, then the
+ * least memory. Writes the schedule into `out`: stages, then for each [begin, end, overlap, memory, tile, segments],
+ * and for each segment [begin, end, row advance, rows kept by each operator...]. Returns the words written, 0 if
+ * nothing fits, or -1 if `room` words or the memory are not enough.
+ */
+int32_t ws_least_macs(ws_search_t *search, int32_t cap, int64_t *extra, int32_t *out, int32_t room);
+
+/* Of the last run: the least memory of a schedule with at most `extra` MACs beyond the unfused ones; -1 if there is
+ * none. */
+int32_t ws_least_memory(ws_search_t *search, int64_t extra);
+
+/* Counts for reports: options, states kept, states tried, stages. */
+void ws_statistics(const ws_search_t *search, int64_t counts[4]);
+
+#endif

@@ -1,0 +1,522 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every way to run a run of operators as one segment. The operators in front of a segment's last one follow backward:
+ * what a step reads of an operator's output decides the region of that operator (build.shape_segment; a test holds the
+ * two together). Only rows are a choice: columns cost no MACs, so the search takes one at a time.
+ */
+#include "internal.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define U16 0xFFFF
+#define I16 0x7FFF
+
+typedef struct {
+    int32_t tensor;
+    ws_span_t rows, cols;
+} read_t;
+
+/* An operator in front of the last: its region, `local` if nothing outside the segment reads it. */
+typedef struct {
+    int32_t op, advance, offset, extent, keep;
+    bool local;
+} region_t;
+
+/* Operators [i, j) without lag; regions of a path of the recursion lie in grow_t. */
+typedef struct {
+    int32_t lag, held, tile;
+    int32_t reads;
+    read_t read[WS_MAX_NEEDS];
+} suffix_t;
+
+/* An option that was found, and its class among those found for the same operators. */
+typedef struct {
+    ws_option_t option;
+    int32_t class;
+    int32_t order;
+} found_t;
+
+/* Segments that end at j. */
+typedef struct {
+    ws_search_t *s;
+    int32_t j, lowest;
+    int32_t row_adv;
+    bool whole;
+    region_t region[WS_MAX_OPS]; /* last operator first */
+    suffix_t suffix[WS_MAX_OPS];
+    ws_vec_t found[WS_MAX_OPS];   /* found_t, by number of operators - 1 */
+    ws_vec_t classes[WS_MAX_OPS]; /* ws_class_t, with needs in `needs` */
+    ws_vec_t needs, keeps;
+} grow_t;
+
+static int32_t field_start(const ws_field_t *f, int32_t lo)
+{
+    return f->factor == 1 ? lo * f->stride - f->pad : lo / f->factor;
+}
+
+static int32_t field_end(const ws_field_t *f, int32_t hi)
+{
+    return f->factor == 1 ? (hi - 1) * f->stride - f->pad + f->span : (hi - 1) / f->factor + 1;
+}
+
+/* Sum over i < steps of sums[clamp(first + advance * i)]. */
+static int64_t prefix(const int64_t *sums, int32_t size, int32_t first, int32_t advance, int32_t steps)
+{
+    int64_t total = 0;
+    int32_t i = first < 0 ? ws_min(ws_div_up(-first, advance), steps) : 0;
+    int32_t at = first + advance * i;
+    for (; i < steps && at < size; i++, at += advance) {
+        total += sums[at];
+    }
+    return total + (int64_t)(steps - i) * sums[size];
+}
+
+/* MACs of rows [lo, hi) of every step; false without memory. */
+static bool sweep(ws_search_t *s, const ws_op_t *op, int32_t advance, int32_t lo, int32_t hi, int32_t steps,
+                  int64_t *macs)
+{
+    if (op->macs_at < 0) {
+        return true;
+    }
+    const int64_t *sums = s->graph.row_macs + op->macs_at;
+    if (hi - lo == advance) { /* every row once */
+        *macs += sums[ws_clamp(advance * (steps - 1) + hi, op->rows)] - sums[ws_clamp(lo, op->rows)];
+        return true;
+    }
+    const int32_t key[6] = {(int32_t)(op - s->graph.ops), advance, lo, hi, steps, 0};
+    ws_slot_t *slot = ws_memo(s, &s->sweeps, key);
+    if (slot == NULL) {
+        return false;
+    }
+    if (!slot->used) {
+        slot->used = 1;
+        slot->value = prefix(sums, op->rows, hi, advance, steps) - prefix(sums, op->rows, lo, advance, steps);
+    }
+    *macs += slot->value;
+    return true;
+}
+
+/* Add what rows [lo, hi) and columns [clo, chi) of a step read; false where rates disagree. */
+static bool add_reads(const grow_t *g, suffix_t *x, const ws_op_t *op, ws_span_t rows, ws_span_t cols)
+{
+    ws_span_t row = {rows.advance * op->row_field.stride, field_start(&op->row_field, rows.lo),
+                     field_end(&op->row_field, rows.hi)};
+    ws_span_t col = {cols.advance * op->col_field.stride, field_start(&op->col_field, cols.lo),
+                     field_end(&op->col_field, cols.hi)};
+    for (int32_t k = 0; k < op->swept; k++) {
+        int32_t tensor = g->s->graph.inputs[op->inputs_at + k];
+        int32_t n = 0;
+        while (n < x->reads && x->read[n].tensor != tensor) {
+            n++;
+        }
+        read_t *read = &x->read[n];
+        if (n == x->reads) {
+            if (n == WS_MAX_NEEDS) {
+                return false;
+            }
+            x->reads++;
+            *read = (read_t){tensor, row, col};
+            continue;
+        }
+        if (read->rows.advance != row.advance || read->cols.advance != col.advance) {
+            return false;
+        }
+        read->rows.lo = ws_min(read->rows.lo, row.lo);
+        read->rows.hi = ws_max(read->rows.hi, row.hi);
+        read->cols.lo = ws_min(read->cols.lo, col.lo);
+        read->cols.hi = ws_max(read->cols.hi, col.hi);
+    }
+    return true;
+}
+
+/* The class with these spans, a new one if there is none yet; -1 without memory. Sorts `needs`. */
+static int32_t class_of(grow_t *g, int32_t ops, ws_class_t class, ws_need_t *needs)
+{
+    for (int32_t a = 1; a < class.needs_count; a++) {
+        ws_need_t moved = needs[a];
+        int32_t b = a;
+        for (; b > 0 && needs[b - 1].tensor > moved.tensor; b--) {
+            needs[b] = needs[b - 1];
+        }
+        needs[b] = moved;
+    }
+    ws_vec_t *classes = &g->classes[ops - 1];
+    for (size_t n = 0; n < classes->count; n++) {
+        const ws_class_t *known = WS_AT(*classes, ws_class_t, n);
+        if (known->advance == class.advance && known->offset == class.offset && known->steps == class.steps &&
+            known->needs_count == class.needs_count &&
+            memcmp(WS_AT(g->needs, ws_need_t, known->needs_at), needs, (size_t) class.needs_count * sizeof(*needs)) ==
+                0) {
+            return (int32_t)n;
+        }
+    }
+    class.needs_at = (int32_t)g->needs.count;
+    if (!ws_append(g->s, &g->needs, needs, (size_t) class.needs_count) || !ws_push(g->s, classes, &class)) {
+        return WS_NONE;
+    }
+    return (int32_t)classes->count - 1;
+}
+
+/* Note an option of the last `ops` operators, unless it is over the limits. `x` holds what it reads. */
+static bool note(grow_t *g, int32_t ops, const suffix_t *x, int64_t extra, int32_t held, int32_t steps)
+{
+    ws_search_t *s = g->s;
+    if ((int64_t)held + x->tile > s->limits.cap || (s->limits.spare >= 0 && extra > s->limits.spare)) {
+        return true;
+    }
+    int32_t advance = g->region[0].advance, delay = x->lag / advance;
+    ws_class_t class = {advance, x->lag % advance ? -(x->lag % advance) : 0, steps - delay, 0, x->reads, 0, 0, 0, 0};
+    ws_need_t needs[WS_MAX_NEEDS];
+    for (int32_t n = 0; n < x->reads; n++) {
+        ws_span_t span = x->read[n].rows;
+        int32_t shift = delay * span.advance - (g->whole ? 0 : x->lag * (span.advance / g->row_adv));
+        needs[n] = (ws_need_t){x->read[n].tensor, {span.advance, span.lo + shift, span.hi + shift}};
+    }
+    int32_t at = class_of(g, ops, class, needs);
+    if (at < 0) {
+        return false;
+    }
+    found_t found = {{extra, held, x->tile, steps * ops, g->j - ops, g->j, g->whole ? WS_WHOLE : g->row_adv,
+                      (int32_t)g->keeps.count},
+                     at,
+                     (int32_t)g->found[ops - 1].count};
+    for (int32_t n = ops - 1; n >= 0; n--) {
+        uint16_t keep = (uint16_t)g->region[n].keep;
+        if (!ws_push(s, &g->keeps, &keep)) {
+            return false;
+        }
+    }
+    return ws_push(s, &g->found[ops - 1], &found);
+}
+
+/* Rows of the accumulators of a reduction over several steps, as the engine keeps them. */
+static int32_t accumulators(const ws_search_t *s, const ws_op_t *op, int32_t advance, int32_t steps, bool columns)
+{
+    if (!(op->reduce_h && steps > 1) && !(op->reduce_w && columns)) {
+        return 0;
+    }
+    int32_t channels = s->graph.tensors[op->tensor].channels;
+    int32_t count = op->reduce_h && op->reduce_w ? 1 : op->reduce_w ? ws_min(advance, op->rows) : op->cols;
+    return (int32_t)ws_up((int64_t)4 * count * channels);
+}
+
+/* The suffix as a whole segment of `ops` operators. */
+static bool finish(grow_t *g, int32_t ops)
+{
+    ws_search_t *s = g->s;
+    const suffix_t *x = &g->suffix[ops - 1];
+    const ws_op_t *last = &s->graph.ops[g->j - 1];
+    int32_t steps = 1;
+    for (int32_t n = 0; n < ops; n++) {
+        const region_t *r = &g->region[n];
+        int32_t lag = g->whole ? 0 : x->lag * (r->advance / g->row_adv);
+        if (r->offset - lag < -I16 - 1) {
+            return true;
+        }
+        if (!r->local) {
+            steps = ws_max(steps, ws_div_up(s->graph.ops[r->op].rows - r->offset + lag, r->advance));
+        }
+    }
+    if (steps > U16) {
+        return true;
+    }
+    int64_t macs = 0;
+    for (int32_t n = 0; n < ops; n++) {
+        const region_t *r = &g->region[n];
+        int32_t lag = g->whole ? 0 : x->lag * (r->advance / g->row_adv);
+        if (!sweep(s, &s->graph.ops[r->op], r->advance, r->offset - lag + r->keep, r->offset - lag + r->extent, steps,
+                   &macs)) {
+            return false;
+        }
+    }
+    int32_t held = x->held + accumulators(s, last, g->region[0].advance, steps, last->cols > 1);
+    return note(g, ops, x, macs - (s->macs_before[g->j] - s->macs_before[g->j - ops]), held, steps);
+}
+
+/* Put the operator before them in front of the last `ops` ones, with each amount of overlap kept, and so on. */
+static bool extend(grow_t *g, int32_t ops)
+{
+    ws_search_t *s = g->s;
+    int32_t i = g->j - 1 - ops;
+    if (i < g->lowest) {
+        return true;
+    }
+    const ws_op_t *op = &s->graph.ops[i];
+    const ws_tensor_t *t = &s->graph.tensors[op->tensor];
+    const suffix_t *x = &g->suffix[ops - 1];
+    int32_t at = 0;
+    while (at < x->reads && x->read[at].tensor != op->tensor) {
+        at++;
+    }
+    if (at == x->reads) {
+        return true;
+    }
+    ws_span_t rows = x->read[at].rows, cols = x->read[at].cols;
+    if (g->whole) {
+        rows = (ws_span_t){op->rows, 0, op->rows};
+    }
+    bool local = !t->output && t->last_read < g->j;
+    int32_t overlap = local && !g->whole ? ws_max(rows.hi - rows.lo - rows.advance, 0) : 0;
+    int32_t width = local ? ws_min(ws_max(cols.hi - cols.lo, cols.advance), t->width) : 0;
+    int32_t offset = local ? rows.lo : rows.hi - rows.advance;
+    int32_t extent = rows.hi - offset;
+    if (rows.advance > U16 || extent > U16 || extent < 1) {
+        return true;
+    }
+    int32_t step = s->limits.partial ? 1 : ws_max(overlap, 1);
+    for (int32_t keep = overlap; keep >= 0; keep -= step) {
+        int64_t held = x->held + ws_up((int64_t)ws_min(keep, t->height) * t->width * t->channels);
+        int64_t tile = x->tile + ws_up((int64_t)ws_min(extent - keep, t->height) * width * t->channels);
+        if (held + tile > s->limits.cap) {
+            continue;
+        }
+        g->region[ops] = (region_t){i, rows.advance, offset, extent, keep, local};
+        suffix_t *longer = &g->suffix[ops];
+        longer->lag = x->lag;
+        int32_t bound = !local ? rows.advance : keep ? extent - keep : rows.hi;
+        if (rows.hi > bound) {
+            int32_t rate = rows.advance / g->row_adv; /* a multiple: strides only */
+            longer->lag = ws_max(x->lag, ws_div_up(rows.hi - bound, rate));
+        }
+        longer->held = (int32_t)held;
+        longer->tile = (int32_t)tile;
+        longer->reads = x->reads - 1;
+        memcpy(longer->read, x->read, (size_t)at * sizeof(read_t));
+        memcpy(longer->read + at, x->read + at + 1, (size_t)(x->reads - 1 - at) * sizeof(read_t));
+        if (add_reads(g, longer, op, (ws_span_t){rows.advance, offset + keep, rows.hi},
+                      (ws_span_t){cols.advance, cols.hi - cols.advance, cols.hi}) &&
+            (!finish(g, ops + 1) || !extend(g, ops + 1))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The last operator alone: whole rows, nothing computed twice. */
+static bool alone(grow_t *g, const ws_op_t *op, int32_t advance)
+{
+    suffix_t *x = &g->suffix[0];
+    g->region[0] = (region_t){g->j - 1, advance, 0, advance, 0, false};
+    x->lag = x->held = x->tile = x->reads = 0;
+    int32_t step = op->row_field.factor == 1 ? advance * op->row_field.stride : advance / op->row_field.factor;
+    ws_span_t span = {ws_max(step, 1), field_start(&op->row_field, 0), field_end(&op->row_field, advance)};
+    for (int32_t k = 0; k < op->swept; k++) {
+        x->read[x->reads++] = (read_t){g->s->graph.inputs[op->inputs_at + k], span, {1, 0, 1}};
+    }
+    int32_t steps = ws_div_up(op->rows, advance);
+    return note(g, 1, x, 0, accumulators(g->s, op, advance, steps, false), steps);
+}
+
+/* Whether the operator may stand in front of others in the segment that ends at j. */
+static bool may_lead(const ws_search_t *s, int32_t i, int32_t j)
+{
+    const ws_op_t *op = &s->graph.ops[i];
+    if (op->reduce_h || op->reduce_w || op->single || op->row_field.factor > 1) {
+        return false;
+    }
+    for (int32_t n = i + 1; n < j; n++) {
+        const ws_op_t *user = &s->graph.ops[n];
+        for (int32_t k = 0; k < user->whole; k++) {
+            if (s->graph.inputs[user->inputs_at + user->swept + k] == op->tensor) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static bool grow_from(grow_t *g, int32_t row_adv)
+{
+    ws_search_t *s = g->s;
+    const ws_op_t *op = &s->graph.ops[g->j - 1];
+    g->whole = row_adv >= op->rows;
+    int32_t advance = g->whole ? op->rows : row_adv;
+    g->row_adv = advance;
+    if (advance > U16 || (op->row_field.factor > 1 && !g->whole && advance % op->row_field.factor != 0)) {
+        return true;
+    }
+    if (!alone(g, op, advance)) {
+        return false;
+    }
+    if (op->single || op->row_field.factor > 1) {
+        return true;
+    }
+    suffix_t *x = &g->suffix[0];
+    x->lag = x->held = x->tile = x->reads = 0;
+    if (!add_reads(g, x, op, (ws_span_t){advance, 0, advance}, (ws_span_t){1, 0, 1})) {
+        return true;
+    }
+    return extend(g, 1);
+}
+
+static int by_cost(const void *a, const void *b)
+{
+    const found_t *x = a, *y = b;
+#define WS_ORDER(p, q)                                                                                                 \
+    if ((p) != (q)) {                                                                                                  \
+        return (p) < (q) ? -1 : 1;                                                                                     \
+    }
+    WS_ORDER(x->class, y->class)
+    WS_ORDER(x->option.extra, y->option.extra)
+    WS_ORDER(x->option.held, y->option.held)
+    WS_ORDER(x->option.tile, y->option.tile)
+    WS_ORDER(x->option.calls, y->option.calls)
+    WS_ORDER(x->order, y->order)
+    return 0;
+}
+
+/* Streamed inputs that the class reads: their rings and segments. */
+static void add_streams(const ws_search_t *s, ws_class_t *class, const ws_need_t *needs)
+{
+    for (int32_t n = 0; n < class->needs_count; n++) {
+        const ws_tensor_t *t = &s->graph.tensors[needs[n].tensor];
+        if (t->streamed) {
+            int64_t rows = ws_ring_rows(t->height, 1, 0, needs[n].span);
+            class->fixed += (int32_t)ws_up(rows * t->width * t->channels) + WS_COUNTERS;
+            class->segments++;
+        }
+    }
+}
+
+/* Store the options of the last `ops` operators, dominated ones left out. */
+static bool store(grow_t *g, int32_t ops)
+{
+    ws_search_t *s = g->s;
+    ws_vec_t *found = &g->found[ops - 1], *classes = &g->classes[ops - 1];
+    ws_segment_t *segment = ws_segment(s, g->j - ops, g->j);
+    segment->first = (int32_t)s->classes.count;
+    segment->count = (int32_t)classes->count;
+    if (found->count > 0) {
+        qsort(found->items, found->count, sizeof(found_t), by_cost);
+    }
+    size_t n = 0;
+    for (size_t c = 0; c < classes->count; c++) {
+        ws_class_t class = *WS_AT(*classes, ws_class_t, c);
+        const ws_need_t *needs = WS_AT(g->needs, ws_need_t, class.needs_at);
+        add_streams(s, &class, needs);
+        class.needs_at = (int32_t)s->needs.count;
+        class.first = (int32_t)s->options.count;
+        if (!ws_append(s, &s->needs, needs, (size_t) class.needs_count)) {
+            return false;
+        }
+        for (; n < found->count && WS_AT(*found, found_t, n)->class == (int32_t)c; n++) {
+            ws_option_t option = WS_AT(*found, found_t, n)->option;
+            bool beaten = false;
+            for (size_t k = (size_t) class.first; k < s->options.count && !beaten; k++) {
+                const ws_option_t *better = WS_AT(s->options, ws_option_t, k);
+                beaten = better->held <= option.held && better->tile <= option.tile;
+            }
+            if (!beaten) {
+                const uint16_t *keeps = WS_AT(g->keeps, uint16_t, option.keep_at);
+                option.keep_at = (int32_t)s->keeps.count;
+                if (!ws_append(s, &s->keeps, keeps, (size_t)ops) || !ws_push(s, &s->options, &option)) {
+                    return false;
+                }
+            }
+        }
+        class.count = (int32_t)s->options.count - class.first;
+        if (!ws_push(s, &s->classes, &class)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool grow_to(grow_t *g, int32_t j)
+{
+    ws_search_t *s = g->s;
+    g->j = j;
+    g->lowest = j - 1;
+    int32_t least = ws_max(j - s->limits.segment_ops, 0);
+    while (g->lowest > least && may_lead(s, g->lowest - 1, j)) {
+        g->lowest--;
+    }
+    const ws_op_t *last = &s->graph.ops[j - 1];
+    bool good = true;
+    for (int32_t r = 0; good && r < s->limits.row_step_count && !last->single; r++) {
+        int32_t advance = s->limits.row_steps[r] * last->row_field.factor;
+        good = advance >= last->rows || grow_from(g, advance);
+    }
+    good = good && grow_from(g, last->rows);
+    int64_t work = 0;
+    for (int32_t ops = 1; ops <= j - g->lowest; ops++) {
+        work += (int64_t)g->found[ops - 1].count * 64;
+        good = good && store(g, ops);
+        g->found[ops - 1].count = g->classes[ops - 1].count = 0;
+    }
+    g->needs.count = g->keeps.count = 0;
+    return good && ws_work(s, work);
+}
+
+/* Most rows that one of the first steps reads. */
+static int32_t rows_read(const ws_span_t *span, int32_t height)
+{
+    int32_t most = 0;
+    for (int32_t i = 0; i < 4; i++) {
+        int32_t lo = ws_clamp(span->lo + i * span->advance, height),
+                hi = ws_clamp(span->hi + i * span->advance, height);
+        most = ws_max(most, hi - lo);
+    }
+    return most;
+}
+
+/*
+ * Fewest extra MACs from each position on, at least: a shortest path over segments as if what joins them cost no RAM
+ * but the rows that a step reads.
+ */
+void ws_look_ahead(ws_search_t *s, int32_t cap)
+{
+    int32_t n = s->graph.op_count;
+    s->ahead[n] = 0;
+    for (int32_t i = n - 1; i >= 0; i--) {
+        s->ahead[i] = WS_MAX_EXTRA;
+        const ws_tensor_t *inlet = i > 0 ? &s->graph.tensors[s->graph.ops[i - 1].tensor] : NULL;
+        for (int32_t j = i + 1; j <= ws_min(i + s->limits.segment_ops, n); j++) {
+            const ws_segment_t *segment = ws_segment(s, i, j);
+            for (int32_t c = segment->first; c < segment->first + segment->count && s->ahead[j] < WS_MAX_EXTRA; c++) {
+                const ws_class_t *class = WS_AT(s->classes, ws_class_t, c);
+                int64_t least = class->fixed;
+                for (int32_t k = 0; inlet != NULL && k < class->needs_count; k++) {
+                    const ws_need_t *need = WS_AT(s->needs, ws_need_t, class->needs_at + k);
+                    if (need->tensor == s->graph.ops[i - 1].tensor && inlet->bytes > 0) {
+                        least += (int64_t)rows_read(&need->span, inlet->height) * inlet->width * inlet->channels;
+                    }
+                }
+                for (int32_t k = class->first; k < class->first + class->count; k++) {
+                    const ws_option_t *o = WS_AT(s->options, ws_option_t, k);
+                    if (least + o->held + o->tile <= cap && o->extra + s->ahead[j] < s->ahead[i]) {
+                        s->ahead[i] = o->extra + s->ahead[j];
+                    }
+                }
+            }
+        }
+    }
+}
+
+bool ws_grow_segments(ws_search_t *s)
+{
+    grow_t *g = ws_alloc(s, 1, sizeof(*g));
+    if (g == NULL) {
+        return false;
+    }
+    g->s = s;
+    for (int32_t n = 0; n < WS_MAX_OPS; n++) {
+        g->found[n].size = sizeof(found_t);
+        g->classes[n].size = sizeof(ws_class_t);
+    }
+    g->needs.size = sizeof(ws_need_t);
+    g->keeps.size = sizeof(uint16_t);
+    bool good = true;
+    for (int32_t j = 1; good && j <= s->graph.op_count; j++) {
+        good = grow_to(g, j);
+        s->done = (double)j / s->graph.op_count;
+    }
+    for (int32_t n = 0; n < WS_MAX_OPS; n++) {
+        ws_vec_free(s, &g->found[n]);
+        ws_vec_free(s, &g->classes[n]);
+    }
+    ws_vec_free(s, &g->needs);
+    ws_vec_free(s, &g->keeps);
+    ws_release(s, g, 1, sizeof(*g));
+    return good;
+}
