@@ -133,13 +133,25 @@ int flash_read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32_t le
             return -1;
         }
         if ((a->units[unit] & UNIT_WEAK) != 0) {
-            /* Reads right, wrong by a bit, or not at all. */
-            uint32_t luck = flash_random(f) >> 8, at = unit * write + luck % write;
-            if ((luck >> 8 & 3u) == 0) {
+            uint32_t luck = flash_random(f) >> 8, first = unit * write;
+            switch (luck & 3u) {
+            case 0:
                 return -1;
-            }
-            if ((luck >> 8 & 3u) == 1 && at >= offset && at < offset + len) {
-                ((uint8_t *)dst)[at - offset] ^= (uint8_t)(1u << (luck >> 10 & 7u));
+            case 1:
+                luck = first + (luck >> 2) % write;
+                if (luck >= offset && luck < offset + len) {
+                    ((uint8_t *)dst)[luck - offset] ^= 16u;
+                }
+                break;
+            case 2: /* not at all programmed */
+                for (uint32_t at = first; at < first + write; at++) {
+                    if (at >= offset && at < offset + len) {
+                        ((uint8_t *)dst)[at - offset] = a->geometry.erased;
+                    }
+                }
+                break;
+            default:
+                break;
             }
         }
     }

@@ -29,7 +29,11 @@ BUGS: dict[str, list[Edit]] = {
     ],
     "no self-test": [("boot.c", "r = r != WEFT_OK ? r : weft_update_selftest(u->cfg, plan);", "")],
     "staged plan runs without a command": [
-        ("boot.c", "    if (u->now.state == WEFT_SLOT_TRIAL) {\n        boot->trial_error", "    if (u->now.state == WEFT_SLOT_TRIAL || u->now.state == WEFT_SLOT_STAGED) {\n        boot->trial_error")  # noqa: E501
+        (
+            "boot.c",
+            "    if (u->now.state == WEFT_SLOT_TRIAL) {\n        boot->trial_error",
+            "    if (u->now.state == WEFT_SLOT_TRIAL || u->now.state == WEFT_SLOT_STAGED) {\n        boot->trial_error",
+        )
     ],
     "slot contents decide": [
         (
@@ -58,11 +62,16 @@ BUGS: dict[str, list[Edit]] = {
     ],
     "a single copy of a record counts": [("journal.c", "begun = next_begun, old;", "begun = true, old;")],
     "a record is not made whole before it is acted on": [("boot.c", "if (u->known && !u->settled) {", "if (0) {")],
-    "records written once": [("journal.c", "while (copies < 2 &&", "while (copies < 1 &&"), ("journal.c", "    if (copies < 2) {", "    if (copies < 1) {")],  # noqa: E501
+    "records written once": [
+        ("journal.c", "while (copies < 2 &&", "while (copies < 1 &&"),
+        ("journal.c", "    if (copies < 2) {", "    if (copies < 1) {"),
+    ],
     "CRC of records not checked": [
         ("journal.c", "weft_rd32(p + WEFT_STATE_CRC) != weft_crc32(p, WEFT_STATE_CRC, 0)", "0")
     ],
-    "last record of the first sector wins": [("journal.c", "old = *counts && weft_rd32(record + WEFT_STATE_SEQ) < u->now.seq;", "old = u->known;")],
+    "last record of the first sector wins": [
+        ("journal.c", "old = *counts && weft_rd32(record + WEFT_STATE_SEQ) < u->now.seq;", "old = u->known;")
+    ],
     "an unreadable place ends the search": [
         (
             "journal.c",
@@ -70,15 +79,18 @@ BUGS: dict[str, list[Edit]] = {
             "at, record, WEFT_STATE_SIZE) != 0) {\n            break;",
         )
     ],
-    "a torn record's number is given again": [("journal.c", "u->now.seq += u->fresh ? 1u : 2u;", "u->now.seq += 1u;")],
     "journal not told before the first erase": [
-        ("receive.c", "if (!same || u->now.state != WEFT_SLOT_RECEIVING) {", "if (0) {")
+        ("receive.c", "if (!same || u->now.state != WEFT_SLOT_RECEIVING || !u->fresh) {", "if (0) {")
     ],
     "slot sector not erased before it is written": [
         ("receive.c", "u->flushed % flash->sector == 0 ? weft_slot_erase(u, weft_other(u), u->flushed) : WEFT_OK", "0")
     ],
     "sector in progress not erased on resume": [
-        ("receive.c", "    u->received = u->flushed = u->marked = at;", "    u->received = u->flushed = u->marked = u->healthy = at;"),  # noqa: E501
+        (
+            "receive.c",
+            "    u->received = u->flushed = u->marked = at;",
+            "    u->received = u->flushed = u->marked = u->healthy = at;",
+        ),
         (
             "receive.c",
             "int r = u->flushed % flash->sector == 0 ?",
@@ -93,7 +105,11 @@ BUGS: dict[str, list[Edit]] = {
         )
     ],
     "resumes another plan's transfer": [
-        ("receive.c", "    if (same && u->now.state == WEFT_SLOT_RECEIVING && u->now.offset %", "    if (u->now.state == WEFT_SLOT_RECEIVING && u->now.offset %")  # noqa: E501
+        (
+            "receive.c",
+            "    if (same && u->now.state == WEFT_SLOT_RECEIVING && u->now.offset %",
+            "    if (u->now.state == WEFT_SLOT_RECEIVING && u->now.offset %",
+        )
     ],
     "staged without reading back": [
         (
@@ -104,8 +120,17 @@ BUGS: dict[str, list[Edit]] = {
     ],
     "staged although damaged": [("receive.c", "r == WEFT_OK ? WEFT_SLOT_STAGED : WEFT_SLOT_EMPTY", "WEFT_SLOT_STAGED")],
     "damaged bytes are resumed": [
-        ("receive.c", "r == WEFT_OK ? WEFT_SLOT_STAGED : WEFT_SLOT_EMPTY, 0)", "r == WEFT_OK ? WEFT_SLOT_STAGED : WEFT_SLOT_RECEIVING, r == WEFT_OK ? 0 : hal_sector(u))"),  # noqa: E501
-        ("receive.c", "int weft_update_finish(", "static uint32_t hal_sector(const weft_update_t *u)\n{\n    return u->cfg->hal->slot.sector;\n}\n\nint weft_update_finish("),  # noqa: E501
+        (
+            "receive.c",
+            "r == WEFT_OK ? WEFT_SLOT_STAGED : WEFT_SLOT_EMPTY, 0)",
+            "r == WEFT_OK ? WEFT_SLOT_STAGED : WEFT_SLOT_RECEIVING, r == WEFT_OK ? 0 : hal_sector(u))",
+        ),
+        (
+            "receive.c",
+            "int weft_update_finish(",
+            "static uint32_t hal_sector(const weft_update_t *u)\n{\n    return u->cfg->hal->slot.sector;\n}\n\n"
+            "int weft_update_finish(",
+        ),
     ],
     "updates go to the active slot": [
         ("update_internal.h", "return u->now.active == 0 ? 1u : 0u;", "return u->now.active == 1 ? 1u : 0u;"),
@@ -114,6 +139,8 @@ BUGS: dict[str, list[Edit]] = {
     "confirmed plan keeps its place in the trial": [
         ("boot.c", "    next.state = u->now.active <= 1 ? WEFT_SLOT_OLD : WEFT_SLOT_EMPTY;\n", "")
     ],
-    "copies from the wrong place": [("receive.c", "u->copy[u->copies].from = from;", "u->copy[u->copies].from = from + 8u;")],
+    "copies from the wrong place": [
+        ("receive.c", "u->copy[u->copies].from = from;", "u->copy[u->copies].from = from + 8u;")
+    ],
     "tail of the plan not written": [("receive.c", "    int r = flush(u);\n", "    int r = WEFT_OK;\n")],
 }

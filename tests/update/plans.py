@@ -22,7 +22,7 @@ MAGIC = 0x31544C50  #: of the file for the simulator
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plans:
     """``key``: private, PEM. Versions: ``first`` 1, ``old`` 2, ``next`` 4, the others 3. All models differ, but
-    ``delta`` is ``old``'s model with another schedule; ``wrong`` fails its self-test; ``invalid`` fails the verifier."""
+    ``delta`` is ``old``'s model with another schedule, ``wrong`` fails its self-test, ``invalid`` the verifier."""
 
     key: bytes
     first: bytes
@@ -65,7 +65,7 @@ def seal(plan: bytes, key: bytes | None) -> bytes:
         digest = hashlib.sha256(plan[row.offset : row.offset + row.length]).digest()
         data[at : at + SectionRecord.SIZE] = replace(row, sha256=digest).pack()
     data[header.header_len : header.header_len + SIGNATURE_LEN] = bytes(SIGNATURE_LEN)
-    return signing.sign(bytes(data), key) if key is not None else bytes(data)
+    return signing.sign_header(bytes(data), key) if key is not None else bytes(data)
 
 
 def change(plan: bytes, key: bytes | None, edit: Callable[[bytearray], None]) -> bytes:
@@ -79,6 +79,12 @@ def edit_header(plan: bytes, key: bytes | None, **fields: int | bytes) -> bytes:
     """The plan with other header fields, sealed again."""
     header = replace(HeaderRecord.unpack(plan), **fields)  # type: ignore[arg-type]
     return change(plan, key, lambda data: data.__setitem__(slice(0, HeaderRecord.SIZE), header.pack()))
+
+
+def resize(plan: bytes, key: bytes, total_len: int) -> bytes:
+    """A header that declares another length."""
+    header = replace(HeaderRecord.unpack(plan), total_len=total_len)
+    return signing.sign_header(header.pack() + plan[HeaderRecord.SIZE :], key)
 
 
 def _flip_output_crc(data: bytearray) -> None:
@@ -98,22 +104,21 @@ def _move_window(data: bytearray) -> None:
 def make() -> Plans:
     """All plans, under one key."""
     key = signing.generate_key()
-    search = planner.Constraint(kind="p1")
-    new = signing.sign(planner.plan(graph(2), search, options(3)).plan, key)
+    new = signing.sign(planner.layers(graph(2), options(3)).plan, key)
     return Plans(
         key=key,
-        first=signing.sign(planner.plan(graph(0), search, options(1)).plan, key),
-        old=signing.sign(planner.plan(graph(1), search, options(2)).plan, key),
+        first=signing.sign(planner.layers(graph(0), options(1)).plan, key),
+        old=signing.sign(planner.layers(graph(1), options(2)).plan, key),
         new=new,
-        delta=signing.sign(planner.layers(graph(1), options(3)).plan, key),
-        next=signing.sign(planner.plan(graph(3), search, options(4)).plan, key),
+        delta=signing.sign(planner.layers(graph(1), replace(options(3), input_mode="resident")).plan, key),
+        next=signing.sign(planner.layers(graph(3), options(4)).plan, key),
         wrong=change(new, key, _flip_output_crc),
         invalid=change(new, key, _move_window),
     )
 
 
 def simulator_file(path: Path) -> Path:
-    """``first, old, new, delta, next, wrong`` for the simulator, each 8-aligned: magic, public key, count, (length, bytes)."""
+    """``first, old, new, delta, next, wrong`` for the simulator: magic, count, public key, (length, bytes, padding)."""
     plans = make()
     chosen = (plans.first, plans.old, plans.new, plans.delta, plans.next, plans.wrong)
     out = struct.pack("<II", MAGIC, len(chosen)) + signing.public_key(plans.key).ljust(72, b"\0")

@@ -6,7 +6,8 @@
  * another. What the core must do is stated here by an independent model: what was confirmed stays; what was not runs
  * three times at most; nothing but known plans is ever handed to the engine.
  *
- *   sim PLANS [--every N] [--pairs-every N] [--stop] [--wear N]
+ *   sim PLANS [--every N] [--large-every N] [--pairs-every N] [--shard I --shards N] [--wear N] [--stop]
+ * N: take every Nth case, 0 none. --large-every is for the geometry of large sectors, pairs are on the small one.
  * Prints one line of JSON. Exits 1 if a rule was broken.
  */
 #include <stdio.h>
@@ -258,7 +259,7 @@ static int send_plan(const plan_t *p, uint32_t flags, uint32_t stop, uint32_t *t
     int r = weft_update_begin(&device.u, p->bytes, p->head_len, flags, &t, NULL);
     *token = t.token;
     while (r == WEFT_OK && t.token != 0 && t.next < stop) {
-        uint32_t n = t.copy_end > t.next ? 0 : stop - t.next;
+        uint32_t n = t.copying != 0 ? 0 : (t.until < stop ? t.until : stop) - t.next;
         n = n < CHUNK ? n : CHUNK;
         uint8_t chunk[CHUNK];
         memcpy(chunk, p->bytes + t.next, n);
@@ -465,6 +466,7 @@ typedef struct {
 } cut_at_t;
 
 static uint64_t cases, pairs, failures;
+static unsigned shard, shards = 1, configuration;
 static bool stop_at_failure;
 
 static void arm(const cut_at_t *cuts, unsigned count)
@@ -592,6 +594,9 @@ static bool run_geometry(unsigned which, unsigned every, unsigned pairs_every)
         static const int target_of[GOALS] = {NEW, DELTA, NEW, NEW, WRONG, NEW, NEW};
         for (int state = 0; state < STATES; state++) {
             for (unsigned level = 0; level < LEVELS; level++) {
+                if (configuration++ % shards != shard) {
+                    continue;
+                }
                 goal = (goal_t)kind;
                 target = target_of[kind];
                 bool paired = level == 0 || level == LEVELS - 1u;
@@ -674,20 +679,24 @@ static bool load(const char *path)
 
 int main(int argc, char **argv)
 {
-    unsigned every = 1, pairs_every = 0, updates = 0;
+    unsigned every = 1, large_every = 1, pairs_every = 0, updates = 0;
     for (int i = 2; i < argc; i++) {
         if (strcmp(argv[i], "--stop") == 0) {
             stop_at_failure = true;
         } else if (i + 1 < argc) {
             unsigned value = (unsigned)strtoul(argv[i + 1], NULL, 10);
             every = strcmp(argv[i], "--every") == 0 ? value : every;
+            large_every = strcmp(argv[i], "--large-every") == 0 ? value : large_every;
+            shard = strcmp(argv[i], "--shard") == 0 ? value : shard;
+            shards = strcmp(argv[i], "--shards") == 0 ? value : shards;
             pairs_every = strcmp(argv[i], "--pairs-every") == 0 ? value : pairs_every;
             updates = strcmp(argv[i], "--wear") == 0 ? value : updates;
             i++;
         }
     }
     if (argc < 2 || !load(argv[1])) {
-        fprintf(stderr, "usage: sim PLANS [--every N] [--pairs-every N] [--stop] [--wear N]\n");
+        fprintf(stderr, "usage: sim PLANS [--every N] [--large-every N] [--pairs-every N] [--shard I --shards N] "
+                        "[--wear N] [--stop]\n");
         return 2;
     }
     hal.ctx = &device.flash;
@@ -717,7 +726,7 @@ int main(int argc, char **argv)
         }
         clock_t start = clock();
         uint64_t before = cases;
-        going = run_geometry(i, every, i == 0 ? pairs_every : 0);
+        going = run_geometry(i, i + 1u < GEOMETRIES ? every : large_every, i == 0 ? pairs_every : 0);
         fprintf(stderr, "%s: %llu cases in %.1f s\n", geometries[i].name, (unsigned long long)(cases - before),
                 (double)(clock() - start) / CLOCKS_PER_SEC);
         if (i == 0 && updates > 0 && going) {

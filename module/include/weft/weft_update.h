@@ -139,14 +139,14 @@ typedef struct {
 
 /** How far a transfer is. */
 typedef struct {
-    uint32_t token;    /**< for the session's other calls; 0: no session was opened */
-    uint32_t next;     /**< offset of the byte that is wanted next */
-    uint32_t copy_end; /**< bytes from next to here the device copies itself: ask on with empty writes; else 0 */
-    uint32_t total;    /**< bytes of the plan */
-    uint8_t state;     /**< WEFT_SLOT_* of the plan; meaningless with active */
-    uint8_t active;    /**< 1: this plan is the active one, nothing is to be sent */
-    uint8_t slot;      /**< where it goes */
-    uint8_t reserved;  /**< 0 */
+    uint32_t token;  /**< for the session's other calls; 0: no session was opened */
+    uint32_t next;   /**< offset of the byte that is wanted next */
+    uint32_t until;  /**< end of the range that begins at next: send these bytes, or see copying */
+    uint32_t total;  /**< bytes of the plan */
+    uint8_t state;   /**< WEFT_SLOT_* of the plan; meaningless with active */
+    uint8_t active;  /**< 1: this plan is the active one, nothing is to be sent */
+    uint8_t slot;    /**< where it goes */
+    uint8_t copying; /**< 1: the device copies this range itself; ask on with empty writes */
 } weft_transfer_t;
 
 /** weft_update_begin() flags. */

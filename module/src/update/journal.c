@@ -176,11 +176,8 @@ int weft_journal_append(weft_update_t *u, const weft_journal_t *next)
 {
     const weft_update_hal_t *hal = u->cfg->hal;
     weft_journal_t s = *next;
-    /*
-     * After a reset the newest record's successor may stand in a torn place that reads as valid only now and then:
-     * its number is skipped. A failed append may have left its number in flash as well: numbers are never given twice.
-     */
-    u->now.seq += u->fresh ? 1u : 2u;
+    /* A failed append may have left its number in flash: none is given twice. */
+    u->now.seq++;
     s.seq = u->now.seq;
     s.slot_erases = u->now.slot_erases;
     s.state_erases = u->now.state_erases;

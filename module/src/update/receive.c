@@ -168,7 +168,8 @@ static void report(const weft_update_t *u, weft_transfer_t *transfer)
     transfer->token = u->token;
     transfer->next = u->received;
     transfer->total = u->total;
-    transfer->copy_end = i >= 0 ? u->copy[i].end : 0;
+    transfer->until = i >= 0 ? u->copy[i].end : limit;
+    transfer->copying = i >= 0;
     transfer->state = u->now.state;
     transfer->slot = (uint8_t)weft_other(u);
 }
@@ -216,13 +217,13 @@ int weft_update_begin(weft_update_t *u, const void *head, uint32_t len, uint32_t
     if (u->now.active <= 1 && memcmp(digest, u->now.active_digest, sizeof u->now.active_digest) == 0) {
         transfer->active = 1;
         transfer->slot = u->now.active;
-        transfer->next = transfer->total = total;
+        transfer->next = transfer->until = transfer->total = total;
         return WEFT_OK;
     }
     if (same && (u->now.state == WEFT_SLOT_STAGED || u->now.state == WEFT_SLOT_TRIAL)) {
         transfer->state = u->now.state;
         transfer->slot = (uint8_t)weft_other(u);
-        transfer->next = transfer->total = total;
+        transfer->next = transfer->until = transfer->total = total;
         return WEFT_OK;
     }
     if (same && u->now.state == WEFT_SLOT_REVERTED) {
@@ -248,9 +249,12 @@ int weft_update_begin(weft_update_t *u, const void *head, uint32_t len, uint32_t
         return weft_fail(err, WEFT_ERR_BUDGET, WEFT_NONE, 0);
     }
     memcpy(u->digest, digest, sizeof digest);
-    /* Whatever the journal says of this slot must be unsaid before its first sector is erased. */
-    if (!same || u->now.state != WEFT_SLOT_RECEIVING) {
-        r = note(u, WEFT_SLOT_RECEIVING, 0);
+    /*
+     * Whatever the journal says of this slot must be unsaid before its first sector is erased; after a reset also where
+     * it says just this, for a record that was cut might read as valid later on.
+     */
+    if (!same || u->now.state != WEFT_SLOT_RECEIVING || !u->fresh) {
+        r = note(u, WEFT_SLOT_RECEIVING, at);
         if (r != WEFT_OK) {
             return weft_fail(err, r, WEFT_NONE, 0);
         }

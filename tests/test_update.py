@@ -1,0 +1,556 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The update core from a host's view: the way of an update, and everything that must be refused (docs/update.md)."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from planner_service import ir, planner, signing
+from planner_service.format import HeaderRecord, SectionId, SignatureRecord, SlotState
+from tests.update import build
+from tests.update import plans as made
+from tests.update.device import COPY, NONE, Device
+
+HEAD = made.HeaderRecord.SIZE
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build.device(tmp_path_factory.mktemp("device"))
+
+
+@pytest.fixture(scope="module")
+def plans() -> made.Plans:
+    return made.make()
+
+
+@pytest.fixture
+def device(library: Path, plans: made.Plans) -> Iterator[Device]:
+    """Runs ``old``, confirmed, from slot 0."""
+    found = Device(library, plans.key)
+    assert found.adopt(0, plans.old) == "OK"
+    assert found.restart().slot == 0
+    yield found
+    assert not found.broken
+    found.close()
+
+
+def settled(device: Device) -> tuple[int, int]:
+    return device.erases, device.programs
+
+
+# ---------------------------------------------------------------- the way of an update
+
+
+def test_update_is_tried_then_confirmed(device: Device, plans: made.Plans) -> None:
+    before = device.infer()
+    assert device.stage(plans.new) == "OK"
+    assert device.restart().slot == 0, "a staged plan waits for the command"
+    assert device.call("test") == "OK"
+    booted = device.restart()
+    assert (booted.slot, booted.trial, booted.tries) == (1, True, 1)
+    assert device.status["floor"] == 2
+    assert device.infer() != before
+    assert device.call("confirm") == "OK"
+    assert device.status["floor"] == 3
+    assert device.restart() == booted.__class__(
+        result="OK", slot=1, trial=False, tries=0, trial_error="OK", active_error="OK"
+    )
+    assert device.status["state"] == "OLD"
+
+
+def test_update_at_once_without_a_reset(device: Device, plans: made.Plans) -> None:
+    assert device.stage(plans.new) == "OK"
+    assert device.call("test") == "OK"
+    assert device.boot().slot == 1
+    assert device.call("revert") == "OK"
+    assert device.begin(plans.next).result == "STATE", "the trial still runs"
+    assert device.boot().slot == 0
+    assert device.begin(plans.next).result == "OK"
+
+
+def test_confirmed_by_healthy_inferences(device: Device, plans: made.Plans) -> None:
+    device.set(confirm_after=3)
+    assert device.stage(plans.new) == "OK"
+    assert device.call("healthy") == "OK"
+    assert device.call("test") == "OK"
+    assert device.restart().trial
+    for left in (2, 1, 0):
+        assert device.status["state"] == "TRIAL"
+        assert device.call("healthy") == "OK", left
+    assert device.status["active"] == 1
+
+
+def test_not_confirmed_reverts_after_three_runs(device: Device, plans: made.Plans) -> None:
+    assert device.stage(plans.new) == "OK"
+    assert device.call("test") == "OK"
+    assert [device.restart().tries for _ in range(3)] == [1, 2, 3]
+    booted = device.restart()
+    assert (booted.slot, booted.trial, booted.trial_error) == (0, False, "TRIED")
+    assert device.status["state"] == "REVERTED"
+    erases = device.erases
+    assert device.begin(plans.new).result == "TRIED"
+    assert device.erases == erases
+    assert device.call("erase") == "OK"
+    assert device.update(plans.new).slot == 1
+
+
+@pytest.mark.parametrize("command", ["test", "confirm", "revert"])
+def test_commands_need_their_state(device: Device, command: str) -> None:
+    before = settled(device)
+    assert device.call(command) == "STATE"
+    assert settled(device) == before
+
+
+def test_delta_sends_header_and_schedule_only(device: Device, plans: made.Plans) -> None:
+    reply, sent = device.send(plans.delta, COPY)
+    rows = made.sections(plans.delta)
+    padded = sum(-(-rows[s].length // 8) * 8 for s in (SectionId.SCHEDULE, SectionId.SELFTEST))
+    assert sent <= signing.head_len(plans.delta) + padded
+    assert device.finish(reply.token) == "OK"
+    assert device.bytes_of(1)[: len(plans.delta)] == plans.delta
+    assert device.call("test") == "OK"
+    assert device.restart().slot == 1
+
+
+def test_delta_of_a_large_network_is_one_percent(library: Path, plans: made.Plans) -> None:
+    def large() -> ir.Graph:
+        m = made.Maker(5, [(8, 8, 3)])
+        t = m.inputs[0]
+        for n in range(52):
+            t = m.conv(t, 224, kernel=(1, 1), pads=(0, 0, 0, 0)) if n % 2 == 0 else m.depthwise(t)
+        return m.graph([t])
+
+    old = signing.sign(planner.layers(large(), made.options(1)).plan, plans.key)
+    resident = planner.Options(plan_version=2, vendor_id=made.VENDOR, class_id=made.DEVICE, input_mode="resident")
+    new = signing.sign(planner.layers(large(), resident).plan, plans.key)
+    device = Device(library, plans.key, slot=1 << 21, sector=4096)
+    device.set(arena=1 << 16)
+    assert device.adopt(0, old) == "OK"
+    device.restart()
+    reply, sent = device.send(new, COPY)
+    assert device.finish(reply.token) == "OK"
+    print(f"delta: {sent} of {len(new)} bytes sent, {100 * sent / len(new):.2f} %")
+    assert sent <= len(new) // 100
+    device.close()
+
+
+def test_other_geometry_and_slots_that_are_not_mapped(library: Path, plans: made.Plans) -> None:
+    for geometry in ({"sector": 256, "write": 4, "erased": 0}, {"sector": 8192, "write": 512}, {"mapped": False}):
+        device = Device(library, plans.key, **geometry)  # type: ignore[arg-type]
+        assert device.boot().result == "NO_PLAN"
+        assert device.update(plans.old).slot == 0
+        assert device.update(plans.new).slot == 1
+        assert device.update(plans.next).slot == 0
+        assert not device.broken
+        device.close()
+
+
+# ---------------------------------------------------------------- transfer: resume, order, sessions
+
+
+def test_resumes_after_a_reset_at_a_sector(device: Device, plans: made.Plans) -> None:
+    reply = device.begin(plans.new)
+    reply = device.write(reply.token, reply.next, plans.new[reply.next : 3000])
+    assert reply.next == 3000
+    device.restart()
+    assert device.status["resume"] == 2048
+    again, sent = device.send(plans.new)
+    assert device.begin(plans.new).result == "OK"
+    assert sent == signing.head_len(plans.new) + len(plans.new) - 2048
+    assert again.result == "OK"
+
+
+def test_resumes_without_a_reset_where_it_was(device: Device, plans: made.Plans) -> None:
+    first = device.begin(plans.new)
+    device.write(first.token, first.next, plans.new[first.next : 3001])
+    second = device.begin(plans.new)
+    assert (second.result, second.next) == ("OK", 3001)
+    assert device.write(first.token, 3001, plans.new[3001:]).result == "TOKEN", "taken over"
+    assert device.write(second.token, 3001, plans.new[3001:]).next == len(plans.new)
+    assert device.finish(second.token) == "OK"
+
+
+def test_duplicates_gaps_and_disorder(device: Device, plans: made.Plans) -> None:
+    rng = random.Random(3)
+    reply = device.begin(plans.new)
+    token, at = reply.token, reply.next
+    while at < len(plans.new):
+        offset = max(0, at + rng.randint(-400, 400))
+        data = plans.new[offset : offset + rng.randint(1, 300)]
+        reply = device.write(token, offset, data)
+        assert reply.result == ("OFFSET" if offset > at else "OK")
+        assert reply.next == (at if offset > at else max(at, offset + len(data)))
+        at = reply.next
+    assert device.write(token, 0, plans.new + b"x").result == "OFFSET"
+    assert device.write(token, 0xFFFFFFF0, b"x" * 32).result == "OFFSET"
+    assert device.finish(token) == "OK"
+
+
+def test_second_updater_is_told_busy(device: Device, plans: made.Plans) -> None:
+    device.set(idle=60)
+    reply = device.begin(plans.new)
+    before = settled(device)
+    assert device.begin(plans.next).result == "BUSY"
+    assert device.call("erase") == "BUSY"
+    assert device.write(reply.token + 1, reply.next, b"x").result == "TOKEN"
+    assert device.finish(reply.token + 1) == device.finish(0) == device.abort(0) == "TOKEN"
+    assert settled(device) == before
+    device.wait(59)
+    assert device.begin(plans.next).result == "BUSY"
+    assert device.write(reply.token, reply.next, plans.new[reply.next : reply.next + 8]).result == "OK"
+    device.wait(60)
+    assert device.begin(plans.next).result == "OK", "the first was silent for a minute"
+    assert device.finish(reply.token) == "TOKEN"
+
+
+def test_interleaved_updaters_leave_inference_alone(device: Device, plans: made.Plans) -> None:
+    before = device.infer()
+    first = device.begin(plans.new)
+    at = first.next
+    while at < len(plans.new):
+        assert device.begin(plans.next).result == "BUSY"
+        at = device.write(first.token, at, plans.new[at : at + 200]).next
+        assert device.infer() == before
+    assert device.finish(first.token) == "OK"
+    assert device.infer() == before
+    assert device.bytes_of(0)[: len(plans.old)] == plans.old
+
+
+def test_truncated_transfer_is_not_finished(device: Device, plans: made.Plans) -> None:
+    reply = device.begin(plans.new)
+    reply = device.write(reply.token, reply.next, plans.new[reply.next : -1])
+    assert device.finish(reply.token) == "TRUNCATED"
+    reply = device.write(reply.token, reply.next, plans.new[-1:])
+    assert device.finish(reply.token) == "OK"
+
+
+def test_budget_is_asked_before_the_first_erase(device: Device, plans: made.Plans) -> None:
+    device.limit(budget=2)
+    before = settled(device)
+    assert device.begin(plans.new).result == "BUDGET"
+    assert device.call("erase") == "BUDGET"
+    assert settled(device) == before
+    device.limit(budget=3)
+    assert device.begin(plans.new).result == "OK"
+
+
+# ---------------------------------------------------------------- hostile updates
+
+
+@dataclass(frozen=True, slots=True)
+class Hostile:
+    """A plan that the header suffices to refuse."""
+
+    name: str
+    result: str
+    make: Callable[[made.Plans], bytes]
+
+
+def header(**fields: int | bytes) -> Callable[[made.Plans], bytes]:
+    return lambda p: made.edit_header(p.new, p.key, **fields)
+
+
+def raw_header(**fields: int | bytes) -> Callable[[made.Plans], bytes]:
+    """A header changed without the key."""
+
+    def edit(p: made.Plans) -> bytes:
+        record = made.replace(HeaderRecord.unpack(p.new), **fields)  # type: ignore[arg-type]
+        return record.pack() + p.new[HEAD:]
+
+    return edit
+
+
+def signature(**fields: int | bytes) -> Callable[[made.Plans], bytes]:
+    def edit(p: made.Plans) -> bytes:
+        at = HeaderRecord.unpack(p.new).header_len
+        record = made.replace(SignatureRecord.unpack(p.new, at), **fields)  # type: ignore[arg-type]
+        return p.new[:at] + record.pack() + p.new[at + SignatureRecord.LAYOUT.size :]
+
+    return edit
+
+
+def section(number: int, **fields: int | bytes) -> Callable[[made.Plans], bytes]:
+    """A row of the section table changed by who holds the key; lengths and hashes are not repaired."""
+
+    def edit(p: made.Plans) -> bytes:
+        at = HEAD + number * made.SectionRecord.SIZE
+        record = made.replace(made.SectionRecord.unpack(p.new, at), **fields)  # type: ignore[arg-type]
+        return signing.sign_header(p.new[:at] + record.pack() + p.new[at + made.SectionRecord.SIZE :], p.key)
+
+    return edit
+
+
+HOSTILE = [
+    Hostile("unsigned", "UNSIGNED", lambda p: made.seal(p.new, None)),
+    Hostile("unknown algorithm", "UNSIGNED", signature(algorithm=2)),
+    Hostile("wrong key", "KEY", lambda p: signing.sign(p.new, signing.generate_key())),
+    Hostile("key id of ours, signature of another's", "SIGNATURE", signature(value=bytes(range(64)))),
+    Hostile("zero signature", "SIGNATURE", signature(value=bytes(64))),
+    Hostile("reserved byte of the signature", "SIGNATURE", signature(reserved=1)),
+    Hostile("signature of another plan", "SIGNATURE", lambda p: signature(value=_value(p.old))(p)),
+    Hostile("version raised without the key", "SIGNATURE", raw_header(plan_version=9)),
+    Hostile("downgrade", "FLOOR", lambda p: p.first),
+    Hostile("version 0", "FLOOR", header(plan_version=0)),
+    Hostile("another vendor", "VENDOR", header(vendor_id=bytes(16))),
+    Hostile("another device class", "VENDOR", header(class_id=bytes(15) + b"\1")),
+    Hostile("needs more RAM", "LIMIT", header(arena_bytes=4097)),
+    Hostile("arena of 2^32 - 1", "ARENA", header(arena_bytes=0xFFFFFFFF)),
+    Hostile("newer ABI", "ABI", header(abi_minor=255)),
+    Hostile("other ABI", "ABI", header(abi_major=0)),
+    Hostile("newer format", "VERSION", header(format_minor=255)),
+    Hostile("operator that nobody knows", "OPCODE", header(op_mask=1 << 63)),
+    Hostile("capability that nobody knows", "UNKNOWN", header(capabilities=1 << 31)),
+    Hostile("flag that nobody knows", "UNKNOWN", header(flags=1)),
+    Hostile("larger than the slot", "SLOT", lambda p: made.resize(p.new, p.key, 8200)),
+    Hostile("size of 2^32 - 1", "SLOT", lambda p: made.resize(p.new, p.key, 0xFFFFFFFF)),
+    Hostile("size smaller than its header", "SECTION", lambda p: made.resize(p.new, p.key, 64)),
+    Hostile("size shorter than its sections", "SECTION", lambda p: made.resize(p.new, p.key, len(p.new) - 8)),
+    Hostile("section of 2^32 - 1", "SECTION", section(2, length=0xFFFFFFFF)),
+    Hostile("section behind the end", "SECTION", section(3, offset=0xFFFFFFF8)),
+    Hostile("sections that overlap", "SECTION", section(1, offset=412)),
+    Hostile("section twice", "SECTION", section(1, type=1)),
+    Hostile("section missing", "SECTION", section(2, type=200, flags=0)),
+    Hostile("critical section that nobody knows", "UNKNOWN", section(3, type=200, flags=1)),
+    Hostile("not a plan", "MAGIC", raw_header(magic=0)),
+    Hostile("header length", "SECTION", raw_header(header_len=0xFFFF)),
+]
+
+
+def _value(plan: bytes) -> bytes:
+    return SignatureRecord.unpack(plan, HeaderRecord.unpack(plan).header_len).value
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda h: h.name)
+def test_header_is_refused_before_anything_is_erased(device: Device, plans: made.Plans, hostile: Hostile) -> None:
+    running, before = device.infer(), settled(device)
+    head = hostile.make(plans)[: signing.head_len(plans.new)]
+    assert device.begin(plans.new, head=head).result == hostile.result
+    assert settled(device) == before
+    assert device.infer() == running
+    assert device.restart().slot == 0
+    assert device.update(plans.next).slot == 1
+
+
+def test_every_flipped_bit_of_the_header_is_refused(device: Device, plans: made.Plans) -> None:
+    before = settled(device)
+    head = plans.new[: signing.head_len(plans.new)]
+    for bit in range(8 * len(head)):
+        data = bytearray(head)
+        data[bit // 8] ^= 1 << bit % 8
+        assert device.begin(plans.new, head=bytes(data)).result != "OK", bit
+    assert settled(device) == before
+
+
+def test_header_of_every_other_length_is_refused(device: Device, plans: made.Plans) -> None:
+    before = settled(device)
+    end = signing.head_len(plans.new)
+    for length in (*range(end), *range(end + 1, end + 100)):
+        assert device.begin(plans.new, head=plans.new[:length]).result == "ARG"
+    assert settled(device) == before
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_flipped_bit_behind_the_header_is_not_staged(device: Device, plans: made.Plans, seed: int) -> None:
+    rng = random.Random(seed)
+    data = bytearray(plans.new)
+    data[rng.randrange(signing.head_len(plans.new), len(data))] ^= 1 << rng.randrange(8)
+    assert device.stage(bytes(data)) == "HASH"
+    assert device.status["state"] == "EMPTY"
+    assert device.restart().slot == 0
+    assert device.update(plans.new).slot == 1
+
+
+def test_padding_must_be_zero(device: Device, plans: made.Plans) -> None:
+    row = made.sections(plans.new)[SectionId.SCHEDULE]
+    assert row.length % 8
+    data = bytearray(plans.new)
+    data[row.offset + row.length] = 1
+    assert device.stage(bytes(data)) == "HASH"
+
+
+def test_replay_a_thousand_times_erases_nothing(device: Device, plans: made.Plans) -> None:
+    assert device.stage(plans.new) == "OK"
+    before = settled(device)
+    for _ in range(500):
+        reply = device.begin(plans.new)
+        assert (reply.result, reply.token, reply.state) == ("OK", 0, SlotState.STAGED)
+    assert settled(device) == before
+    assert device.call("test") == "OK"
+    device.restart()
+    assert device.call("confirm") == "OK"
+    before = settled(device)
+    for _ in range(1000):
+        reply = device.begin(plans.new)
+        assert (reply.result, reply.token, reply.active) == ("OK", 0, True)
+        assert device.begin(plans.old).result == "FLOOR"
+    assert settled(device) == before
+
+
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("floor", [0, 2, 3, 0xFFFFFFFF])
+def test_floor_against_version(library: Path, plans: made.Plans, version: int, floor: int) -> None:
+    device = Device(library, plans.key)
+    device.update(made.edit_header(plans.old, plans.key, plan_version=floor))
+    expected = "OK" if version >= floor else "FLOOR"
+    assert device.begin(made.edit_header(plans.new, plans.key, plan_version=version)).result == expected
+    device.close()
+
+
+def test_signed_plan_that_fails_the_verifier(device: Device, plans: made.Plans) -> None:
+    assert device.stage(plans.invalid) == "ARENA"
+    assert device.call("test") == "STATE"
+    assert device.restart().slot == 0
+
+
+def test_signed_plan_that_fails_its_self_test(device: Device, plans: made.Plans) -> None:
+    assert device.stage(plans.wrong) == "OK"
+    assert device.call("test") == "OK"
+    booted = device.restart()
+    assert (booted.slot, booted.trial_error) == (0, "SELFTEST")
+    assert device.status["reason"] == "SELFTEST"
+
+
+def test_plan_that_takes_too_long_is_ended(device: Device, plans: made.Plans) -> None:
+    """A step callback with a deadline; a plan that ends the processor's life itself is the simulator's `hangs`."""
+    device.limit(steps=2)
+    assert device.stage(plans.new) == "OK"
+    assert device.call("test") == "OK"
+    booted = device.restart()
+    assert (booted.slot, booted.trial_error) == (0, "ABORTED")
+
+
+def test_keys_can_be_rotated(device: Device, plans: made.Plans) -> None:
+    fresh = signing.generate_key()
+    signed = signing.sign(plans.new, fresh)
+    assert device.begin(signed).result == "KEY"
+    device.set_key(1, signing.public_key(fresh))
+    assert device.begin(signed).result == "OK"
+    device.set_key(0, None)
+    device.set_key(1, None)
+    assert device.begin(plans.next).result == "KEY"
+
+
+# ---------------------------------------------------------------- boot
+
+
+def test_damaged_active_plan_falls_back_to_the_one_before(device: Device, plans: made.Plans) -> None:
+    device.update(plans.new)
+    device.restart()
+    device.poke(1, len(plans.new) - 9, 4)
+    booted = device.restart()
+    assert (booted.result, booted.slot, booted.active_error) == ("OK", 0, "HASH")
+    assert device.infer()
+    assert device.begin(plans.old).result == "FLOOR", "falling back does not lower the floor"
+    assert device.update(plans.new).slot == 1, "the damaged plan can be sent again"
+
+
+def test_damaged_only_plan_waits_for_another(device: Device, plans: made.Plans) -> None:
+    device.poke(0, 1000, 1)
+    booted = device.restart()
+    assert (booted.result, booted.slot) == ("HASH", NONE)
+    assert device.update(plans.new).slot == 1
+
+
+def test_boot_checks_can_be_left_out(device: Device, plans: made.Plans) -> None:
+    weights = made.sections(plans.old)[SectionId.WEIGHTS]
+    device.set(flags=3)
+    before = device.verifications
+    device.poke(0, weights.offset + weights.length - 1, 1)
+    assert device.restart().result == "OK"
+    assert device.verifications == before
+    device.poke(0, 100, 1)
+    assert device.restart().result != "OK", "the header is compared with the journal's digest all the same"
+
+
+def test_slot_contents_decide_nothing(device: Device, plans: made.Plans) -> None:
+    """A signed plan of a higher version, placed in the other slot or over the active one, is not run."""
+    for slot in (1, 0):
+        for at, (a, b) in enumerate(zip(device.bytes_of(slot), plans.next, strict=False)):
+            device.poke(slot, at, a ^ b)
+        booted = device.restart()
+        assert booted.result == ("OK" if slot == 1 else "HASH")
+        assert not booted.trial
+
+
+def test_adopt_only_where_there_is_no_journal(device: Device, library: Path, plans: made.Plans) -> None:
+    assert device.adopt(1, plans.next) == "STATE"
+    fresh = Device(library, plans.key)
+    assert fresh.adopt(0, made.seal(plans.old, None)) == "UNSIGNED"
+    assert fresh.adopt(2, b"") == "ARG"
+    assert fresh.boot().result == "NO_PLAN"
+    assert fresh.adopt(1, plans.old) == "OK"
+    assert fresh.restart().slot == 1
+    fresh.close()
+
+
+def test_unsigned_plans_only_where_the_build_says_so(tmp_path: Path, plans: made.Plans) -> None:
+    library = build.device(tmp_path, "-DWEFT_UPDATE_ALLOW_UNSIGNED=1")
+    device = Device(library, None)
+    assert device.update(made.seal(plans.old, None)).slot == 0
+    assert device.begin(signing.sign(plans.new, signing.generate_key())).result == "KEY"
+    device.close()
+
+
+# ---------------------------------------------------------------- build
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_core_compiles_without_warnings(compiler: str, tmp_path: Path) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    for source in build.core_sources():
+        flags = ("-std=c99", "-pedantic", *build.WARNINGS, "-Os", *build.INCLUDES)
+        build.run(compiler, *flags, "-c", "-o", tmp_path / f"{source.stem}.o", source)
+
+
+def test_header_suits_cplusplus(tmp_path: Path) -> None:
+    source = tmp_path / "include.cpp"
+    source.write_text('#include "weft/weft_update.h"\n')
+    build.run("g++", "-Wall", "-Wextra", "-Werror", *build.INCLUDES, "-fsyntax-only", source)
+
+
+def test_size_on_cortex_m4(tmp_path: Path) -> None:
+    """At most 8 KiB of flash and 1 KiB of RAM beside one chunk, for core and journal; the stack counts as RAM."""
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("gcc-arm-none-eabi is not installed")
+    flags = ("-std=c99", "-mcpu=cortex-m4", "-mthumb", "-Os", "-ffreestanding", "--specs=picolibc.specs")
+    flash = ram = 0
+    for source in build.core_sources():
+        output = tmp_path / f"{source.stem}.o"
+        build.run("arm-none-eabi-gcc", *flags, "-fstack-usage", *build.INCLUDES, "-c", "-o", output, source)
+        sizes = subprocess.run(["arm-none-eabi-size", str(output)], capture_output=True, text=True, check=True).stdout
+        text, data, bss = (int(n) for n in sizes.splitlines()[1].split()[:3])
+        flash += text + data
+        ram += data + bss
+    probe = tmp_path / "probe.c"
+    probe.write_text('#include "weft/weft_update.h"\nweft_update_t state;\n')
+    build.run("arm-none-eabi-gcc", *flags, *build.INCLUDES, "-c", "-o", tmp_path / "probe.o", probe)
+    sizes = subprocess.run(
+        ["arm-none-eabi-size", str(tmp_path / "probe.o")], capture_output=True, text=True, check=True
+    ).stdout
+    state = int(sizes.splitlines()[1].split()[2])
+    frames = {
+        m[1]: int(m[2]) for file in tmp_path.glob("*.su") for m in re.finditer(r":(\w+)\t(\d+)\t", file.read_text())
+    }
+    print(
+        f"update core on M4: {flash} B of flash, {state} B of state, largest frame {max(frames.values())} B: {frames}"
+    )
+    assert flash <= 8 << 10
+    assert ram == 0
+    chains = [
+        ("weft_update_begin", "weft_update_check", "check_sections", "hash"),
+        ("weft_update_boot", "weft_update_verify", "weft_update_check", "check_sections", "hash"),
+        ("weft_update_write", "stream", "flush", "note", "weft_journal_append", "write_copies"),
+    ]
+    deepest = max(sum(frames.get(name, 0) for name in chain) for chain in chains)
+    print(f"deepest stack in the core: {deepest} B")
+    assert state + deepest <= 1 << 10

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A device with simulated flash that tests drive from Python (device.py): the update core with its surroundings. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "flash.h"
+#include "sha256.h"
+
+typedef int (*verify_fn)(const uint8_t *key, const uint8_t *hash, const uint8_t *signature);
+
+enum { BUFFER = 512 };
+
+typedef struct {
+    weft_update_t u;
+    weft_update_config_t cfg;
+    weft_update_hal_t hal;
+    flash_t flash;
+    sha256_t sha;
+    verify_fn verify;
+    uint8_t key[2][65], vendor[16], device[16];
+    uint32_t verifications, feeds, budget, asked, seconds, steps, step_limit;
+    uint8_t fail_read;
+    weft_plan_t plan;
+    _Alignas(8) uint8_t buffer[BUFFER];
+    _Alignas(64) uint8_t arena[1u << 16];
+    uint8_t external[1u << 12];
+} device_t;
+
+device_t *device_new(uint32_t slot, uint32_t sector, uint32_t write, uint8_t erased, int mapped, verify_fn verify);
+void device_free(device_t *d);
+void device_key(device_t *d, unsigned place, const uint8_t *key);
+void device_set(device_t *d, uint32_t arena, uint32_t confirm_after, uint32_t idle, uint32_t flags);
+void device_limits(device_t *d, uint32_t budget, uint32_t step_limit);
+void device_pass(device_t *d, uint32_t seconds);
+weft_update_t *device_update(device_t *d);
+int device_init(device_t *d);
+int device_boot(device_t *d, weft_boot_t *boot);
+int device_run(device_t *d, uint8_t *output, uint32_t len);
+uint8_t *device_bytes(device_t *d, unsigned area);
+uint32_t device_count(device_t *d, unsigned what);
+
+static int hash_init(void *ctx)
+{
+    sha256_init(&((device_t *)ctx)->sha);
+    return 0;
+}
+
+static int hash_update(void *ctx, const void *data, uint32_t len)
+{
+    sha256_update(&((device_t *)ctx)->sha, data, len);
+    return 0;
+}
+
+static int hash_finish(void *ctx, uint8_t hash[32])
+{
+    sha256_finish(&((device_t *)ctx)->sha, hash);
+    return 0;
+}
+
+static int verify(void *ctx, const uint8_t *key, const uint8_t *hash, const uint8_t *signature)
+{
+    device_t *d = ctx;
+    d->verifications++;
+    return d->verify(key, hash, signature);
+}
+
+static int read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32_t len)
+{
+    return flash_read(&((device_t *)ctx)->flash, area, offset, dst, len);
+}
+
+static int program(void *ctx, unsigned area, uint32_t offset, const void *src, uint32_t len)
+{
+    return flash_program(&((device_t *)ctx)->flash, area, offset, src, len);
+}
+
+static int erase(void *ctx, unsigned area, uint32_t offset)
+{
+    return flash_erase(&((device_t *)ctx)->flash, area, offset);
+}
+
+static const void *mapped_at(void *ctx, unsigned area)
+{
+    return flash_mapped(&((device_t *)ctx)->flash, area);
+}
+
+static void feed(void *ctx)
+{
+    ((device_t *)ctx)->feeds++;
+}
+
+static int may_erase(void *ctx, uint32_t sectors)
+{
+    device_t *d = ctx;
+    d->asked = sectors;
+    return sectors > d->budget;
+}
+
+static uint32_t seconds(void *ctx)
+{
+    return ((device_t *)ctx)->seconds;
+}
+
+static int step(void *ctx)
+{
+    device_t *d = ctx;
+    return ++d->steps > d->step_limit;
+}
+
+device_t *device_new(uint32_t slot, uint32_t sector, uint32_t write, uint8_t erased, int mapped, verify_fn check)
+{
+    device_t *d = aligned_alloc(64, (sizeof *d + 63u) / 64u * 64u);
+    weft_flash_t slots = {slot, sector, write, erased}, state = {2u * sector, sector, write, erased};
+    if (d == NULL) {
+        return NULL;
+    }
+    memset(d, 0, sizeof *d);
+    if (flash_new(&d->flash, &slots, &state, true) != 0) {
+        return NULL;
+    }
+    d->verify = check;
+    d->budget = d->step_limit = UINT32_MAX;
+    d->hal.ctx = d;
+    d->hal.slot = slots;
+    d->hal.state = state;
+    d->hal.read = read;
+    d->hal.program = program;
+    d->hal.erase = erase;
+    d->hal.mapped = mapped != 0 ? mapped_at : NULL;
+    d->hal.sha256_init = hash_init;
+    d->hal.sha256_update = hash_update;
+    d->hal.sha256_finish = hash_finish;
+    d->hal.verify_p256 = verify;
+    d->hal.feed = feed;
+    d->hal.may_erase = may_erase;
+    d->hal.seconds = seconds;
+    d->cfg.hal = &d->hal;
+    d->cfg.buffer = d->buffer;
+    d->cfg.buffer_len = BUFFER;
+    d->cfg.arena = d->arena;
+    d->cfg.external = d->external;
+    d->cfg.external_len = sizeof d->external;
+    d->cfg.ram[0] = mapped != 0 ? NULL : aligned_alloc(64, slot);
+    d->cfg.ram[1] = mapped != 0 ? NULL : aligned_alloc(64, slot);
+    for (unsigned i = 0; i < 16; i++) {
+        d->vendor[i] = (uint8_t)i;
+        d->device[i] = (uint8_t)(16u + i);
+    }
+    d->cfg.vendor = d->vendor;
+    d->cfg.device = d->device;
+    d->cfg.step = step;
+    d->cfg.step_ctx = d;
+    return d;
+}
+
+void device_free(device_t *d)
+{
+    flash_free(&d->flash);
+    free(d->cfg.ram[0]);
+    free(d->cfg.ram[1]);
+    free(d);
+}
+
+void device_key(device_t *d, unsigned place, const uint8_t *key)
+{
+    d->cfg.key[place] = NULL;
+    if (key != NULL) {
+        memcpy(d->key[place], key, sizeof d->key[place]);
+        d->cfg.key[place] = d->key[place];
+    }
+}
+
+void device_set(device_t *d, uint32_t arena, uint32_t confirm_after, uint32_t idle, uint32_t flags)
+{
+    d->cfg.arena_len = arena;
+    d->cfg.confirm_after = confirm_after;
+    d->cfg.idle_seconds = idle;
+    d->cfg.flags = flags;
+}
+
+void device_limits(device_t *d, uint32_t budget, uint32_t step_limit)
+{
+    d->budget = budget;
+    d->step_limit = step_limit;
+}
+
+void device_pass(device_t *d, uint32_t time)
+{
+    d->seconds += time;
+}
+
+weft_update_t *device_update(device_t *d)
+{
+    return &d->u;
+}
+
+int device_init(device_t *d)
+{
+    return weft_update_init(&d->u, &d->cfg);
+}
+
+int device_boot(device_t *d, weft_boot_t *boot)
+{
+    d->steps = 0;
+    return weft_update_boot(&d->u, &d->plan, boot);
+}
+
+static int zeros(void *ctx, unsigned input, unsigned row, int8_t *dst, size_t nbytes)
+{
+    (void)ctx;
+    (void)input;
+    (void)row;
+    memset(dst, 0, nbytes);
+    return 0;
+}
+
+/* One inference of the plan that was booted, on zeros. */
+int device_run(device_t *d, uint8_t *output, uint32_t len)
+{
+    weft_io_t io = {0};
+    io.input_fn = zeros;
+    int r = weft_run(&d->plan, d->arena, d->cfg.arena_len, &io);
+    memcpy(output, d->arena + weft_output_offset(&d->plan, 0), len);
+    return r;
+}
+
+uint8_t *device_bytes(device_t *d, unsigned area)
+{
+    return d->flash.area[area].bytes;
+}
+
+uint32_t device_count(device_t *d, unsigned what)
+{
+    const uint32_t counts[] = {d->flash.erases, d->flash.programs, d->verifications, d->feeds, d->asked};
+    return what == 5 ? d->flash.broken != NULL : counts[what];
+}
