@@ -10,14 +10,17 @@
 #   and for QEMU (CONFIG_WEFT_QEMU_SLOTS); on native_sim flash.bin, which its simulated flash reads from the directory
 #   it is started in. WEFT_SLOT_A and WEFT_SLOT_B on the command line put other plans there.
 #
-# The command is WEFT_COMMAND (a list: program and first arguments), else `weft` from the PATH or from .venv beside the
-# module.
+# The command is WEFT_COMMAND, a CMake or environment variable and a list (program and first arguments), else `weft` from
+# the PATH or from the .venv that `make` sets up in Weft's repository.
 
 set(WEFT_MODULE_DIR ${CMAKE_CURRENT_LIST_DIR}/../.. CACHE INTERNAL "Weft's repository")
 
 function(weft_find_command)
+  if(NOT WEFT_COMMAND AND DEFINED ENV{WEFT_COMMAND})
+    set(WEFT_COMMAND $ENV{WEFT_COMMAND} CACHE STRING "The weft command")
+  endif()
   if(NOT WEFT_COMMAND)
-    find_program(WEFT_PROGRAM weft HINTS ${WEFT_MODULE_DIR}/.venv/bin)
+    find_program(WEFT_PROGRAM weft PATHS ${WEFT_MODULE_DIR}/.venv/bin)
     if(NOT WEFT_PROGRAM)
       message(FATAL_ERROR "The command `weft`, which makes plans, was not found. Install it "
         "(`pip install ${WEFT_MODULE_DIR}`, or `make setup` there), or say where it is: "
@@ -41,25 +44,6 @@ function(weft_plan file)
   )
 endfunction()
 
-# Address of a slot as debug probes and QEMU see it.
-function(weft_slot_address var label)
-  dt_nodelabel(path NODELABEL ${label})
-  if(NOT path)
-    message(FATAL_ERROR "The devicetree has no partition ${label}: see \"Porting\" in docs/zephyr.md")
-  endif()
-  dt_reg_addr(offset PATH ${path})
-  get_filename_component(memory ${path} DIRECTORY)
-  get_filename_component(memory ${memory} DIRECTORY)
-  dt_reg_addr(base PATH ${memory})
-  get_filename_component(controller ${memory} DIRECTORY)
-  dt_prop(region PATH ${controller} PROPERTY memory-region)
-  if(region)
-    dt_reg_addr(base PATH ${region})
-  endif()
-  math(EXPR address "${base} + ${offset}" OUTPUT_FORMAT HEXADECIMAL)
-  set(${var} ${address} PARENT_SCOPE)
-endfunction()
-
 function(weft_slots)
   cmake_parse_arguments(ARG "" "A;B" "" ${ARGN})
   set(images)
@@ -73,15 +57,12 @@ function(weft_slots)
       continue()
     endif()
     string(TOLOWER ${slot} name)
-    weft_slot_address(address weft_plan_${name})
-    list(APPEND images ${address}=${plan})
+    list(APPEND images ${name}=${plan})
     list(APPEND plans ${plan})
   endforeach()
   if(CONFIG_ARCH_POSIX)
-    dt_nodelabel(flash NODELABEL flash0)
-    dt_reg_size(size PATH ${flash})
     set(output ${APPLICATION_BINARY_DIR}/flash.bin)
-    set(format --bin ${size})
+    set(format --bin)
   else()
     set(output ${APPLICATION_BINARY_DIR}/weft_slots.hex)
     set(format --hex)
@@ -89,8 +70,9 @@ function(weft_slots)
   set(script ${WEFT_MODULE_DIR}/zephyr/scripts/slots.py)
   add_custom_command(
     OUTPUT ${output}
-    COMMAND ${PYTHON_EXECUTABLE} ${script} ${format} ${output} ${images}
-    DEPENDS ${script} ${plans}
+    COMMAND ${CMAKE_COMMAND} -E env ZEPHYR_BASE=${ZEPHYR_BASE}
+      ${PYTHON_EXECUTABLE} ${script} ${format} ${output} ${APPLICATION_BINARY_DIR} ${images}
+    DEPENDS ${script} ${plans} ${ZEPHYR_BINARY_DIR}/edt.pickle
     COMMENT "Writing plans for slots: ${output}"
     VERBATIM
   )

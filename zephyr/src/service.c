@@ -122,6 +122,10 @@ static void tell(unsigned int slot, const struct weft_slot_report *report)
 			overhead % 1000U);
 		return;
 	}
+	if (code == WEFT_ERR_NO_PLAN) {
+		LOG_ERR("slot %c is empty; to do: write a plan made by `weft plan` into it", "ab"[slot]);
+		return;
+	}
 	LOG_ERR("slot %c: %s (record %d, offset %u): %s", "ab"[slot], weft_error_name(code),
 		report->error.record == 0xffff ? -1 : report->error.record, report->error.offset,
 		weft_error_message(code));

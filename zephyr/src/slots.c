@@ -19,19 +19,13 @@
 
 /*
  * A partition lies in a memory. Flash inside a chip (soc-nv-flash) has its driver in the parent node and an address
- * that the processor reads; a simulated one has an address only with a memory region of its own.
+ * that the processor reads, unless it is simulated; other flash (SPI NOR) is a device itself.
  */
 #define MEMORY(label) DT_GPARENT(PARTITION(label))
 #define IN_CHIP(label) DT_NODE_HAS_COMPAT(MEMORY(label), soc_nv_flash)
 #define SIMULATED(label) DT_NODE_HAS_COMPAT(DT_PARENT(MEMORY(label)), zephyr_sim_flash)
-#define SIMULATED_IN_REGION(label)                                                                                      \
-	(SIMULATED(label) && DT_NODE_HAS_PROP(DT_PARENT(MEMORY(label)), memory_region) && !IS_ENABLED(CONFIG_ARCH_POSIX))
-#define IN_PLACE(label) (SIMULATED(label) ? SIMULATED_IN_REGION(label) : IN_CHIP(label))
-#define REGION_ADDRESS(label)                                                                                           \
-	COND_CODE_1(DT_NODE_HAS_PROP(DT_PARENT(MEMORY(label)), memory_region),                                          \
-		    (DT_REG_ADDR(DT_PHANDLE(DT_PARENT(MEMORY(label)), memory_region))), (0))
-#define MEMORY_ADDRESS(label)                                                                                           \
-	COND_CODE_1(IN_CHIP(label), ((SIMULATED(label) ? REGION_ADDRESS(label) : DT_REG_ADDR(MEMORY(label)))), (0))
+#define IN_PLACE(label) (IN_CHIP(label) && !SIMULATED(label))
+#define MEMORY_ADDRESS(label) COND_CODE_1(IN_CHIP(label), (DT_REG_ADDR(MEMORY(label))), (0))
 
 #if defined(CONFIG_FLASH) && defined(CONFIG_FLASH_HAS_DRIVER_ENABLED)
 #define HAS_DRIVER 1
