@@ -22,7 +22,10 @@ from planner_service.format import ERROR_TEXT, Opcode, OpFlag
 
 MODULE = Path(__file__).resolve().parent.parent / "module"
 REF_SOURCES = sorted((MODULE / "src" / "kernels_ref").glob("*.c"))
+PORTABLE_SOURCES = sorted((MODULE / "src" / "kernels_portable").glob("*.c"))
 SOURCES = [MODULE / "src" / "kernels.c", MODULE / "src" / "errors.c", *REF_SOURCES]
+#: Flags and sources of the kernels that every build of the host can have.
+BUILDS = {"reference": ((), ()), "portable": (("-DWEFT_KERNELS_PORTABLE=1",), tuple(PORTABLE_SOURCES))}
 INCLUDES = [f"-I{MODULE / 'include'}", f"-I{MODULE / 'src'}"]
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
 INT32_MAX = 2**31 - 1
@@ -84,12 +87,13 @@ def build_library(folder: Path, flags: list[str], sources: list[Path]) -> Path:
     return library
 
 
-@pytest.fixture(scope="module")
-def lib(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+@pytest.fixture(scope="module", params=BUILDS)
+def lib(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if shutil.which("gcc") is None:
         pytest.skip("gcc is missing")
-    flags = ["-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"]
-    library = ctypes.CDLL(str(build_library(tmp_path_factory.mktemp("kernels"), flags, SOURCES)))
+    chosen, sources = BUILDS[request.param]
+    flags = ["-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all", *chosen]
+    library = ctypes.CDLL(str(build_library(tmp_path_factory.mktemp("kernels"), flags, [*SOURCES, *sources])))
     library.shim_call_size.restype = ctypes.c_size_t
     assert library.shim_call_size() == ctypes.sizeof(CCall)
     return library
@@ -99,6 +103,8 @@ def lib(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 Region = tuple[int, int, int, int]  # y0, y1, x0, x1
 KINDS = ("full", "ring", "tile", "split")
+#: Bytes of scratch that kernels get, and what lies behind them.
+SCRATCH, GUARD, NOISE = (0, 100, 4096), 16, 0xA5
 
 
 class Window:
@@ -236,9 +242,9 @@ def clamps(rng: Rng) -> tuple[int, int]:
     return (-128, 127) if rng.random() < 0.7 else (low, high)
 
 
-def multipliers(rng: Rng, n: int, size: float) -> tuple[Array, Array]:
-    """Fixed-point pairs that bring sums of about ``size`` into int8, with both signs of shift."""
-    scale = rng.uniform(0.3, 3.0, n) * 60 / size
+def multipliers(rng: Rng, n: int, size: float, *, left: float = 0.0) -> tuple[Array, Array]:
+    """Fixed-point pairs that bring sums of about ``size`` into int8; the share ``left`` shifts to the left instead."""
+    scale = rng.uniform(0.3, 3.0, n) * 60 / size * np.where(rng.random(n) < left, 4096, 1)
     mantissa, exponent = np.frexp(scale)
     return np.minimum(np.round(mantissa * 2**31), INT32_MAX).astype(np.int32), exponent.astype(np.int8)
 
@@ -293,16 +299,19 @@ def run(
         call.in1 = held[1].c
     call.y0, call.y1, call.x0, call.x1 = region
     call.macs = ctypes.pointer(macs)
+    scratch = np.full(int(rng.choice(SCRATCH)) + GUARD, NOISE, dtype=np.uint8)
+    call.scratch, call.scratch_len = scratch.ctypes.data, scratch.size - GUARD
     want = out.expect(out.bytes, expected, region)
     kernel(lib, Opcode(op.opcode))(ctypes.byref(call))
     np.testing.assert_array_equal(out.bytes, want)
+    assert (scratch[call.scratch_len :] == NOISE).all()
     return macs.value
 
 
 def kernel(lib: ctypes.CDLL, opcode: Opcode) -> Callable[..., None]:
-    function = getattr(lib, f"weft_{opcode.name.lower()}")
-    function.restype = None
-    return function  # type: ignore[no-any-return]
+    """The build's kernel, as its table has it."""
+    table = (ctypes.c_void_p * (max(Opcode) + 1)).in_dll(lib, "weft_kernels")
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(table[opcode])
 
 
 def some_geometry(rng: Rng, kernels: tuple[tuple[int, int], ...]) -> Geometry:
@@ -335,18 +344,24 @@ CONV_KERNELS = ((1, 1), (1, 1), (3, 3), (3, 3), (5, 5), (1, 3), (3, 1), (7, 7), 
 
 
 @pytest.mark.parametrize("seed", cases(160, 1))
-def test_conv2d(lib: ctypes.CDLL, seed: int) -> None:
+@pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
+def test_conv2d(lib: ctypes.CDLL, seed: int, long: bool) -> None:
+    """``long``: patches that are too long for what kernels keep on the stack."""
     rng = np.random.default_rng(seed)
     g = some_geometry(rng, CONV_KERNELS)
-    groups = pick(rng, 1, 1, 1, 2, 3)
-    depth, n = pick(rng, 1, 2, 3, 4, 5, 8, 16), groups * pick(rng, 1, 2, 3, 4, 5, 8)
+    groups = 1 if long else pick(rng, 1, 1, 1, 2, 3)
+    elements, taps_of = pick(rng, 65, 66, 72, 96, 130), g.kernel[0] * g.kernel[1]
+    depth = -(-elements // taps_of) if long else pick(rng, 1, 2, 3, 4, 5, 8, 16)
+    n = groups * pick(rng, 1, 2, 3, 4, 5, 8)
     x = tensor(rng, *(int(v) for v in rng.integers(1, 12, 2)), depth * groups)
     oh, ow = out_shape(rng, g, x.shape)
     weights = tensor(rng, n, *g.kernel, depth)
     zp_in, zp_out = (int(v) for v in rng.integers(-128, 128, 2))
     act, per_tensor = clamps(rng), bool(rng.integers(2))
     bias = rng.integers(-20000, 20000, n)
-    multiplier, shift = multipliers(rng, 1 if per_tensor else n, 5000 * np.sqrt(g.kernel[0] * g.kernel[1] * depth))
+    multiplier, shift = multipliers(
+        rng, 1 if per_tensor else n, 5000 * np.sqrt(g.kernel[0] * g.kernel[1] * depth), left=0.05
+    )
     acc = np.empty((oh, ow, n), np.int64)
     taps = np.zeros((oh, ow), np.int64)
     for y, z, inside in windows(g, x, (oh, ow)):
@@ -378,7 +393,7 @@ def test_dwconv2d(lib: ctypes.CDLL, seed: int) -> None:
     zp_in, zp_out = (int(v) for v in rng.integers(-128, 128, 2))
     act, per_tensor = clamps(rng), bool(rng.integers(2))
     bias = rng.integers(-20000, 20000, n)
-    multiplier, shift = multipliers(rng, 1 if per_tensor else n, 5000 * np.sqrt(g.kernel[0] * g.kernel[1]))
+    multiplier, shift = multipliers(rng, 1 if per_tensor else n, 5000 * np.sqrt(g.kernel[0] * g.kernel[1]), left=0.05)
     acc = np.empty((oh, ow, n), np.int64)
     taps = np.zeros((oh, ow), np.int64)
     for y, z, inside in windows(g, x, (oh, ow)):
@@ -410,7 +425,7 @@ def test_fully_connected(lib: ctypes.CDLL, seed: int, parts: bool) -> None:
     zp_in, zp_out = (int(v) for v in rng.integers(-128, 128, 2))
     act, per_tensor = clamps(rng), bool(rng.integers(2))
     bias = rng.integers(-20000, 20000, n)
-    multiplier, shift = multipliers(rng, 1 if per_tensor else n, 5000 * np.sqrt(x.size))
+    multiplier, shift = multipliers(rng, 1 if per_tensor else n, 5000 * np.sqrt(x.size), left=0.05)
     acc = bias + weights.astype(np.int64) @ (x.astype(np.int64).reshape(-1) - zp_in)
     expected = int8(mbqm(acc, multiplier, shift) + zp_out, *act).reshape(1, 1, n)
     op = make_op(Opcode.FULLY_CONNECTED, OpFlag.PER_TENSOR if per_tensor else 0, act=act)

@@ -6,8 +6,14 @@
 #if WEFT_KERNELS_DSP
 #include "kernels_cortexm/dsp.h"
 #define FAST(kernel) kernel##_dsp
+#define FAST_POOL(kernel) kernel##_dsp
+#elif WEFT_KERNELS_PORTABLE
+#include "kernels_portable/portable.h"
+#define FAST(kernel) kernel##_portable
+#define FAST_POOL(kernel) kernel
 #else
 #define FAST(kernel) kernel
+#define FAST_POOL(kernel) kernel
 #endif
 
 const weft_kernel_fn weft_kernels[WEFT_OPCODE_MAX + 1u] = {
@@ -36,10 +42,10 @@ const weft_kernel_fn weft_kernels[WEFT_OPCODE_MAX + 1u] = {
     [WEFT_OP_PAD] = weft_pad,
 #endif
 #if WEFT_WITH_AVGPOOL
-    [WEFT_OP_AVGPOOL] = FAST(weft_avgpool),
+    [WEFT_OP_AVGPOOL] = FAST_POOL(weft_avgpool),
 #endif
 #if WEFT_WITH_MAXPOOL
-    [WEFT_OP_MAXPOOL] = FAST(weft_maxpool),
+    [WEFT_OP_MAXPOOL] = FAST_POOL(weft_maxpool),
 #endif
 #if WEFT_WITH_REDUCE
     [WEFT_OP_REDUCE] = weft_reduce,

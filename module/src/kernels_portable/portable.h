@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the kernels for cores without SIMD (M0+, M3, RISC-V, any host) share: plain C99 that keeps sums, weights and
+ * pointers in registers. Same bytes as kernels_ref.
+ */
+#ifndef WEFT_PORTABLE_H
+#define WEFT_PORTABLE_H
+
+#include "../fixedpoint.h"
+#include "../kernels_ref/linear.h"
+#include "../kernels_ref/taps.h"
+#include "../weft_internal.h"
+
+#if defined(__GNUC__)
+#define PORTABLE_INLINE static inline __attribute__((always_inline))
+#define PORTABLE_NOINLINE __attribute__((noinline))
+#else
+#define PORTABLE_INLINE static inline
+#define PORTABLE_NOINLINE
+#endif
+
+/* Taps that inner loops do at once. Compilers for RISC-V run out of registers over eight, which they load early. */
+#if defined(__arm__)
+#define PORTABLE_STEP 8
+#else
+#define PORTABLE_STEP 4
+#endif
+
+/*
+ * weft_mbqm() with the right shift written for speed. t takes one off negative values, so that halves go away from
+ * zero; the sum with the last bit shifted out cannot exceed 32 bits, as no product of weft_mul_high() is INT32_MAX.
+ */
+PORTABLE_INLINE int32_t portable_mbqm(int32_t x, int32_t multiplier, int32_t shift)
+{
+    if (shift >= 0) {
+        return weft_mul_high(weft_wrap_shl(x, shift), multiplier);
+    }
+    const int32_t v = weft_mul_high(x, multiplier), t = v + (v >> 31);
+    return ((t >> (-shift - 1)) + 1) >> 1;
+}
+
+/* Multiplier and shift of an output channel. */
+typedef struct {
+    int32_t multiplier, shift;
+} portable_scale_t;
+
+PORTABLE_INLINE portable_scale_t portable_scale(const weft_linear_t *p, int32_t o)
+{
+    const int32_t m = p->per_tensor ? 0 : o;
+    portable_scale_t scale;
+    scale.multiplier = (int32_t)weft_rd32(p->multiplier + (size_t)4 * (uint32_t)m);
+    scale.shift = p->shift[m];
+    return scale;
+}
+
+/*
+ * From a sum to its byte, saturated: portable_clamp_region() clamps further where need be. Only left shifts give values
+ * to which the zero point cannot be added.
+ */
+PORTABLE_INLINE int8_t portable_byte(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point)
+{
+    int32_t v = portable_mbqm(acc, multiplier, shift);
+    if (shift >= 0) {
+        v = weft_clamp(v, 2 * INT8_MIN, 2 * INT8_MAX + 1);
+    }
+    v += zero_point;
+#if defined(__GNUC__) && defined(__ARM_FEATURE_SAT)
+    __asm__("ssat %0, #8, %0" : "+r"(v));
+    return (int8_t)v;
+#else
+    return (int8_t)weft_clamp(v, INT8_MIN, INT8_MAX);
+#endif
+}
+
+PORTABLE_INLINE int8_t portable_out(const weft_linear_t *p, portable_scale_t scale, int32_t acc)
+{
+    return portable_byte(acc, scale.multiplier, scale.shift, p->zp_out);
+}
+
+/* Clamps what a call wrote where the operator's range is not all of int8. */
+void portable_clamp_region(const weft_call_t *call);
+
+/* Sums of four output channels. */
+typedef struct {
+    int32_t v[4];
+} portable_sums_t;
+
+/*
+ * Adds the products of `n` neighbouring inputs with four rows of weights: `row` bytes apart but for the last ones,
+ * which are the same where fewer than four channels are `left`.
+ */
+PORTABLE_INLINE portable_sums_t portable_dot(portable_sums_t acc, const int8_t *x, const int8_t *w0, int32_t row,
+                                             int32_t left, int32_t n, int32_t zp)
+{
+    const int8_t *w1 = w0 + (left > 1 ? row : 0), *w2 = w1 + (left > 2 ? row : 0), *w3 = w2 + (left > 3 ? row : 0);
+    int32_t v0 = acc.v[0], v1 = acc.v[1], v2 = acc.v[2], v3 = acc.v[3];
+#define PORTABLE_MAC(k)                                                                                                \
+    do {                                                                                                               \
+        const int32_t value = x[k] - zp;                                                                               \
+        v0 += value * w0[k];                                                                                           \
+        v1 += value * w1[k];                                                                                           \
+        v2 += value * w2[k];                                                                                           \
+        v3 += value * w3[k];                                                                                           \
+    } while (0)
+    const int8_t *const end = x + n, *const steps_end = x + n / PORTABLE_STEP * PORTABLE_STEP;
+    for (; x != steps_end;
+         x += PORTABLE_STEP, w0 += PORTABLE_STEP, w1 += PORTABLE_STEP, w2 += PORTABLE_STEP, w3 += PORTABLE_STEP) {
+        PORTABLE_MAC(0);
+        PORTABLE_MAC(1);
+        PORTABLE_MAC(2);
+        PORTABLE_MAC(3);
+#if PORTABLE_STEP == 8
+        PORTABLE_MAC(4);
+        PORTABLE_MAC(5);
+        PORTABLE_MAC(6);
+        PORTABLE_MAC(7);
+#endif
+    }
+    for (; x != end; x++, w0++, w1++, w2++, w3++) {
+        PORTABLE_MAC(0);
+    }
+#undef PORTABLE_MAC
+    acc.v[0] = v0;
+    acc.v[1] = v1;
+    acc.v[2] = v2;
+    acc.v[3] = v3;
+    return acc;
+}
+
+/* Sum of n weights. */
+PORTABLE_INLINE int32_t portable_sum(const int8_t *w, int32_t n, int32_t step)
+{
+    int32_t sum = 0;
+    for (; n > 0; n--, w += step) {
+        sum += *w;
+    }
+    return sum;
+}
+
+/* Output columns [begin, end) of a call all of whose taps are inside; begin == end: none. */
+typedef struct {
+    int32_t begin, end;
+} portable_span_t;
+
+PORTABLE_INLINE portable_span_t portable_inside(const weft_call_t *call)
+{
+    const weft_op_t *op = call->op;
+    const int32_t last = call->in0.w - 1 - (op->kernel_w - 1) * op->dilation_w + op->pad_left;
+    portable_span_t span;
+    span.begin = weft_clamp((op->pad_left + op->stride_w - 1) / op->stride_w, call->x0, call->x1);
+    span.end = last < 0 ? span.begin : weft_clamp(last / op->stride_w + 1, span.begin, call->x1);
+    return span;
+}
+
+/* WEFT_COUNT_MACS for a sliding window of `depth` MACs per tap and output pixel. */
+static inline void portable_count_macs(const weft_call_t *call, int32_t depth)
+{
+#if WEFT_COUNT
+    const weft_op_t *op = call->op;
+    int64_t columns = 0, rows = 0;
+    for (int32_t x = call->x0; x < call->x1; x++) {
+        const weft_taps_t taps = weft_taps(x * op->stride_w - op->pad_left, op->kernel_w, op->dilation_w, call->in0.w);
+        columns += taps.hi - taps.lo;
+    }
+    for (int32_t y = call->y0; y < call->y1; y++) {
+        const weft_taps_t taps = weft_taps(y * op->stride_h - op->pad_top, op->kernel_h, op->dilation_h, call->in0.h);
+        rows += taps.hi - taps.lo;
+    }
+    WEFT_COUNT_MACS(call, rows * columns * depth);
+#else
+    (void)call;
+    (void)depth;
+#endif
+}
+
+/* Kernels of this folder; what they have no quick way for they hand to the reference kernels. */
+void weft_conv2d_portable(const weft_call_t *call);
+void weft_dwconv2d_portable(const weft_call_t *call);
+void weft_fully_connected_portable(const weft_call_t *call);
+void weft_add_portable(const weft_call_t *call);
+
+#endif
