@@ -14,13 +14,14 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint engine baremetal host-board setup lock clean distclean
+.PHONY: bench-update help demo test lint engine baremetal host-board setup lock clean distclean
 
 help:
 	@echo "make demo       plan two models, boot the host board from the plans (two minutes after set-up)"
 	@echo "make test       everything: style, planner, service, engine on the host and on five emulated cores"
 	@echo "make engine     the engine and the search for the host: $(LIB), $(LIB_SAN), $(SEARCH)"
 	@echo "make lint       style, types and stale generated files"
+	@echo "make bench-update  power cuts of the update core, a million and more: build/bench/update.json"
 	@echo "make baremetal  firmware images for the emulated cores"
 	@echo "make lock       requirements.lock anew from pyproject.toml"
 	@echo "make clean      remove build results; distclean: and the virtual environment"
@@ -136,6 +137,10 @@ lint: setup $(BUILD)/.apt-test
 
 test: setup $(BUILD)/.apt-test engine $(HOST_BOARD)
 	@timeout $(TEST_TIMEOUT) $(VENV)/bin/python -m pytest -n $(PYTEST_JOBS) --dist worksteal $(PYTEST_ARGS)
+
+# Every pair of power cuts takes half an hour of one core; all cores are used.
+bench-update: setup $(BUILD)/.apt-test engine
+	$(VENV)/bin/python -m tests.update.bench
 
 clean:
 	rm -rf $(BUILD)

@@ -31,7 +31,7 @@ def test_no_cut_loses_the_running_plan(folder: Path) -> None:
 
 
 def test_seeded_bugs_are_noticed(folder: Path) -> None:
-    options = ("--every", "4", "--large-every", "0", "--pairs-every", "300")
+    options = ("--every", "6", "--large-every", "0", "--pairs-every", "300")
     found = dict(bench.seeded_bugs(folder, folder / "plans.bin", *options, timeout=60))
     missed = [bug for bug, how in found.items() if not how]
     print(f"{len(found) - len(missed)} of {len(found)} seeded bugs noticed; not: {missed}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -30,7 +31,7 @@ class Cuts:
     report: str
 
 
-def run_simulator(simulator: Path, plan_file: Path, *options: str, shards: int = 1, timeout: float = 3600) -> Cuts:
+def run_simulator(simulator: Path, plan_file: Path, *options: str, shards: int = 1, timeout: float = 14400) -> Cuts:
     """Run all shards at once and add up."""
     processes = [
         subprocess.Popen(
@@ -72,12 +73,14 @@ def seeded_bugs(folder: Path, plan_file: Path, *options: str, timeout: float) ->
 
 def main() -> int:
     """Print and write the figures; 1 if a case failed or too many bugs went unnoticed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="simulators at a time")
+    shards = parser.parse_args().jobs
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plan_file = plans.simulator_file(folder / "plans.bin")
         simulator = build.simulator(folder)
-        shards = os.cpu_count() or 1
         found = run_simulator(simulator, plan_file, "--pairs-every", "1", shards=shards)
         worn = run_simulator(simulator, plan_file, "--every", "0", "--large-every", "0", "--wear", "10000").figures
         bugs = dict(seeded_bugs(folder, plan_file, "--pairs-every", "20", timeout=600))
