@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from planner_service import replay
+from planner_service.arrange import Inner, Whole, arrange
 from planner_service.build import Facts
 from planner_service.format import Policy
 from planner_service.schedule import Entry, Placement, Schedule, Segment, Stage
@@ -327,21 +328,7 @@ def place(
     found = [w for w in every if w not in above]
     allowed = overlaps(facts, schedule, found, align)
     bound = _bound(found, allowed, align)
-    merged, members = _merge(found, allowed, align)
-    offsets, height = pack(merged, effort // 4, _between(members, allowed), bound)
-    placed: list[tuple[Window, int]] = []
-    if height > bound:
-        blocks = [(_up(w.size, align), w.first, w.last) for w in found]
-        single, single_height = pack(blocks, effort, _between([[w] for w in found], allowed), bound)
-        if single_height < height:
-            height = single_height
-            placed = list(zip(found, single, strict=True))
-    if not placed:
-        for offset, group in zip(offsets, members, strict=True):
-            at = offset
-            for w in group:
-                placed.append((w, at))
-                at += _up(w.size, align)
+    placed, height = _place(schedule, found, allowed, bound, align, effort)
     extra = 0
     for w in above:
         placed.append((w, height + extra))
@@ -367,6 +354,79 @@ def place(
         arena_bytes=height + extra,
         lower_bound=min(bound, height) + extra,
     )
+
+
+Placed = list[tuple[Window, int]]
+
+
+def _place(
+    schedule: Schedule, found: list[Window], allowed: Overlaps, bound: int, align: int, effort: int
+) -> tuple[Placed, int]:
+    """Windows with their offsets, and the height: the bound if it can be had, otherwise as near to it as the search
+    gets."""
+    arranged = _arranged(schedule, found, allowed, bound, align)
+    if arranged is not None:
+        return arranged, bound
+    merged, members = _merge(found, allowed, align)
+    offsets, height = pack(merged, effort // 4, _between(members, allowed), bound)
+    placed: Placed = []
+    for offset, group in zip(offsets, members, strict=True):
+        at = offset
+        for w in group:
+            placed.append((w, at))
+            at += _up(w.size, align)
+    low = bound
+    while height - low > align:
+        middle = (low + height) // 2 // align * align
+        arranged = _arranged(schedule, found, allowed, middle, align)
+        if arranged is None:
+            low = middle
+        else:
+            placed, height = arranged, middle
+    return placed, height
+
+
+def _arranged(schedule: Schedule, found: Sequence[Window], allowed: Overlaps, height: int, align: int) -> Placed | None:
+    """Offsets of all windows within ``height`` bytes; None if none were found."""
+    stage_of = [s for s, stage in enumerate(schedule.stages) for _ in stage.segments]
+    first = [stage_of.index(s) for s in range(len(schedule.stages))]
+    number = {w.owner: n for n, w in enumerate(w for w in found if w.kind == "tensor")}
+    wholes: list[Window] = []
+    stages: list[list[Window]] = [[] for _ in schedule.stages]
+    tiles: list[list[list[Window]]] = [[[] for _ in stage.segments] for stage in schedule.stages]
+    for w in found:
+        s = stage_of[w.first]
+        if w.kind == "tensor":
+            wholes.append(w)
+        elif w.kind == "tile":
+            tiles[s][w.first - first[s]].append(w)
+        else:
+            stages[s].append(w)
+
+    def units(w: Window) -> int:
+        return -(-w.size // align)
+
+    over: list[dict[int, int]] = [{} for _ in wholes]
+    for (below, above), distance in allowed.items():
+        over[number[below]][number[above]] = distance // align
+    arrangement = arrange(
+        [Whole(units(w), stage_of[w.first], stage_of[w.last], over[n]) for n, w in enumerate(wholes)],
+        [
+            Inner(tuple(map(units, stage)), tuple(tuple(map(units, group)) for group in groups))
+            for stage, groups in zip(stages, tiles, strict=True)
+        ],
+        height // align,
+    )
+    if arrangement is None:
+        return None
+    placed = list(zip(wholes, arrangement.wholes, strict=True))
+    for stage, offsets, groups, group_offsets in zip(
+        stages, arrangement.stage, tiles, arrangement.segments, strict=True
+    ):
+        placed += zip(stage, offsets, strict=True)
+        for group, at in zip(groups, group_offsets, strict=True):
+            placed += zip(group, at, strict=True)
+    return [(w, at * align) for w, at in placed]
 
 
 def _entry(schedule: Schedule, window: Window) -> Entry:
