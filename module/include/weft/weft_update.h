@@ -47,7 +47,7 @@ typedef struct {
     uint32_t size;   /**< bytes; a multiple of sector; of the state area, exactly two sectors are used */
     uint32_t sector; /**< bytes that are erased at once */
     uint32_t write;  /**< bytes that are programmed at once, a power of two, at most 512 */
-    uint8_t erased;  /**< what an erased byte reads as; used as filler only, never looked for */
+    uint8_t erased;  /**< what an erased byte reads as: filler, and what is behind a journal record that was cut */
 } weft_flash_t;
 
 /**
