@@ -17,6 +17,7 @@ import select
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +45,7 @@ PROTECTED_SECTOR = 0x211C0000
 
 COMPILER = "arm-none-eabi-gcc"
 _SECONDS = 10.0
+_START_SECONDS = 3
 _ALGORITHM = 0x20010000
 _CODE = _ALGORITHM + 0x20
 _BKPT = 0xBE00
@@ -88,10 +90,16 @@ class Gdb:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(_SECONDS)
         self._pending = b""
-        try:
-            self._socket.connect(path)
-        except OSError as error:
-            raise exceptions.ProbeError(f"cannot reach the board: {error.strerror}") from error
+        end = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                self._socket.connect(path)
+                break
+            except OSError as error:
+                # QEMU's socket has a name before it listens.
+                if not isinstance(error, ConnectionRefusedError) or time.monotonic() > end:
+                    raise exceptions.ProbeError(f"cannot reach the board: {error.strerror}") from error
+                time.sleep(0.02)
         # Single registers can be had once the description has been read.
         self.ask("qXfer:features:read:target.xml:0,ffb")
 
