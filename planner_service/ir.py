@@ -186,7 +186,7 @@ class Graph:
     source: str = field(default="tflite")
 
     def check(self) -> None:
-        """Raise PlannerError(INTERNAL) with every broken invariant; importers and passes call it on what they return."""
+        """Raise PlannerError(INTERNAL) with every broken invariant; importers and passes call it on their results."""
         from planner_service.ir_check import check_graph
 
         check_graph(self)
