@@ -110,7 +110,22 @@ static PORTABLE_NOINLINE void two_pixels(const gathered_t *conv, int8_t *out_a, 
     }
 }
 
-/* Output pixels two by two, as they come; one left over is done twice. */
+/* All channels of one pixel. */
+static PORTABLE_NOINLINE void one_pixel(const gathered_t *conv, int8_t *out)
+{
+    const int32_t n = conv->call->out.c, size = conv->size;
+    const weft_linear_t p = *conv->p;
+    for (int32_t o = 0; o < n; o += 4) {
+        const int32_t left = weft_min(n - o, 4);
+        portable_sums_t acc = {{0, 0, 0, 0}};
+        acc = portable_dot_wide(acc, conv->patch, p.weights + o * size, size, left, size, 0);
+        for (int32_t q = 0; q < left; q++) {
+            out[o + q] = portable_out(&p, portable_scale(&p, o + q), acc.v[q] + weft_linear_bias(&p, o + q));
+        }
+    }
+}
+
+/* Output pixels two by two, as they come. */
 static PORTABLE_NOINLINE void conv_gathered(const gathered_t *conv)
 {
     const weft_call_t *call = conv->call;
@@ -128,8 +143,7 @@ static PORTABLE_NOINLINE void conv_gathered(const gathered_t *conv)
         }
     }
     if (before != NULL) {
-        memcpy(conv->patch + conv->size, conv->patch, (size_t)conv->size * sizeof *conv->patch);
-        two_pixels(conv, before, before);
+        one_pixel(conv, before);
     }
 }
 

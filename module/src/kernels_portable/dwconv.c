@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * DWCONV2D: a few channels at a time. Their weights are gathered once for all their pixels, and the input's zero point
- * is in the bias where no tap is outside.
+ * is in the bias where no tap is outside. That does not pay for a few pixels.
  */
 #include "portable.h"
 
 #define TAPS_MAX 49 /* taps of a kernel whose weights fit the stack */
 #define CHANNELS 4  /* channels at a time if their weights fit the same memory */
+#define FEW 4       /* pixels that are not worth the gathering */
 
 typedef struct {
     int32_t bias, full_bias; /* full_bias: less zero point times sum of the weights */
@@ -41,6 +42,42 @@ PORTABLE_INLINE int32_t dot_rows(const weft_rows_t *rows, int32_t column, const 
         acc = dot_row(acc, rows->row[ky] + column, w, taps, step, zp);
     }
     return acc;
+}
+
+/* One pixel of a few, from the weights in place; `n` bytes from a channel's weight to its next. */
+PORTABLE_INLINE int8_t direct(const channels_t *group, weft_taps_t cols, int32_t column, int32_t o, int32_t taps)
+{
+    const weft_op_t *op = group->call->op;
+    const weft_rows_t *rows = group->rows;
+    const int32_t n = group->call->out.c, step = op->dilation_w * n, zp = group->call->in0.zero_point;
+    const int8_t *w = group->p->weights + (rows->taps.lo * op->kernel_w + cols.lo) * n + o;
+    int32_t acc = weft_linear_bias(group->p, o);
+    for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, w += op->kernel_w * n) {
+        const int8_t *px = rows->row[ky] + column + o;
+        for (int32_t k = 0; k < taps; k++) {
+            acc += (px[k * step] - zp) * w[k * n];
+        }
+    }
+    return portable_out(group->p, portable_scale(group->p, o), acc);
+}
+
+static PORTABLE_NOINLINE void few_pixels(channels_t *group, weft_rows_t *rows)
+{
+    const weft_call_t *call = group->call;
+    const weft_op_t *op = call->op;
+    const int32_t n = call->out.c;
+    for (int32_t y = call->y0; y < call->y1; y++) {
+        int8_t *out = weft_px(&call->out, y, call->x0);
+        weft_rows(rows, call, y);
+        for (int32_t x = call->x0; x < call->x1; x++, out += n) {
+            const int32_t first = x * op->stride_w - op->pad_left;
+            const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, call->in0.w);
+            const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * n, taps = cols.hi - cols.lo;
+            for (int32_t o = 0; o < n; o++) {
+                out[o] = taps == 3 ? direct(group, cols, column, o, 3) : direct(group, cols, column, o, taps);
+            }
+        }
+    }
 }
 
 /* Output columns [x, x1), taps of which may be outside. */
@@ -142,6 +179,34 @@ static void load_channels(channels_t *group, int32_t taps)
     }
 }
 
+static PORTABLE_NOINLINE void all_pixels(channels_t *group, weft_rows_t *rows, int32_t taps)
+{
+    const weft_call_t *call = group->call;
+    const weft_op_t *op = call->op;
+    const int32_t n = call->out.c;
+    const portable_span_t span = portable_inside(call);
+    const int32_t at_once = CHANNELS * taps <= TAPS_MAX ? CHANNELS : 1;
+    const bool nine = op->kernel_h == 3 && op->kernel_w == 3;
+
+    for (group->o = 0; group->o < n; group->o += at_once) {
+        group->count = weft_min(at_once, n - group->o);
+        load_channels(group, taps);
+        for (int32_t y = call->y0; y < call->y1; y++) {
+            int8_t *out = weft_px(&call->out, y, call->x0) + group->o;
+            weft_rows(rows, call, y);
+            const bool all = nine && rows->taps.hi - rows->taps.lo == 3;
+            edge(group, call->x0, span.begin, out);
+            edge(group, span.end, call->x1, out + (span.end - call->x0) * n);
+            const int32_t column = (span.begin * op->stride_w - op->pad_left - rows->x) * n + group->o;
+            out += (span.begin - call->x0) * n;
+            for (int32_t q = 0; q < group->count; q++) {
+                (all ? columns_3x3 : columns_any)(group, &group->channel[q], column + q, span.end - span.begin,
+                                                  out + q);
+            }
+        }
+    }
+}
+
 void weft_dwconv2d_portable(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
@@ -151,31 +216,16 @@ void weft_dwconv2d_portable(const weft_call_t *call)
         return;
     }
     const weft_linear_t p = weft_linear(call, n);
-    const portable_span_t span = portable_inside(call);
-    const int32_t at_once = CHANNELS * taps <= TAPS_MAX ? CHANNELS : 1;
-    const bool nine = op->kernel_h == 3 && op->kernel_w == 3;
     weft_rows_t rows;
     channels_t group;
     group.call = call;
     group.p = &p;
     group.rows = &rows;
 
-    for (group.o = 0; group.o < n; group.o += at_once) {
-        group.count = weft_min(at_once, n - group.o);
-        load_channels(&group, taps);
-        for (int32_t y = call->y0; y < call->y1; y++) {
-            int8_t *out = weft_px(&call->out, y, call->x0) + group.o;
-            weft_rows(&rows, call, y);
-            const bool all = nine && rows.taps.hi - rows.taps.lo == 3;
-            edge(&group, call->x0, span.begin, out);
-            edge(&group, span.end, call->x1, out + (span.end - call->x0) * n);
-            const int32_t column = (span.begin * op->stride_w - op->pad_left - rows.x) * n + group.o;
-            out += (span.begin - call->x0) * n;
-            for (int32_t q = 0; q < group.count; q++) {
-                (all ? columns_3x3 : columns_any)(&group, &group.channel[q], column + q, span.end - span.begin,
-                                                  out + q);
-            }
-        }
+    if ((call->y1 - call->y0) * (call->x1 - call->x0) < FEW) {
+        few_pixels(&group, &rows);
+    } else {
+        all_pixels(&group, &rows, taps);
     }
     portable_clamp_region(call);
     portable_count_macs(call, n);

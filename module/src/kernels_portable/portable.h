@@ -86,15 +86,41 @@ typedef struct {
 } portable_sums_t;
 
 /*
- * Adds the products of `n` neighbouring inputs with four rows of weights: `row` bytes apart but for the last ones,
- * which are the same where fewer than four channels are `left`.
+ * A function that adds the products of n neighbouring inputs with four rows of weights from w0 on: `row` bytes apart
+ * but for the last ones, which are the same where fewer than four channels are `left`.
  */
-PORTABLE_INLINE portable_sums_t portable_dot(portable_sums_t acc, const int8_t *x, const int8_t *w0, int32_t row,
-                                             int32_t left, int32_t n, int32_t zp)
-{
-    const int8_t *w1 = w0 + (left > 1 ? row : 0), *w2 = w1 + (left > 2 ? row : 0), *w3 = w2 + (left > 3 ? row : 0);
-    int32_t v0 = acc.v[0], v1 = acc.v[1], v2 = acc.v[2], v3 = acc.v[3];
-#define PORTABLE_MAC(k)                                                                                                \
+#define PORTABLE_DEFINE_DOT4(name, type)                                                                               \
+    PORTABLE_INLINE portable_sums_t name(portable_sums_t acc, const type *x, const int8_t *w0, int32_t row,            \
+                                         int32_t left, int32_t n, int32_t zp)                                          \
+    {                                                                                                                  \
+        const int8_t *w1 = w0 + (left > 1 ? row : 0), *w2 = w1 + (left > 2 ? row : 0),                                 \
+                     *w3 = w2 + (left > 3 ? row : 0);                                                                  \
+        int32_t v0 = acc.v[0], v1 = acc.v[1], v2 = acc.v[2], v3 = acc.v[3];                                            \
+        const type *const end = x + n, *const steps_end = x + n / PORTABLE_STEP * PORTABLE_STEP;                       \
+        while (x != steps_end) {                                                                                       \
+            PORTABLE_MAC4(0);                                                                                          \
+            PORTABLE_MAC4(1);                                                                                          \
+            PORTABLE_MAC4(2);                                                                                          \
+            PORTABLE_MAC4(3);                                                                                          \
+            if (PORTABLE_STEP == 8) {                                                                                  \
+                PORTABLE_MAC4(4);                                                                                      \
+                PORTABLE_MAC4(5);                                                                                      \
+                PORTABLE_MAC4(6);                                                                                      \
+                PORTABLE_MAC4(7);                                                                                      \
+            }                                                                                                          \
+            x += PORTABLE_STEP;                                                                                        \
+            w0 += PORTABLE_STEP;                                                                                       \
+            w1 += PORTABLE_STEP;                                                                                       \
+            w2 += PORTABLE_STEP;                                                                                       \
+            w3 += PORTABLE_STEP;                                                                                       \
+        }                                                                                                              \
+        for (; x != end; x++, w0++, w1++, w2++, w3++) {                                                                \
+            PORTABLE_MAC4(0);                                                                                          \
+        }                                                                                                              \
+        return (portable_sums_t){{v0, v1, v2, v3}};                                                                    \
+    }
+
+#define PORTABLE_MAC4(k)                                                                                               \
     do {                                                                                                               \
         const int32_t value = x[k] - zp;                                                                               \
         v0 += value * w0[k];                                                                                           \
@@ -102,30 +128,9 @@ PORTABLE_INLINE portable_sums_t portable_dot(portable_sums_t acc, const int8_t *
         v2 += value * w2[k];                                                                                           \
         v3 += value * w3[k];                                                                                           \
     } while (0)
-    const int8_t *const end = x + n, *const steps_end = x + n / PORTABLE_STEP * PORTABLE_STEP;
-    for (; x != steps_end;
-         x += PORTABLE_STEP, w0 += PORTABLE_STEP, w1 += PORTABLE_STEP, w2 += PORTABLE_STEP, w3 += PORTABLE_STEP) {
-        PORTABLE_MAC(0);
-        PORTABLE_MAC(1);
-        PORTABLE_MAC(2);
-        PORTABLE_MAC(3);
-#if PORTABLE_STEP == 8
-        PORTABLE_MAC(4);
-        PORTABLE_MAC(5);
-        PORTABLE_MAC(6);
-        PORTABLE_MAC(7);
-#endif
-    }
-    for (; x != end; x++, w0++, w1++, w2++, w3++) {
-        PORTABLE_MAC(0);
-    }
-#undef PORTABLE_MAC
-    acc.v[0] = v0;
-    acc.v[1] = v1;
-    acc.v[2] = v2;
-    acc.v[3] = v3;
-    return acc;
-}
+
+PORTABLE_DEFINE_DOT4(portable_dot, int8_t)
+PORTABLE_DEFINE_DOT4(portable_dot_wide, int16_t)
 
 /* Sum of n weights. */
 PORTABLE_INLINE int32_t portable_sum(const int8_t *w, int32_t n, int32_t step)
