@@ -90,9 +90,9 @@ def sign(plan: bytes, pem: bytes, password: str | None = None) -> bytes:
     """The plan with its signature record filled in; an existing signature is replaced.
 
     PlannerError: BAD_PLAN if the bytes are no plan or a section is damaged, BAD_REQUEST for the key."""
-    damaged = [s for s in describe(plan).sections if not s.intact]
-    if damaged:
-        raise _bad_plan(f"section {damaged[0].type} does not have the bytes that the header declares")
+    damage = _damage(plan, describe(plan))
+    if damage:
+        raise _bad_plan(damage)
     return sign_header(plan, pem, password)
 
 
@@ -129,9 +129,9 @@ def verify(plan: bytes, public: bytes) -> None:
         raise _bad_key("the public key is not a point of P-256") from error
     except InvalidSignature as error:
         raise _bad_plan("the signature does not match", "the header was changed after it was signed") from error
-    for section in info.sections:
-        if not section.intact:
-            raise _bad_plan(f"section {section.type} does not have the bytes that were signed", "get the file again")
+    damage = _damage(plan, info)
+    if damage:
+        raise _bad_plan(damage, "get the file again")
 
 
 def describe(plan: bytes) -> Info:
@@ -177,6 +177,21 @@ def _header_len(plan: bytes) -> int:
     if header.header_len != expected or header.total_len != len(plan) or expected + SIGNATURE_LEN > len(plan):
         raise _bad_plan("the header's lengths are not those of the file", code=EngineError.TRUNCATED)
     return expected
+
+
+def _damage(plan: bytes, info: Info) -> str:
+    """What of the bytes behind the signature is not as devices demand it; "" if all is well."""
+    at = head_len(plan)
+    for section in info.sections:
+        if section.offset != at:
+            return f"section {section.type} does not follow the one before it"
+        if not section.intact:
+            return f"section {section.type} does not have the bytes that the header declares"
+        end = section.offset + section.length
+        at = -(-end // 8) * 8
+        if any(plan[end:at]):
+            return f"the padding behind section {section.type} is not zero"
+    return "" if at == len(plan) else "there are bytes behind the last section"
 
 
 def _private(pem: bytes, password: str | None) -> ec.EllipticCurvePrivateKey:

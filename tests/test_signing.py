@@ -61,13 +61,26 @@ def _flip(at: int) -> Callable[[bytes], bytes]:
         (lambda p: made.seal(p, None), "not signed"),
         (lambda p: signing.sign(p, signing.generate_key()), "signed with key"),
         (_flip(60), "does not match"),
-        (_flip(-1), "bytes that were signed"),
+        (_flip(-1), "padding"),
+        (_flip(-5), "bytes that the header declares"),
+        (lambda p: made.resize(p, made.make().key, len(p) + 8) + bytes(8), "behind the last section"),
         (lambda p: p[:-1], "lengths"),
         (lambda p: p[:100], "shorter"),
         (_flip(0), "not a plan"),
         (lambda p: b"", "shorter"),
     ],
-    ids=["unsigned", "other key", "header", "section", "cut", "cut in the header", "magic", "empty"],
+    ids=[
+        "unsigned",
+        "other key",
+        "header",
+        "padding",
+        "section",
+        "longer",
+        "cut",
+        "cut in the header",
+        "magic",
+        "empty",
+    ],
 )
 def test_changed_plans_do_not_verify(
     plans: made.Plans, public: bytes, edit: Callable[[bytes], bytes], message: str
@@ -78,8 +91,9 @@ def test_changed_plans_do_not_verify(
 
 
 def test_damaged_plan_is_not_signed(plans: made.Plans) -> None:
-    with pytest.raises(PlannerError, match="section"):
-        signing.sign(_flip(-1)(plans.old), plans.key)
+    for at, message in ((-5, "bytes"), (-1, "padding")):
+        with pytest.raises(PlannerError, match=message):
+            signing.sign(_flip(at)(plans.old), plans.key)
 
 
 def test_keys_with_password_and_public_keys_in_pem(plans: made.Plans) -> None:

@@ -8,18 +8,19 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from planner_service import ir, planner, signing
-from planner_service.format import HeaderRecord, SectionId, SignatureRecord, SlotState
+from planner_service.format import HeaderRecord, SectionId, SectionRecord, SignatureRecord, SlotState
+from tests.schedule_graphs import Maker
 from tests.update import build
 from tests.update import plans as made
 from tests.update.device import COPY, NONE, Device
 
-HEAD = made.HeaderRecord.SIZE
+HEAD = HeaderRecord.SIZE
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_delta_sends_header_and_schedule_only(device: Device, plans: made.Plans)
 
 def test_delta_of_a_large_network_is_one_percent(library: Path, plans: made.Plans) -> None:
     def large() -> ir.Graph:
-        m = made.Maker(5, [(8, 8, 3)])
+        m = Maker(5, [(8, 8, 3)])
         t = m.inputs[0]
         for n in range(52):
             t = m.conv(t, 224, kernel=(1, 1), pads=(0, 0, 0, 0)) if n % 2 == 0 else m.depthwise(t)
@@ -263,7 +264,7 @@ def raw_header(**fields: int | bytes) -> Callable[[made.Plans], bytes]:
     """A header changed without the key."""
 
     def edit(p: made.Plans) -> bytes:
-        record = made.replace(HeaderRecord.unpack(p.new), **fields)  # type: ignore[arg-type]
+        record = replace(HeaderRecord.unpack(p.new), **fields)  # type: ignore[arg-type]
         return record.pack() + p.new[HEAD:]
 
     return edit
@@ -272,7 +273,7 @@ def raw_header(**fields: int | bytes) -> Callable[[made.Plans], bytes]:
 def signature(**fields: int | bytes) -> Callable[[made.Plans], bytes]:
     def edit(p: made.Plans) -> bytes:
         at = HeaderRecord.unpack(p.new).header_len
-        record = made.replace(SignatureRecord.unpack(p.new, at), **fields)  # type: ignore[arg-type]
+        record = replace(SignatureRecord.unpack(p.new, at), **fields)  # type: ignore[arg-type]
         return p.new[:at] + record.pack() + p.new[at + SignatureRecord.LAYOUT.size :]
 
     return edit
@@ -282,9 +283,9 @@ def section(number: int, **fields: int | bytes) -> Callable[[made.Plans], bytes]
     """A row of the section table changed by who holds the key; lengths and hashes are not repaired."""
 
     def edit(p: made.Plans) -> bytes:
-        at = HEAD + number * made.SectionRecord.SIZE
-        record = made.replace(made.SectionRecord.unpack(p.new, at), **fields)  # type: ignore[arg-type]
-        return signing.sign_header(p.new[:at] + record.pack() + p.new[at + made.SectionRecord.SIZE :], p.key)
+        at = HEAD + number * SectionRecord.SIZE
+        record = replace(SectionRecord.unpack(p.new, at), **fields)  # type: ignore[arg-type]
+        return signing.sign_header(p.new[:at] + record.pack() + p.new[at + SectionRecord.SIZE :], p.key)
 
     return edit
 
