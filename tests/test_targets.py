@@ -23,6 +23,8 @@ NAMES = {
     "rpi_pico",
     "esp32s3",
     "hifive1b",
+    "microbit",
+    "samr21_xpro",
 }
 GOOD = """
 name = "board"

@@ -16,6 +16,7 @@ from planner_service.errors import Code, PlannerError, Violation
 #: Cores that the engine is built for.
 CORES = (
     "host",
+    "cortex-m0",
     "cortex-m0plus",
     "cortex-m3",
     "cortex-m4",

@@ -2,8 +2,8 @@
 /*
  * Slots and state behind an mtd_dev_t, as the update core wants them.
  *
- * Layout: slot a, slot b, two sectors of state. Where the processor can read the device, plans run from there; else the
- * core copies the plan into a RAM buffer per slot.
+ * Where the processor can read the device, plans run from there; else the core copies the plan into a RAM buffer per
+ * slot.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -33,11 +33,6 @@ static weft_update_hal_t hal;
 /* A constant where the slots are in memory, so that the buffers drop out of the link. */
 #define IN_PLACE (WEFT_PARAM_ADDRESS != 0)
 
-static mtd_dev_t *device(void)
-{
-    return WEFT_PARAM_DEV;
-}
-
 static uint32_t size_of(unsigned area)
 {
     return area == WEFT_AREA_STATE ? hal.state.size : hal.slot.size;
@@ -48,36 +43,71 @@ static bool outside(unsigned area, uint32_t offset, uint32_t len)
     return offset > size_of(area) || len > size_of(area) - offset;
 }
 
-static uint32_t address_in_device(unsigned area, uint32_t offset)
-{
-    return CONFIG_WEFT_MTD_OFFSET + area * CONFIG_WEFT_SLOT_SIZE + offset;
-}
-
 static const void *mapped(void *ctx, unsigned area)
 {
     (void)ctx;
     return IN_PLACE ? (const void *)((uintptr_t)WEFT_PARAM_ADDRESS + area * CONFIG_WEFT_SLOT_SIZE) : NULL;
 }
 
-static int mtd_hal_read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32_t len)
+#ifdef WEFT_PARAM_DEV
+
+static uint32_t address_in_device(unsigned area, uint32_t offset)
 {
-    (void)ctx;
-    return outside(area, offset, len) ? -1 : mtd_read(device(), dst, address_in_device(area, offset), len);
+    return offset + (area == WEFT_AREA_STATE ? CONFIG_WEFT_STATE_OFFSET
+                                             : CONFIG_WEFT_MTD_OFFSET + area * CONFIG_WEFT_SLOT_SIZE);
 }
 
-static int mtd_hal_program(void *ctx, unsigned area, uint32_t offset, const void *src, uint32_t len)
+static int area_read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32_t len)
 {
     (void)ctx;
-    uint32_t page = device()->page_size, at = address_in_device(area, offset);
-    return outside(area, offset, len) ? -1 : mtd_write_page_raw(device(), src, at / page, at % page, len);
+    return outside(area, offset, len) ? -1 : mtd_read(WEFT_PARAM_DEV, dst, address_in_device(area, offset), len);
 }
 
-static int mtd_hal_erase(void *ctx, unsigned area, uint32_t offset)
+static int area_program(void *ctx, unsigned area, uint32_t offset, const void *src, uint32_t len)
+{
+    (void)ctx;
+    uint32_t page = WEFT_PARAM_DEV->page_size, at = address_in_device(area, offset);
+    return outside(area, offset, len) ? -1 : mtd_write_page_raw(WEFT_PARAM_DEV, src, at / page, at % page, len);
+}
+
+static int area_erase(void *ctx, unsigned area, uint32_t offset)
 {
     (void)ctx;
     uint32_t sector = hal.slot.sector;
-    return outside(area, offset, sector) ? -1 : mtd_erase_sector(device(), address_in_device(area, offset) / sector, 1);
+    return outside(area, offset, sector)
+               ? -1
+               : mtd_erase_sector(WEFT_PARAM_DEV, address_in_device(area, offset) / sector, 1);
 }
+
+static const char *set_up(void)
+{
+    mtd_dev_t *dev = WEFT_PARAM_DEV;
+    if (mtd_init(dev) < 0) {
+        return "the storage device cannot be initialised";
+    }
+    uint32_t sector = dev->page_size * dev->pages_per_sector;
+    uint64_t slots_end = CONFIG_WEFT_MTD_OFFSET + UINT64_C(2) * CONFIG_WEFT_SLOT_SIZE;
+    uint64_t state_end = CONFIG_WEFT_STATE_OFFSET + UINT64_C(2) * sector;
+    if (CONFIG_WEFT_SLOT_SIZE % sector != 0 || CONFIG_WEFT_MTD_OFFSET % sector != 0 ||
+        CONFIG_WEFT_STATE_OFFSET % sector != 0) {
+        return "CONFIG_WEFT_SLOT_SIZE, _MTD_OFFSET and _STATE_OFFSET must be multiples of the device's sector";
+    }
+    if ((uint64_t)sector * dev->sector_count < MAX(slots_end, state_end)) {
+        return "the storage device is too small for two slots and two sectors of state: lower CONFIG_WEFT_SLOT_SIZE";
+    }
+    if (CONFIG_WEFT_STATE_OFFSET < slots_end && state_end > CONFIG_WEFT_MTD_OFFSET) {
+        return "CONFIG_WEFT_STATE_OFFSET lies in a slot";
+    }
+    hal.slot = (weft_flash_t){.size = CONFIG_WEFT_SLOT_SIZE,
+                              .sector = sector,
+                              .write = MAX(dev->write_size, (uint32_t)WEFT_PARAM_WRITE_SIZE),
+                              .erased = 0xff};
+    hal.state = hal.slot;
+    hal.state.size = 2 * sector;
+    return NULL;
+}
+
+#else
 
 /* Slots in memory that this program does not write; the state is forgotten at a reset. */
 static uint8_t *ram_state(void)
@@ -86,7 +116,7 @@ static uint8_t *ram_state(void)
     return bytes;
 }
 
-static int rom_read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32_t len)
+static int area_read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32_t len)
 {
     if (outside(area, offset, len)) {
         return -1;
@@ -96,7 +126,7 @@ static int rom_read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32
     return 0;
 }
 
-static int rom_program(void *ctx, unsigned area, uint32_t offset, const void *src, uint32_t len)
+static int area_program(void *ctx, unsigned area, uint32_t offset, const void *src, uint32_t len)
 {
     (void)ctx;
     if (area != WEFT_AREA_STATE || outside(area, offset, len)) {
@@ -106,7 +136,7 @@ static int rom_program(void *ctx, unsigned area, uint32_t offset, const void *sr
     return 0;
 }
 
-static int rom_erase(void *ctx, unsigned area, uint32_t offset)
+static int area_erase(void *ctx, unsigned area, uint32_t offset)
 {
     (void)ctx;
     if (area != WEFT_AREA_STATE || outside(area, offset, RAM_STATE_SECTOR)) {
@@ -115,6 +145,15 @@ static int rom_erase(void *ctx, unsigned area, uint32_t offset)
     memset(ram_state() + offset, 0xff, RAM_STATE_SECTOR);
     return 0;
 }
+
+static const char *set_up(void)
+{
+    hal.slot = (weft_flash_t){.size = CONFIG_WEFT_SLOT_SIZE, .sector = CONFIG_WEFT_SLOT_SIZE, .write = 1};
+    hal.state = (weft_flash_t){.size = 2 * RAM_STATE_SECTOR, .sector = RAM_STATE_SECTOR, .write = 1};
+    return NULL;
+}
+
+#endif
 
 static int hash_init(void *ctx)
 {
@@ -151,45 +190,14 @@ static int verify_p256(void *ctx, const uint8_t *key, const uint8_t *hash, const
 #endif
 }
 
-static const char *set_up_rom(void)
-{
-    hal.slot = (weft_flash_t){.size = CONFIG_WEFT_SLOT_SIZE, .sector = CONFIG_WEFT_SLOT_SIZE, .write = 1};
-    hal.state = (weft_flash_t){.size = 2 * RAM_STATE_SECTOR, .sector = RAM_STATE_SECTOR, .write = 1};
-    hal.read = rom_read;
-    hal.program = rom_program;
-    hal.erase = rom_erase;
-    return NULL;
-}
-
-static const char *set_up_mtd(mtd_dev_t *dev)
-{
-    if (mtd_init(dev) < 0) {
-        return "the storage device cannot be initialised";
-    }
-    uint32_t sector = dev->page_size * dev->pages_per_sector;
-    if (CONFIG_WEFT_SLOT_SIZE % sector != 0 || CONFIG_WEFT_MTD_OFFSET % sector != 0) {
-        return "CONFIG_WEFT_SLOT_SIZE and CONFIG_WEFT_MTD_OFFSET must be multiples of the device's sector";
-    }
-    if ((uint64_t)sector * dev->sector_count < address_in_device(WEFT_AREA_STATE, 0) + UINT64_C(2) * sector) {
-        return "the storage device is too small for two slots and two sectors of state: lower CONFIG_WEFT_SLOT_SIZE";
-    }
-    hal.slot = (weft_flash_t){.size = CONFIG_WEFT_SLOT_SIZE,
-                              .sector = sector,
-                              .write = MAX(dev->write_size, (uint32_t)WEFT_PARAM_WRITE_SIZE),
-                              .erased = 0xff};
-    hal.state = hal.slot;
-    hal.state.size = 2 * sector;
-    hal.read = mtd_hal_read;
-    hal.program = mtd_hal_program;
-    hal.erase = mtd_hal_erase;
-    return NULL;
-}
-
 const weft_update_hal_t *weft_storage(const char **why)
 {
     *why = NULL;
     if (hal.read == NULL) {
-        *why = device() == NULL && IN_PLACE ? set_up_rom() : set_up_mtd(device());
+        *why = set_up();
+        hal.read = *why == NULL ? area_read : NULL;
+        hal.program = area_program;
+        hal.erase = area_erase;
         hal.mapped = mapped;
         hal.sha256_init = hash_init;
         hal.sha256_update = hash_update;

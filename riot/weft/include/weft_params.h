@@ -10,7 +10,7 @@
  * @brief       Where plans are stored, and who may sign them. A board or an application may bring its own file of this
  *              name; each macro may also be set alone.
  *
- * By default slot a, slot b and the state lie one behind the other in one MTD device: the file of native, or the flash
+ * Slot a, slot b behind it, and the state lie in one MTD device: the file of native, or the flash
  * that the application reserved by `SLOT_AUX_LEN`. Without either, slots are read from memory at
  * `CONFIG_WEFT_ROM_ADDR`: somebody else writes them, and the state is kept in RAM.
  */
@@ -35,6 +35,10 @@ extern "C" {
 #ifndef CONFIG_WEFT_MTD_OFFSET
 #define CONFIG_WEFT_MTD_OFFSET 0
 #endif
+/** @brief Offset of the state's two sectors in the device. */
+#ifndef CONFIG_WEFT_STATE_OFFSET
+#define CONFIG_WEFT_STATE_OFFSET (CONFIG_WEFT_MTD_OFFSET + 2 * CONFIG_WEFT_SLOT_SIZE)
+#endif
 
 #if !defined(WEFT_PARAM_DEV) && IS_USED(MODULE_MTD_NATIVE)
 #define WEFT_PARAM_DEV mtd_dev_get(0)
@@ -43,14 +47,13 @@ extern "C" {
 #define WEFT_PARAM_ADDRESS ((uintptr_t)CPU_FLASH_BASE + CONFIG_SLOT_AUX_OFFSET + CONFIG_WEFT_MTD_OFFSET)
 #define WEFT_PARAM_WRITE_SIZE FLASHPAGE_WRITE_BLOCK_SIZE
 #elif !defined(WEFT_PARAM_DEV) && defined(CONFIG_WEFT_ROM_ADDR)
-#define WEFT_PARAM_DEV NULL
 #define WEFT_PARAM_ADDRESS ((uintptr_t)CONFIG_WEFT_ROM_ADDR)
 #elif !defined(WEFT_PARAM_DEV)
 #error "Weft has no storage on this board. Reserve flash with SLOT_AUX_LEN and `FEATURES_REQUIRED += \
 periph_flashpage_aux`, name memory with CONFIG_WEFT_ROM_ADDR, or bring a weft_params.h: see docs/riot.md."
 #endif
 
-/** @brief Device of slots and state; NULL: memory that this program does not write. */
+/** @brief Device of slots and state; undefined: memory that this program does not write. */
 #ifdef DOXYGEN
 #define WEFT_PARAM_DEV
 #endif

@@ -53,7 +53,8 @@ static void on_press(void *arg)
 static void watch_button(void)
 {
     changer = thread_create(stack, sizeof stack, THREAD_PRIORITY_MAIN - 1, 0, change, NULL, "weft switch");
-    if (gpio_init_int(BTN0_PIN, BTN0_MODE, BTN0_INT_FLANK, on_press, NULL) != 0) {
+    /* Pressed or let go, as the board has it wired. */
+    if (gpio_init_int(BTN0_PIN, BTN0_MODE, GPIO_FALLING, on_press, NULL) != 0) {
         puts("no button: use the shell");
     }
 }
