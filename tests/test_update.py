@@ -501,6 +501,76 @@ def test_unsigned_plans_only_where_the_build_says_so(tmp_path: Path, plans: made
     device.close()
 
 
+# ---------------------------------------------------------------- failures of flash, mistakes of applications
+
+
+def test_every_failing_flash_operation_is_reported_and_survived(library: Path, plans: made.Plans) -> None:
+    """One read, program, erase or hash fails, power stays: an error, never a wrong plan, and another try works."""
+    call, used, failures = 0, 1, 0
+    while call < used:
+        device = Device(library, plans.key)
+        assert device.adopt(0, plans.old) == "OK"
+        device.restart()
+        device.fail(call)
+        results = [device.stage(plans.delta, COPY), device.call("test"), device.boot().result, device.call("confirm")]
+        used = device.calls
+        device.fail()
+        failures += results != ["OK"] * 4
+        for _ in range(4):
+            booted = device.restart()
+            assert booted.result == "OK"
+            if device.status["active"] == 1:
+                break
+            if booted.trial:
+                assert device.call("confirm") == "OK"
+                continue
+            if device.stage(plans.delta) == "TRIED":
+                assert device.call("erase") == "OK"
+                assert device.stage(plans.delta) == "OK"
+            assert device.call("test") == "OK"
+        assert device.status["active"] == 1
+        assert device.bytes_of(1)[: len(plans.delta)] == plans.delta
+        assert not device.broken
+        device.close()
+        call += 1
+    print(f"{failures} of {used} failing calls were visible in a result")
+
+
+@pytest.mark.parametrize("how", range(17))
+def test_configuration_is_checked(device: Device, how: int) -> None:
+    assert device.misconfigure(how) == ("ARG" if how else "OK")
+
+
+@pytest.mark.parametrize("mode", ["resident", "external"])
+def test_self_test_places_inputs_of_every_mode(device: Device, plans: made.Plans, mode: str) -> None:
+    options = replace(made.options(5), input_mode=mode)
+    device.update(signing.sign(planner.layers(made.graph(4), options).plan, plans.key))
+
+
+def test_external_input_without_a_buffer_is_refused(device: Device, plans: made.Plans) -> None:
+    m = Maker(6, [(40, 40, 4)])
+    options = replace(made.options(5), input_mode="external")
+    plan = planner.layers(m.graph([m.conv(m.inputs[0], 1, stride=(8, 8))]), options).plan
+    assert device.stage(signing.sign(plan, plans.key)) == "OK"
+    assert device.call("test") == "OK"
+    assert device.restart().trial_error == "IO"
+
+
+def test_malformed_self_test_fails(device: Device, plans: made.Plans) -> None:
+    at = made.sections(plans.new)[SectionId.SELFTEST].offset
+    bad = made.change(plans.new, plans.key, lambda data: data.__setitem__(at + 4, 9))
+    assert device.stage(bad) == "OK"
+    assert device.call("test") == "OK"
+    assert device.restart().trial_error == "SELFTEST"
+
+
+def test_session_ends_by_command(device: Device, plans: made.Plans) -> None:
+    reply = device.begin(plans.new)
+    assert device.abort(reply.token) == "OK"
+    assert device.write(reply.token, reply.next, b"x").result == "TOKEN"
+    assert device.call("erase") == "OK"
+
+
 # ---------------------------------------------------------------- build
 
 

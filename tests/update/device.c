@@ -19,7 +19,7 @@ typedef struct {
     verify_fn verify;
     uint8_t key[2][65], vendor[16], device[16];
     uint32_t verifications, feeds, budget, asked, seconds, steps, step_limit;
-    uint8_t fail_read;
+    uint32_t calls, fail_at; /* the call of flash or hash that fails, UINT32_MAX: none */
     weft_plan_t plan;
     _Alignas(8) uint8_t buffer[BUFFER];
     _Alignas(64) uint8_t arena[1u << 16];
@@ -32,6 +32,8 @@ void device_key(device_t *d, unsigned place, const uint8_t *key);
 void device_set(device_t *d, uint32_t arena, uint32_t confirm_after, uint32_t idle, uint32_t flags);
 void device_limits(device_t *d, uint32_t budget, uint32_t step_limit);
 void device_pass(device_t *d, uint32_t seconds);
+void device_fail(device_t *d, uint32_t call);
+int device_misconfigure(device_t *d, unsigned how);
 weft_update_t *device_update(device_t *d);
 int device_init(device_t *d);
 int device_boot(device_t *d, weft_boot_t *boot);
@@ -39,22 +41,27 @@ int device_run(device_t *d, uint8_t *output, uint32_t len);
 uint8_t *device_bytes(device_t *d, unsigned area);
 uint32_t device_count(device_t *d, unsigned what);
 
+static int fails(device_t *d)
+{
+    return d->calls++ == d->fail_at;
+}
+
 static int hash_init(void *ctx)
 {
     sha256_init(&((device_t *)ctx)->sha);
-    return 0;
+    return fails(ctx);
 }
 
 static int hash_update(void *ctx, const void *data, uint32_t len)
 {
     sha256_update(&((device_t *)ctx)->sha, data, len);
-    return 0;
+    return fails(ctx);
 }
 
 static int hash_finish(void *ctx, uint8_t hash[32])
 {
     sha256_finish(&((device_t *)ctx)->sha, hash);
-    return 0;
+    return fails(ctx);
 }
 
 static int verify(void *ctx, const uint8_t *key, const uint8_t *hash, const uint8_t *signature)
@@ -66,17 +73,17 @@ static int verify(void *ctx, const uint8_t *key, const uint8_t *hash, const uint
 
 static int read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32_t len)
 {
-    return flash_read(&((device_t *)ctx)->flash, area, offset, dst, len);
+    return fails(ctx) ? -1 : flash_read(&((device_t *)ctx)->flash, area, offset, dst, len);
 }
 
 static int program(void *ctx, unsigned area, uint32_t offset, const void *src, uint32_t len)
 {
-    return flash_program(&((device_t *)ctx)->flash, area, offset, src, len);
+    return fails(ctx) ? -1 : flash_program(&((device_t *)ctx)->flash, area, offset, src, len);
 }
 
 static int erase(void *ctx, unsigned area, uint32_t offset)
 {
-    return flash_erase(&((device_t *)ctx)->flash, area, offset);
+    return fails(ctx) ? -1 : flash_erase(&((device_t *)ctx)->flash, area, offset);
 }
 
 static const void *mapped_at(void *ctx, unsigned area)
@@ -119,7 +126,7 @@ device_t *device_new(uint32_t slot, uint32_t sector, uint32_t write, uint8_t era
         return NULL;
     }
     d->verify = check;
-    d->budget = d->step_limit = UINT32_MAX;
+    d->budget = d->step_limit = d->fail_at = UINT32_MAX;
     d->hal.ctx = d;
     d->hal.slot = slots;
     d->hal.state = state;
@@ -189,6 +196,75 @@ void device_pass(device_t *d, uint32_t time)
     d->seconds += time;
 }
 
+/* The call of flash or hash, counted from now, that fails once. */
+void device_fail(device_t *d, uint32_t call)
+{
+    d->calls = 0;
+    d->fail_at = call;
+}
+
+/* What weft_update_init() says of one mistake in the configuration. */
+int device_misconfigure(device_t *d, unsigned how)
+{
+    weft_update_hal_t hal = d->hal;
+    weft_update_config_t cfg = d->cfg;
+    weft_update_t u;
+    cfg.hal = &hal;
+    switch (how) {
+    case 0:
+        return weft_update_init(&u, &cfg);
+    case 1:
+        cfg.hal = NULL;
+        break;
+    case 2:
+        hal.read = NULL;
+        break;
+    case 3:
+        hal.verify_p256 = NULL;
+        break;
+    case 4:
+        hal.slot.write = 12;
+        break;
+    case 5:
+        hal.slot.write = 1024;
+        break;
+    case 6:
+        hal.slot.size += 8;
+        break;
+    case 7:
+        hal.slot.sector = hal.slot.size = 512;
+        break;
+    case 8:
+        hal.state.size = hal.state.sector;
+        break;
+    case 9:
+        hal.state.sector = 128;
+        break;
+    case 10:
+        cfg.buffer = NULL;
+        break;
+    case 11:
+        cfg.buffer = d->buffer + 4;
+        break;
+    case 12:
+        cfg.buffer_len = 56;
+        break;
+    case 13:
+        cfg.arena = NULL;
+        break;
+    case 14:
+        cfg.arena_len = 0;
+        break;
+    case 15:
+        cfg.arena = d->arena + 8;
+        break;
+    default:
+        cfg.buffer_len = BUFFER - 4;
+        break;
+    }
+    return weft_update_init(&u, &cfg);
+}
+
 weft_update_t *device_update(device_t *d)
 {
     return &d->u;
@@ -231,6 +307,6 @@ uint8_t *device_bytes(device_t *d, unsigned area)
 
 uint32_t device_count(device_t *d, unsigned what)
 {
-    const uint32_t counts[] = {d->flash.erases, d->flash.programs, d->verifications, d->feeds, d->asked};
+    const uint32_t counts[] = {d->flash.erases, d->flash.programs, d->verifications, d->feeds, d->asked, 0, d->calls};
     return what == 5 ? d->flash.broken != NULL : counts[what];
 }

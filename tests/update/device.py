@@ -135,6 +135,13 @@ class Device:
         """Sectors a transfer may erase, row steps a self-test may take."""
         self._lib.device_limits(self._device, budget, steps)
 
+    def fail(self, call: int = 0xFFFFFFFF) -> None:
+        """Let one call of flash or hash fail, counted from now."""
+        self._lib.device_fail(self._device, call)
+
+    def misconfigure(self, how: int) -> str:
+        return name_of(self._lib.device_misconfigure(self._device, how))
+
     def wait(self, seconds: int) -> None:
         self._lib.device_pass(self._device, seconds)
 
@@ -260,6 +267,11 @@ class Device:
     @property
     def verifications(self) -> int:
         return self._count(2)
+
+    @property
+    def calls(self) -> int:
+        """Of flash and hash since ``fail``."""
+        return self._count(6)
 
     @property
     def broken(self) -> bool:
