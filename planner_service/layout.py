@@ -323,12 +323,30 @@ def place(
     """Arena offsets, all multiples of ``align`` (a power of two, at least 4). ``lower_bound`` is the most bytes live at
     one time; where ``arena_bytes`` is larger, no better packing was found. Tensors in ``apart`` lie above everything
     else."""
+    placement = _placement(facts, schedule, align, effort, apart, None)
+    assert placement is not None
+    return placement
+
+
+def place_within(
+    facts: Facts, schedule: Schedule, height: int, apart: frozenset[int] = frozenset()
+) -> Placement | None:
+    """As ``place``, in at most ``height`` bytes without those of ``apart``; None if no such packing was found."""
+    return _placement(facts, schedule, 4, 0, apart, height)
+
+
+def _placement(
+    facts: Facts, schedule: Schedule, align: int, effort: int, apart: frozenset[int], limit: int | None
+) -> Placement | None:
     every = windows(facts, schedule)
     above = [w for w in every if w.kind == "tensor" and facts.nodes[_entry(schedule, w).op].tensor in apart]
     found = [w for w in every if w not in above]
     allowed = overlaps(facts, schedule, found, align)
     bound = _bound(found, allowed, align)
-    placed, height = _place(schedule, found, allowed, bound, align, effort)
+    result = _place(schedule, found, allowed, bound, align, effort, limit)
+    if result is None:
+        return None
+    placed, height = result
     extra = 0
     for w in above:
         placed.append((w, height + extra))
@@ -360,21 +378,35 @@ Placed = list[tuple[Window, int]]
 
 
 def _place(
-    schedule: Schedule, found: list[Window], allowed: Overlaps, bound: int, align: int, effort: int
-) -> tuple[Placed, int]:
+    schedule: Schedule,
+    found: list[Window],
+    allowed: Overlaps,
+    bound: int,
+    align: int,
+    effort: int,
+    limit: int | None,
+) -> tuple[Placed, int] | None:
     """Windows with their offsets, and the height: the bound if it can be had, otherwise as near to it as the search
-    gets."""
+    gets; None if that is over ``limit``."""
+    if limit is not None and bound > limit:
+        return None
     arranged = _arranged(schedule, found, allowed, bound, align)
     if arranged is not None:
         return arranged, bound
-    merged, members = _merge(found, allowed, align)
-    offsets, height = pack(merged, effort // 4, _between(members, allowed), bound)
     placed: Placed = []
-    for offset, group in zip(offsets, members, strict=True):
-        at = offset
-        for w in group:
-            placed.append((w, at))
-            at += _up(w.size, align)
+    if limit is not None:
+        arranged = _arranged(schedule, found, allowed, limit // align * align, align)
+        if arranged is None:
+            return None
+        placed, height = arranged, limit // align * align
+    else:
+        merged, members = _merge(found, allowed, align)
+        offsets, height = pack(merged, effort // 4, _between(members, allowed), bound)
+        for offset, group in zip(offsets, members, strict=True):
+            at = offset
+            for w in group:
+                placed.append((w, at))
+                at += _up(w.size, align)
     low = bound
     while height - low > align:
         middle = (low + height) // 2 // align * align

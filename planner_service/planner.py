@@ -7,7 +7,7 @@ here that the engine has not opened and run, with arena, MACs and outputs measur
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -21,7 +21,7 @@ from planner_service.encode import SelfTest, encode
 from planner_service.engine import Engine, RunResult, generated_input
 from planner_service.errors import Code, PlannerError, Violation
 from planner_service.ir import Graph
-from planner_service.layout import live_bytes, place, windows
+from planner_service.layout import live_bytes, place, place_within, windows
 from planner_service.schedule import Placement, Schedule
 from planner_service.solver import Problem, Search, Solution, Space, widen
 from planner_service.targets import Target
@@ -35,6 +35,13 @@ F_EPSILON = 1e-9
 #: share and a few more, P2 the MACs beyond the unfused ones, to these shares of the unfused.
 CAP_GROWTH, CAP_STEP = 0.02, 32
 EXTRA_SHARES = (0.01, 0.02, 0.03, 0.045, 0.06, 0.08, 0.11, 0.15, 0.2, 0.3, 0.5, 1.0)
+#: Schedules whose live bytes are least can be hard to pack. Among those that need up to this share more bytes, the one
+#: that packs best is taken, at most so many are tried, and at each limit these weights against tight overlaps (in
+#: shares of the unfused MACs).
+PACK_SHARE, PACK_TRIES = 0.04, 40
+PACK_WEIGHTS = (0.0, 1.0, 0.01)
+#: Stages within this share of the limit are tight.
+TIGHT = 1 / 8
 #: How much of the room above a solution's peak wider tiles may take, in the order of trying: packing may fail.
 WIDEN_SHARES = (1.0, 0.9, 0.5)
 
@@ -156,33 +163,63 @@ class _Run:
             inputs.append(array)
         return opened.run(inputs, keep_stages=True, step=self.cancelled)
 
-    def finish(self, solution: Solution, cap: int | None = None) -> PlanResult | None:
-        """Place, widen, encode and execute; None if packing would exceed ``cap`` counted bytes. Without a cap: in as
-        little as the solution can be packed into."""
-        mode = self.options.input_mode
-        schedule = build_schedule(self.facts, solution.stages, mode)
-        placement = self.place(schedule)
-        limit = self.counted(placement) if cap is None else cap // self.align * self.align
-        if self.counted(placement) > limit:
-            return None
-        for share in WIDEN_SHARES:
-            specs = widen(self.facts, solution, solution.memory + int((limit - solution.memory) * share))
-            wide = build_schedule(self.facts, specs, mode)
-            wide_placement = self.place(wide)
-            if self.counted(wide_placement) <= limit:
-                schedule, placement = wide, wide_placement
-                break
-        return self.seal(schedule, placement)
+    def pack(self, search: Search, least: int, spare: int | None) -> tuple[Solution, Placement]:
+        """Of the schedules with at most ``spare`` extra MACs, the one that packs into the fewest bytes: along the
+        front, from the one that needs the least, as long as the next one needs less than the best so far takes."""
+        best: tuple[int, Solution, Placement] | None = None
+        limit, tries, wider = least, 0, False
+        while best is None or (limit < best[0] and tries < PACK_TRIES):
+            for solution in self.candidates(search, limit, spare):
+                tries += 1
+                schedule = build_schedule(self.facts, solution.stages, self.options.input_mode)
+                if best is None:
+                    placement: Placement | None = self.place(schedule)
+                else:
+                    placement = place_within(self.facts, schedule, min(limit, best[0] - 4), self.uncounted)
+                if placement is not None and (best is None or self.counted(placement) < best[0]):
+                    best = self.counted(placement), solution, placement
+            if best is not None and best[0] > limit and not wider:
+                search.run(min(best[0], int(least * (1 + PACK_SHARE))), spare)
+                wider = True
+            limit = search.next_memory(limit)
+        return best[1], best[2]
+
+    def candidates(self, search: Search, limit: int, spare: int | None) -> Iterator[Solution]:
+        for share in PACK_WEIGHTS:
+            weight = int(share * self.facts.base_macs)
+            solution = search.least_macs(limit, int(limit * (1 - TIGHT)), weight)
+            if solution is not None and (spare is None or solution.macs <= self.facts.base_macs + spare):
+                yield solution
 
     def fit(self, search: Search, cap: int) -> PlanResult | None:
         """P2 on a finished run: the schedule of fewest MACs that can be packed into ``cap`` bytes; None if none."""
+        cap = cap // self.align * self.align
         limit = cap
         while (solution := search.least_macs(limit)) is not None:
-            result = self.finish(solution, cap)
-            if result is not None:
-                return result
+            spare = solution.macs - self.facts.base_macs
+            for candidate in self.candidates(search, limit, spare):
+                schedule = build_schedule(self.facts, candidate.stages, self.options.input_mode)
+                placement = place_within(self.facts, schedule, cap, self.uncounted)
+                if placement is not None:
+                    return self.finish(candidate, schedule, placement, cap)
             limit = solution.memory - 4
         return None
+
+    def finish(self, solution: Solution, schedule: Schedule, placement: Placement, limit: int) -> PlanResult:
+        """Widen steps within ``limit`` counted bytes, encode and execute."""
+        for share in WIDEN_SHARES:
+            specs = widen(self.facts, solution, solution.memory + int((limit - solution.memory) * share))
+            wide = build_schedule(self.facts, specs, self.options.input_mode)
+            wide_placement = place_within(self.facts, wide, limit, self.uncounted)
+            if wide_placement is not None:
+                return self.seal(wide, wide_placement)
+        return self.seal(schedule, placement)
+
+    def least(self, search: Search, least: int, spare: int | None) -> PlanResult:
+        """P1 on a finished run whose least bytes are ``least``."""
+        solution, placement = self.pack(search, least, spare)
+        schedule = build_schedule(self.facts, solution.stages, self.options.input_mode)
+        return self.finish(solution, schedule, placement, self.counted(placement))
 
     def counted(self, placement: Placement) -> int:
         return placement.arena_bytes - self.uncounted_bytes
@@ -238,11 +275,12 @@ class _Run:
 
 def _infeasible(run: _Run, cap: int, least: PlanResult) -> PlannerError:
     layer = _binding_layer(run.facts, least.schedule)
+    needed = least.arena_bytes - least.uncounted_bytes
     return PlannerError(
         Code.INFEASIBLE,
-        f"no schedule fits {cap} bytes of RAM: {least.arena_bytes - cap} bytes are missing",
+        f"no schedule fits {cap} bytes of RAM: {needed - cap} bytes are missing",
         layer=layer,
-        hint=f"the least possible arena is {least.arena_bytes} bytes (F = {least.overhead_factor:.2f}): "
+        hint=f"the least possible arena is {needed} bytes (F = {least.overhead_factor:.2f}): "
         "allow that much, or use a model with a smaller input or fewer channels at this layer",
         violations=[Violation(layer, "is executed when the least arena is at its fullest")],
     )
@@ -278,9 +316,8 @@ def _p1(run: _Run, f_max: float | None) -> PlanResult:
     if f_max is not None and f_max < 1.0:
         raise PlannerError(Code.BAD_REQUEST, f"F_max is {f_max}", hint="1.0 allows no recomputation")
     spare = None if f_max is None else int((f_max - 1.0 + F_EPSILON) * run.facts.base_macs)
-    result = run.finish(run.least_memory(spare)[1])
-    assert result is not None
-    return result
+    search, solution = run.least_memory(spare)
+    return run.least(search, solution.memory, spare)
 
 
 def _p2(run: _Run, cap: int) -> PlanResult:
@@ -323,9 +360,7 @@ def front(
     found: list[PlanResult] = []
     limit = most.memory
     while (solution := search.least_macs(limit)) is not None:
-        result = run.finish(solution)
-        assert result is not None
-        found.append(result)
+        found.append(run.least(search, solution.memory, solution.macs - run.facts.base_macs))
         limit = solution.memory - 4
     return _undominated(found)
 

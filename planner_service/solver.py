@@ -151,7 +151,16 @@ def _library() -> ct.CDLL:
     lib.ws_ahead.restype = ct.c_int64
     lib.ws_ahead.argtypes = (ct.c_void_p, ct.c_int32)
     lib.ws_run.argtypes = (ct.c_void_p, ct.c_int32, ct.c_int32, ct.c_int64, _PROGRESS_FN)
-    lib.ws_least_macs.argtypes = (ct.c_void_p, ct.c_int32, ct.POINTER(ct.c_int64), ct.c_void_p, ct.c_int32)
+    lib.ws_least_macs.argtypes = (
+        ct.c_void_p,
+        ct.c_int32,
+        ct.c_int32,
+        ct.c_int64,
+        ct.POINTER(ct.c_int64),
+        ct.c_void_p,
+        ct.c_int32,
+    )
+    lib.ws_next_memory.argtypes = (ct.c_void_p, ct.c_int32)
     lib.ws_least_memory.argtypes = (ct.c_void_p, ct.c_int64)
     lib.ws_statistics.restype = None
     lib.ws_statistics.argtypes = (ct.c_void_p, ct.POINTER(ct.c_int64))
@@ -333,13 +342,18 @@ class Search:
         found = self._lib.ws_least_memory(self._handle, _MOST if spare is None else spare)
         return None if found < 0 else int(found)
 
-    def least_macs(self, cap: int) -> Solution | None:
+    def next_memory(self, limit: int) -> int:
+        """The smallest limit above ``limit`` at which fewer MACs may do; a huge number if there is none."""
+        return int(self._lib.ws_next_memory(self._handle, min(limit, _INT32_MAX)))
+
+    def least_macs(self, cap: int, tight: int = 0, weight: int = 0) -> Solution | None:
         """P2: fewest MACs with at most ``cap`` bytes, then the fewest steps, then the least memory. None if nothing
-        that was found fits."""
+        that was found fits. A stage of more than ``tight`` bytes whose output overlaps its input counts as ``weight``
+        MACs more: such stages are hard to pack."""
         extra = ct.c_int64()
         words = np.zeros(10 * self._problem.count + 1, dtype=np.int32)
         count = self._lib.ws_least_macs(
-            self._handle, min(cap, _INT32_MAX), ct.byref(extra), words.ctypes.data, len(words)
+            self._handle, min(cap, _INT32_MAX), tight, weight, ct.byref(extra), words.ctypes.data, len(words)
         )
         if count < 0:
             raise PlannerError(Code.INTERNAL, "the search could not write its schedule down")

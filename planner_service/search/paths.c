@@ -98,21 +98,21 @@ int32_t ws_run(ws_search_t *s, int32_t cap, int32_t layers_cap, int64_t spare, w
 
 /* The best way to a position. */
 typedef struct {
-    int64_t extra, calls;
+    int64_t cost, extra, calls; /* cost: extra MACs and weights */
     int32_t memory;
     int32_t stage, from;
 } way_t;
 
 static bool better(const way_t *a, const way_t *b)
 {
-    if (a->extra != b->extra) {
-        return a->extra < b->extra;
+    if (a->cost != b->cost) {
+        return a->cost < b->cost;
     }
     return a->calls != b->calls ? a->calls < b->calls : a->memory < b->memory;
 }
 
 /* The best ways to all positions through stages of at most `cap` bytes; NULL without memory. */
-static way_t *ways(ws_search_t *s, int32_t cap)
+static way_t *ways(ws_search_t *s, int32_t cap, int32_t tight, int64_t weight)
 {
     int32_t n = s->graph.op_count;
     way_t *best = ws_alloc(s, (size_t)n + 1, sizeof(*best));
@@ -120,7 +120,7 @@ static way_t *ways(ws_search_t *s, int32_t cap)
         return NULL;
     }
     for (int32_t i = 1; i <= n; i++) {
-        best[i].extra = WS_MAX_EXTRA;
+        best[i].cost = best[i].extra = WS_MAX_EXTRA;
     }
     for (int32_t i = 0; i < n; i++) {
         if (best[i].extra >= WS_MAX_EXTRA) {
@@ -128,8 +128,13 @@ static way_t *ways(ws_search_t *s, int32_t cap)
         }
         for (int32_t k = s->stages_at[i]; k < s->stages_at[i + 1]; k++) {
             const ws_stage_t *stage = WS_AT(s->stages, ws_stage_t, k);
-            way_t way = {best[i].extra + stage->extra, best[i].calls + stage->calls,
-                         ws_max(best[i].memory, stage->memory), k, i};
+            int64_t cost = stage->extra + (stage->overlap && stage->memory > tight ? weight : 0);
+            way_t way = {best[i].cost + cost,
+                         best[i].extra + stage->extra,
+                         best[i].calls + stage->calls,
+                         ws_max(best[i].memory, stage->memory),
+                         k,
+                         i};
             if (stage->memory <= cap && better(&way, &best[stage->end])) {
                 best[stage->end] = way;
             }
@@ -171,10 +176,11 @@ static void put_stage(const ws_search_t *s, writer_t *w, int32_t begin, const ws
     }
 }
 
-int32_t ws_least_macs(ws_search_t *s, int32_t cap, int64_t *extra, int32_t *out, int32_t room)
+int32_t ws_least_macs(ws_search_t *s, int32_t cap, int32_t tight, int64_t weight, int64_t *extra, int32_t *out,
+                      int32_t room)
 {
     int32_t n = s->graph.op_count, count = 0;
-    way_t *best = ways(s, cap);
+    way_t *best = ways(s, cap, tight, weight);
     if (best == NULL) {
         return -1;
     }
@@ -203,22 +209,28 @@ static int ascending(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-int32_t ws_least_memory(ws_search_t *s, int64_t extra)
+/* The peaks of all stages, ascending; NULL without memory. */
+static int32_t *sorted_peaks(ws_search_t *s)
 {
-    size_t count = s->stages.count;
-    int32_t *peaks = ws_alloc(s, count, sizeof(*peaks));
-    if (peaks == NULL) {
-        return WS_NONE;
-    }
-    for (size_t k = 0; k < count; k++) {
+    int32_t *peaks = ws_alloc(s, s->stages.count, sizeof(*peaks));
+    for (size_t k = 0; peaks != NULL && k < s->stages.count; k++) {
         peaks[k] = WS_AT(s->stages, ws_stage_t, k)->memory;
     }
-    qsort(peaks, count, sizeof(*peaks), ascending);
-    int32_t found = WS_NONE;
-    size_t lo = 0, hi = count;
-    while (lo < hi) {
+    if (peaks != NULL) {
+        qsort(peaks, s->stages.count, sizeof(*peaks), ascending);
+    }
+    return peaks;
+}
+
+/* The least peak with at most `extra` MACs; `none` if there is none. */
+static int32_t least_peak(ws_search_t *s, int64_t extra, int32_t none)
+{
+    int32_t found = none;
+    size_t lo = 0, hi = s->stages.count;
+    int32_t *peaks = sorted_peaks(s);
+    while (peaks != NULL && lo < hi) {
         size_t middle = (lo + hi) / 2;
-        way_t *best = ways(s, peaks[middle]);
+        way_t *best = ways(s, peaks[middle], 0, 0);
         if (best == NULL) {
             break;
         }
@@ -230,8 +242,24 @@ int32_t ws_least_memory(ws_search_t *s, int64_t extra)
         }
         ws_release(s, best, (size_t)s->graph.op_count + 1, sizeof(*best));
     }
-    ws_release(s, peaks, count, sizeof(*peaks));
+    ws_release(s, peaks, s->stages.count, sizeof(*peaks));
     return found;
+}
+
+int32_t ws_least_memory(ws_search_t *s, int64_t extra)
+{
+    return least_peak(s, extra, WS_NONE);
+}
+
+int32_t ws_next_memory(ws_search_t *s, int32_t cap)
+{
+    way_t *best = ways(s, cap, 0, 0);
+    if (best == NULL) {
+        return INT32_MAX;
+    }
+    int64_t extra = best[s->graph.op_count].extra;
+    ws_release(s, best, (size_t)s->graph.op_count + 1, sizeof(*best));
+    return least_peak(s, extra - 1, INT32_MAX);
 }
 
 void ws_statistics(const ws_search_t *s, int64_t counts[4])

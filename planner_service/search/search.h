@@ -84,15 +84,20 @@ int32_t ws_run(ws_search_t *search, int32_t cap, int32_t layers_cap, int64_t spa
 
 /*
  * Of the last run: fewest MACs beyond the unfused ones with at most `cap` bytes, then the fewest kernel calls, then the
- * least memory. Writes the schedule into `out`: stages, then for each [begin, end, overlap, memory, tile, segments],
- * and for each segment [begin, end, row advance, rows kept by each operator...]. Returns the words written, 0 if
- * nothing fits, or -1 if `room` words or the memory are not enough.
+ * least memory. A stage of more than `tight` bytes whose output overlaps its input counts as `weight` MACs more: such
+ * stages are hard to pack. Writes the schedule into `out`: stages, then for each [begin, end, overlap, memory, tile,
+ * segments], and for each segment [begin, end, row advance, rows kept by each operator...]. Returns the words written,
+ * 0 if nothing fits, or -1 if `room` words or the memory are not enough.
  */
-int32_t ws_least_macs(ws_search_t *search, int32_t cap, int64_t *extra, int32_t *out, int32_t room);
+int32_t ws_least_macs(ws_search_t *search, int32_t cap, int32_t tight, int64_t weight, int64_t *extra, int32_t *out,
+                      int32_t room);
 
 /* Of the last run: the least memory of a schedule with at most `extra` MACs beyond the unfused ones; -1 if there is
  * none. */
 int32_t ws_least_memory(ws_search_t *search, int64_t extra);
+
+/* Of the last run: the least limit above `cap` with which ws_least_macs finds fewer MACs; INT32_MAX if none does. */
+int32_t ws_next_memory(ws_search_t *search, int32_t cap);
 
 /* Counts for reports: options, states kept, states tried, stages. */
 void ws_statistics(const ws_search_t *search, int64_t counts[4]);
