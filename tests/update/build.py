@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -68,10 +69,26 @@ def mutant(folder: Path, name: str, edits: Sequence[tuple[str, str, str]]) -> Pa
     return link(folder, sorted((folder / "rest").glob("*.o")), core, place / "sim")
 
 
-def device(folder: Path, *flags: str) -> Path:
-    """The device that Python drives, as a shared library."""
+def zcbor() -> Path:
+    """The folder of zcbor's C sources, which its Python package carries; the package itself is not imported."""
+    found = importlib.util.find_spec("zcbor")
+    if found is None or found.origin is None:
+        raise RuntimeError("zcbor is not installed")
+    return Path(found.origin).parent
+
+
+def device(folder: Path, *flags: str, smp: bool = False) -> Path:
+    """The device that Python drives, as a shared library; with ``smp`` also the SMP handler."""
     output = folder / "device.so"
     sources = [HERE / n for n in ("device.c", "flash.c", "sha256.c")]
+    if smp:
+        codec = zcbor()
+        objects_of_zcbor = objects(
+            [codec / "src" / f"zcbor_{n}.c" for n in ("common", "decode", "encode")],
+            folder / "zcbor", "-fPIC", f"-I{codec / 'include'}",
+        )  # fmt: skip
+        sources += [HERE / "device_smp.c", ROOT / "module/src/smp/weft_smp.c", *objects_of_zcbor]
+        flags = (*flags, "-isystem", str(codec / "include"))
     run(
         "gcc", "-std=c11", "-O2", "-g", "-shared", "-fPIC", *WARNINGS, *flags, *INCLUDES, "-o", output,
         *sources, *core_sources(), *engine_sources(),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import ctypes as ct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +120,19 @@ class Device:
         if key is not None:
             self.set_key(0, signing.public_key(key))
         self.init()
+
+    def smp(self) -> Callable[[bytes, int], bytes]:
+        """A fresh SMP handler: packet and room for the reply to reply."""
+        self._lib.smp_new.restype = ct.c_void_p
+        self._lib.smp_packet.restype = ct.c_size_t
+        handler = ct.c_void_p(self._lib.smp_new(self._update))
+
+        def packet(data: bytes, room: int = 512) -> bytes:
+            out = (ct.c_uint8 * room)()
+            used = self._lib.smp_packet(handler, data, ct.c_size_t(len(data)), out, ct.c_size_t(room))
+            return bytes(out[:used])
+
+        return packet
 
     def close(self) -> None:
         self._lib.device_free(self._device)
