@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tflite_builder import TfliteBuilder, single
 
-from planner_service import arith
+from planner_service import arith, planner
 from planner_service.build import Facts, layer_by_layer
 from planner_service.encode import encode
 from planner_service.engine import Engine, InputMode
@@ -88,11 +88,16 @@ def smooth(graph: Graph, number: int) -> list[oracle.Int8]:
 @pytest.mark.parametrize("name", NAMES)
 def test_real_model_equals_litert_layer_by_layer(name: str) -> None:
     """Every operator on LiteRT's own inputs of it gives LiteRT's output, fully connected ones to within 2; every tensor
-    before the first of those also when the graph runs from its inputs; the passes change no output."""
+    before the first of those also when the graph runs from its inputs; the passes change no output; the engine gives
+    every tensor of the layer-by-layer plan, and a fused plan the same outputs."""
     data = model_bytes(name)
     raw, graph = import_tflite(data, name=name), import_model(data, name=name)
     interpreter = litert(data, preserve=True)
     details = {d["name"]: d for d in interpreter.get_tensor_details()}
+    layers, fused = planner.layers(graph), planner.plan(graph, planner.Constraint(kind="p1", f_max=1.0))
+    engine = Engine()
+    unfused, tight = engine.open(layers.plan), engine.open(fused.plan)
+    ends = [stage.segments[-1].entries[-1].op for stage in layers.schedule.stages]
     # LiteRT cuts very long names; their tensors are then only compared through those behind them.
     exact, near, worst = 0, 0, 0
     for number in range(INPUTS):
@@ -122,6 +127,11 @@ def test_real_model_equals_litert_layer_by_layer(name: str) -> None:
                 assert difference <= (2 if isinstance(op, FullyConnected) else 0), op.name
                 worst, near = max(worst, difference), near + 1
         passed = oracle.run(graph, inputs)
+        executed = unfused.run(inputs, keep_stages=True)
+        for end, content in zip(ends, executed.stages, strict=True):
+            assert content == passed[graph.ops[end].output].tobytes(), graph.ops[end].name
+        for io, output in zip(graph.outputs, tight.run(inputs).outputs, strict=True):
+            assert np.array_equal(output, passed[io.tensor])
         for a, b in zip(raw.outputs, graph.outputs, strict=True):
             assert np.array_equal(ours[a.tensor], passed[b.tensor])
     print(
