@@ -6,6 +6,7 @@ here that the engine has not opened and run, with arena, MACs and outputs measur
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,11 @@ class PlanResult:
     schedule: Schedule
 
     @property
+    def counted_bytes(self) -> int:
+        """The arena without what ``Options.count_outputs`` leaves out."""
+        return self.arena_bytes - self.uncounted_bytes
+
+    @property
     def overhead_factor(self) -> float:
         return self.macs / self.base_macs if self.base_macs else 1.0
 
@@ -101,6 +107,7 @@ class _Run:
         target: Target | None,
         progress: Progress | None,
         cancelled: Cancelled | None,
+        executed: Callable[[float], None] | None = None,
     ) -> None:
         self.facts, self.options = Facts(graph), options
         #: Of the arena's base; windows inside it need only 4.
@@ -109,6 +116,7 @@ class _Run:
         self.problem = Problem(self.facts, options.input_mode, self.uncounted)
         self.progress = progress or (lambda _done, _text: None)
         self.cancelled = cancelled or (lambda: False)
+        self.executed = executed or (lambda _seconds: None)
 
     def tick(self, done: float, text: str) -> None:
         if self.cancelled():
@@ -155,13 +163,16 @@ class _Run:
         return self._execute(encode(self.facts.graph, schedule, place(self.facts, schedule), facts=self.facts)).outputs
 
     def _execute(self, plan: bytes) -> RunResult:
+        began = time.process_time()
         opened = Engine().open(plan)
         inputs: list[NDArray[np.int8]] = []
         seed = SELFTEST_SEED
         for io in opened.inputs:
             array, seed = generated_input(io.shape, seed)
             inputs.append(array)
-        return opened.run(inputs, keep_stages=True, step=self.cancelled)
+        result = opened.run(inputs, keep_stages=True, step=self.cancelled)
+        self.executed(time.process_time() - began)
+        return result
 
     def pack(self, search: Search, least: int, spare: int | None) -> tuple[Solution, Placement]:
         """Of the schedules with at most ``spare`` extra MACs, the one that packs into the fewest bytes: along the
@@ -275,7 +286,7 @@ class _Run:
 
 def _infeasible(run: _Run, cap: int, least: PlanResult) -> PlannerError:
     layer = _binding_layer(run.facts, least.schedule)
-    needed = least.arena_bytes - least.uncounted_bytes
+    needed = least.counted_bytes
     return PlannerError(
         Code.INFEASIBLE,
         f"no schedule fits {cap} bytes of RAM: {needed - cap} bytes are missing",
@@ -302,9 +313,11 @@ def plan(
     target: Target | None = None,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
+    executed: Callable[[float], None] | None = None,
 ) -> PlanResult:
-    """The optimal plan within the constraint. PlannerError: INFEASIBLE with what would fit, CANCELLED, BAD_REQUEST."""
-    run = _Run(graph, options or Options(), target, progress, cancelled)
+    """The optimal plan within the constraint; ``executed`` is told the CPU seconds of each run by the engine.
+    PlannerError: INFEASIBLE with what would fit, CANCELLED, BAD_REQUEST."""
+    run = _Run(graph, options or Options(), target, progress, cancelled, executed)
     run.tick(0.0, "starting")
     if constraint.kind == "p1":
         return _p1(run, constraint.f_max)
@@ -349,9 +362,10 @@ def front(
     target: Target | None = None,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
+    executed: Callable[[float], None] | None = None,
 ) -> tuple[PlanResult, ...]:
-    """Every schedule that no other one beats in both RAM and compute, most RAM first."""
-    run = _Run(graph, options or Options(), target, progress, cancelled)
+    """Every schedule that no other one beats in both RAM and compute, most RAM first. Arguments: see ``plan``."""
+    run = _Run(graph, options or Options(), target, progress, cancelled, executed)
     _, most = run.least_memory(0, 0.0, 0.2)
     _, least = run.least_memory(None, 0.2, 0.4)
     spare = least.macs - run.facts.base_macs
@@ -360,8 +374,11 @@ def front(
     found: list[PlanResult] = []
     limit = most.memory
     while (solution := search.least_macs(limit)) is not None:
-        found.append(run.least(search, solution.memory, solution.macs - run.facts.base_macs))
-        limit = solution.memory - 4
+        extra = solution.macs - run.facts.base_macs
+        memory = search.least_memory(extra)
+        assert memory is not None
+        found.append(run.least(search, memory, extra))
+        limit = memory - 4
     return _undominated(found)
 
 

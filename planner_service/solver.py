@@ -175,20 +175,19 @@ class Problem:
         graph, n = facts.graph, len(facts.graph.ops)
         self.count = n
         self.collected: list[int] = []  #: streamed inputs that a stage of their own collects at the start
-        self.rows_of: dict[int, int] = {}  #: operator -> network input whose rows it reads as they come
+        self.rows_of: dict[int, list[int]] = {}  #: by operator: network inputs whose rows it reads as they come
         resident: set[int] = set()
         for number, io in enumerate(graph.inputs):
             tensor, users = io.tensor, facts.consumers[io.tensor]
             if mode == "resident" or (mode == "external" and facts.is_output[tensor]):
                 resident.add(tensor)
             elif mode == "streamed":
-                alone = len(users) == 1 and users[0] not in self.rows_of
-                if alone and not facts.is_output[tensor] and tensor in facts.nodes[users[0]].swept:
-                    self.rows_of[users[0]] = -1 - number
+                if len(users) == 1 and not facts.is_output[tensor] and tensor in facts.nodes[users[0]].swept:
+                    self.rows_of.setdefault(users[0], []).append(-1 - number)
                 else:
                     self.collected.append(-1 - number)
                     resident.add(tensor)
-        streamed = {facts.nodes[source].tensor for source in self.rows_of.values()}
+        streamed = {facts.nodes[source].tensor for sources in self.rows_of.values() for source in sources}
         self._tensors = (_Tensor * len(graph.tensors))()
         for t, made in enumerate(graph.tensors):
             last_read = max(facts.consumers[t], default=-1) if made.data is None else -1
@@ -381,9 +380,9 @@ class Search:
                 i, j, row_adv = words[at : at + 3]
                 at += 3
                 segments += [
-                    SegmentSpec(ops=(problem.rows_of[op],), row_adv=1, col_adv=WHOLE)
+                    SegmentSpec(ops=(source,), row_adv=1, col_adv=WHOLE)
                     for op in range(i, j)
-                    if op in problem.rows_of
+                    for source in problem.rows_of.get(op, ())
                 ]
                 segments.append(self._segment(range(i, j), row_adv, words[at : at + j - i]))
                 at += j - i

@@ -50,6 +50,13 @@ typedef struct {
     ws_vec_t rows;     /* int32_t: count of steps, then rows by tracked tensor and step */
 } scan_t;
 
+/* What joining segments at `i` and ending the next one at `j` means. */
+typedef struct {
+    int32_t i, j, inlet;
+    bool ends, cuts;       /* the stage may end at j, or be cut there */
+    int64_t full, carried; /* bytes of whole tensors at j if it ends, and without the last if it is cut */
+} link_t;
+
 int32_t ws_ring_rows(int32_t height, int32_t advance, int32_t offset, ws_span_t need)
 {
     int32_t most = 1, done = 0, produced = ws_clamp(offset, height);
@@ -97,6 +104,22 @@ static const ws_span_t *need_of(const ws_search_t *s, const ws_class_t *class, i
     return NULL;
 }
 
+/* Rows of a tracked tensor that the segment of operators [i, j) reads: NULL if none; all of them at every step if one
+ * of the operators needs it whole. */
+static const ws_span_t *read_of(const ws_search_t *s, const ws_class_t *class, int32_t i, int32_t j, int32_t tensor)
+{
+    static const ws_span_t all = {0, 0, INT32_MAX};
+    for (int32_t n = i; n < j; n++) {
+        const ws_op_t *op = &s->graph.ops[n];
+        for (int32_t k = op->swept; k < op->swept + op->whole; k++) {
+            if (s->graph.inputs[op->inputs_at + k] == tensor) {
+                return &all;
+            }
+        }
+    }
+    return need_of(s, class, tensor);
+}
+
 /* First row that a reader which has done `steps` steps is still to read. */
 static int32_t next_row(const ws_span_t *need, int32_t steps, int32_t height)
 {
@@ -112,13 +135,14 @@ static int32_t pulled(const group_t *g, const ws_span_t *inlet, int32_t height, 
 }
 
 /* The profile after a segment of `class` behind group `g`; -1 without memory. */
-static int32_t compose(scan_t *c, const group_t *g, const ws_class_t *class, int32_t inlet)
+static int32_t compose(scan_t *c, const group_t *g, const ws_class_t *class, const link_t *link)
 {
     ws_search_t *s = c->s;
     if (c->tracked == 0) {
         return 0;
     }
-    const ws_span_t *link = inlet >= 0 ? need_of(s, class, inlet) : NULL;
+    int32_t inlet = link->inlet;
+    const ws_span_t *pull = inlet >= 0 ? need_of(s, class, inlet) : NULL;
     int32_t height = inlet >= 0 ? s->graph.tensors[inlet].height : 0;
     int32_t steps = class->steps + 1, at = (int32_t)c->rows.count;
     if (!ws_push(s, &c->rows, &steps)) {
@@ -126,7 +150,7 @@ static int32_t compose(scan_t *c, const group_t *g, const ws_class_t *class, int
     }
     for (int32_t k = 0; k < c->tracked; k++) {
         const ws_tensor_t *t = &s->graph.tensors[c->track[k]];
-        const ws_span_t *need = need_of(s, class, c->track[k]);
+        const ws_span_t *need = read_of(s, class, link->i, link->j, c->track[k]);
         int32_t old = *WS_AT(c->profiles, int32_t, g->profile);
         int32_t old_steps = *WS_AT(c->rows, int32_t, old);
         for (int32_t m = 0; m < steps; m++) {
@@ -134,7 +158,7 @@ static int32_t compose(scan_t *c, const group_t *g, const ws_class_t *class, int
             if (need != NULL && m < class->steps) {
                 row = next_row(need, m, t->height);
             }
-            int32_t done = m > 0 ? pulled(g, link, height, m - 1) : 0;
+            int32_t done = m > 0 ? pulled(g, pull, height, m - 1) : 0;
             int32_t before = *WS_AT(c->rows, int32_t, old + 1 + k * old_steps + ws_min(done, old_steps - 1));
             row = ws_min(row, before);
             if (!ws_push(s, &c->rows, &row)) {
@@ -160,20 +184,21 @@ static int32_t compose(scan_t *c, const group_t *g, const ws_class_t *class, int
 
 /* How far below a tracked tensor the output of a stage that ends with `class` has to start to overwrite dead rows only,
  * in bytes: replay.overlap_distances. */
-static int64_t distance(const scan_t *c, const group_t *g, const ws_class_t *class, int32_t inlet, int32_t k,
+static int64_t distance(const scan_t *c, const group_t *g, const ws_class_t *class, const link_t *link, int32_t k,
                         const ws_tensor_t *out)
 {
     const ws_search_t *s = c->s;
-    const ws_span_t *link = inlet >= 0 ? need_of(s, class, inlet) : NULL;
+    int32_t inlet = link->inlet;
+    const ws_span_t *pull = inlet >= 0 ? need_of(s, class, inlet) : NULL;
     int32_t inlet_height = inlet >= 0 ? s->graph.tensors[inlet].height : 0;
     const ws_tensor_t *t = &s->graph.tensors[c->track[k]];
-    const ws_span_t *need = need_of(s, class, c->track[k]);
+    const ws_span_t *need = read_of(s, class, link->i, link->j, c->track[k]);
     int32_t old = *WS_AT(c->profiles, int32_t, g->profile);
     int32_t old_steps = *WS_AT(c->rows, int32_t, old);
     int64_t most = 0;
     for (int32_t i = 0; i < class->steps; i++) {
         int32_t written = ws_clamp(class->advance * (i + 1) + class->offset, out->height);
-        int32_t done = pulled(g, link, inlet_height, i);
+        int32_t done = pulled(g, pull, inlet_height, i);
         int32_t row = *WS_AT(c->rows, int32_t, old + 1 + k * old_steps + ws_min(done, old_steps - 1));
         if (need != NULL) {
             row = ws_min(row, next_row(need, i, t->height));
@@ -229,26 +254,11 @@ static bool may_cut(const scan_t *c, int32_t j)
     return true;
 }
 
-/* Which tracked tensors nothing after j reads, if the stage's output may overlap them. */
+/* Whether nothing after j reads a tracked tensor, and the output at j may overlap something. */
 static bool dies(const scan_t *c, int32_t j, int32_t k)
 {
-    const ws_graph_t *graph = &c->s->graph;
-    const ws_op_t *last = &graph->ops[j - 1];
-    if (last->reduce_h || last->reduce_w || graph->tensors[c->track[k]].last_use >= j) {
-        return false;
-    }
-    for (int32_t i = c->start; i < j; i++) {
-        const ws_op_t *op = &graph->ops[i];
-        if (op->single) {
-            return false;
-        }
-        for (int32_t n = op->swept; n < op->swept + op->whole; n++) {
-            if (graph->inputs[op->inputs_at + n] == c->track[k]) {
-                return false;
-            }
-        }
-    }
-    return true;
+    const ws_op_t *last = &c->s->graph.ops[j - 1];
+    return !last->reduce_h && !last->reduce_w && c->s->graph.tensors[c->track[k]].last_use < j;
 }
 
 /* Bytes of the tensor between two segments: a ring, or all of it if something later reads it too; -1 without memory. */
@@ -396,13 +406,6 @@ static bool note_end(scan_t *c, int32_t j, const end_t *end)
     return true;
 }
 
-/* What joining segments at `i` and ending the next one at `j` means. */
-typedef struct {
-    int32_t j, inlet;
-    bool ends, cuts;       /* the stage may end at j, or be cut there */
-    int64_t full, carried; /* bytes of whole tensors at j if it ends, and without the last if it is cut */
-} link_t;
-
 /* Candidates of a group are compared whenever they have become this many times as many as were left. */
 #define CROWDED 4
 #define CROWD (1 << 14)
@@ -422,13 +425,13 @@ static bool join(scan_t *c, joint_t *joint, const group_t *g, const ws_class_t *
     for (int32_t k = 0; link->ends && k < c->tracked; k++) {
         if (dies(c, link->j, k)) {
             int64_t size = ws_up(s->graph.tensors[c->track[k]].bytes), own = ws_up(out->bytes);
-            int64_t below = size + distance(c, g, class, link->inlet, k, out);
+            int64_t below = size + distance(c, g, class, link, k, out);
             int64_t saving = size + own - (own > below ? own : below);
             joint->saved = saving > joint->saved ? saving : joint->saved;
         }
     }
     if (link->cuts) {
-        int32_t profile = compose(c, g, class, link->inlet);
+        int32_t profile = compose(c, g, class, link);
         joint->target = profile < 0 ? NULL : group_of(c, link->j, class->advance, class->offset, profile);
         return joint->target != NULL;
     }
@@ -538,7 +541,7 @@ static bool scan_from(scan_t *c, int32_t i)
             break;
         }
         const ws_segment_t *segment = ws_segment(s, i, j);
-        link_t link = {j, inlet, s->graph.tensors[s->graph.ops[j - 1].tensor].last_use >= j, may_cut(c, j), 0, 0};
+        link_t link = {i, j, inlet, s->graph.tensors[s->graph.ops[j - 1].tensor].last_use >= j, may_cut(c, j), 0, 0};
         if (segment->count == 0 || (!link.ends && !link.cuts) || s->ahead[j] >= WS_MAX_EXTRA) {
             continue;
         }

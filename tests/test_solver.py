@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search against brute force over the same space (docs/planner.md), and what must hold of every plan."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from planner_service import layout, planner, replay
+from planner_service.build import (
+    Facts,
+    IllegalSpecError,
+    InputMode,
+    SegmentSpec,
+    StageSpec,
+    build_stage,
+    layer_specs,
+    place_inputs,
+    shape_segment,
+)
+from planner_service.engine import Engine
+from planner_service.errors import Code, PlannerError
+from planner_service.planner import Constraint, Options
+from planner_service.schedule import Schedule, Stage
+from planner_service.solver import WHOLE, Problem, Search, Solution, Space
+from planner_service.workloads import workload
+
+sys.path.insert(0, str(Path(__file__).parent))
+from schedule_graphs import random_graph
+from schedule_rules import check
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = (1, 2)
+SPACE = Space(row_steps=STEPS)
+MODES: tuple[InputMode, ...] = ("streamed", "resident", "external")
+#: (memory, MACs) that no other schedule of a set beats in both.
+Front = list[tuple[int, int]]
+
+
+class BruteForce:
+    """Every schedule of the space, built and costed by ``build``, ``replay`` and ``layout`` alone."""
+
+    def __init__(self, facts: Facts, mode: InputMode) -> None:
+        self.facts, self.mode, self.count = facts, mode, len(facts.graph.ops)
+        specs = layer_specs(facts, mode)
+        self.inputs = specs[: len(specs) - self.count]
+        self.layers = specs[len(self.inputs) :]
+        self.built = [build_stage(facts, spec) for spec in specs]
+
+    def front(self) -> Front:
+        """Of whole schedules."""
+        best: list[Front] = [[] for _ in range(self.count + 1)]
+        best[0] = [(0, 0)]
+        for s in range(self.count):
+            for t in range(s + 1, self.count + 1):
+                stages = list(self._stages(s, t)) if best[s] else []
+                best[t] = _pareto([*best[t], *((max(m, n), a + b) for m, a in best[s] for n, b in stages)])
+        return best[self.count]
+
+    def _stages(self, s: int, t: int) -> Iterator[tuple[int, int]]:
+        inner = [j for j in range(s + 1, t) if self._may_cut(s, j)]
+        for count in range(len(inner) + 1):
+            for cuts in itertools.combinations(inner, count):
+                places = itertools.pairwise((s, *cuts, t))
+                for segments in itertools.product(*(list(self._segments(i, j)) for i, j in places)):
+                    with_inputs = [x for g in segments for x in (*self._streams(g), g)]
+                    for overlap in (False, True):
+                        spec = StageSpec(segments=tuple(with_inputs), overlap=overlap)
+                        try:
+                            yield self._cost(s, t, build_stage(self.facts, spec))
+                        except IllegalSpecError:
+                            continue
+
+    def _may_cut(self, s: int, j: int) -> bool:
+        facts = self.facts
+        made = [facts.nodes[op].tensor for op in range(s, j)]
+        return [t for t in made if any(u >= j for u in facts.consumers[t])] == made[-1:]
+
+    def _streams(self, segment: SegmentSpec) -> list[SegmentSpec]:
+        return [x for op in segment.ops for x in self.layers[op].segments[:-1]]
+
+    def _segments(self, i: int, j: int) -> Iterator[SegmentSpec]:
+        """Row steps, and for each tensor that overlaps from step to step: kept or computed again."""
+        nodes = [self.facts.nodes[op] for op in range(i, j)]
+        if len(nodes) > 1 and any(n.rows.factor > 1 for n in nodes):
+            return
+        last = nodes[-1]
+        columns = 1 if len(nodes) > 1 and last.size[1] > 1 else WHOLE
+        for step in (*(x * last.rows.factor for x in STEPS if x * last.rows.factor < last.size[0]), WHOLE):
+            yield from self._keeps(SegmentSpec(ops=tuple(range(i, j)), row_adv=step, col_adv=columns), len(nodes) - 1)
+
+    def _keeps(self, spec: SegmentSpec, n: int) -> Iterator[SegmentSpec]:
+        """``spec`` with every choice for its first ``n`` operators, the last of them first: it decides their regions."""
+        try:
+            shape = shape_segment(self.facts, spec)
+        except IllegalSpecError:
+            return
+        if n == 0:
+            yield spec
+            return
+        advance, _, extent, _ = shape.rows[n - 1]
+        yield from self._keeps(spec, n - 1)
+        if shape.tile[n - 1] and extent > advance and shape.row_steps > 1:
+            tensor = self.facts.nodes[spec.ops[n - 1]].tensor
+            kept = {**spec.keep, tensor: extent - advance}
+            yield from self._keeps(
+                SegmentSpec(ops=spec.ops, row_adv=spec.row_adv, col_adv=spec.col_adv, keep=kept), n - 1
+            )
+
+    def _cost(self, s: int, t: int, stage: Stage) -> tuple[int, int]:
+        """Most bytes live while the stage runs among unfused ones, and its MACs."""
+        skip = len(self.inputs)
+        stages = (*self.built[: skip + s], stage, *self.built[skip + t :])
+        schedule = Schedule(placed=place_inputs(self.facts, self.mode), stages=stages)
+        found = layout.windows(self.facts, schedule)
+        saved = layout.shared_bytes(found, layout.overlaps(self.facts, schedule, found))
+        begin = sum(len(x.segments) for x in stages[: skip + s])
+        live = layout.live_bytes(found)
+        peak = max(live[k] - saved.get(k, 0) for k in range(begin, begin + len(stage.segments)))
+        return peak, replay.stage_macs(self.facts, stage)
+
+
+def _pareto(points: list[tuple[int, int]]) -> Front:
+    found: Front = []
+    for point in sorted(points):
+        if not found or point[1] < found[-1][1]:
+            found.append(point)
+    return found
+
+
+def _searched(facts: Facts, mode: InputMode) -> Front:
+    """The front as P1 and P2 queries give it, one limit at a time."""
+    search = Search(Problem(facts, mode), SPACE, 1 << 30)
+    search.run(1 << 30)
+    found: Front = []
+    limit = 1 << 30
+    while (solution := search.least_macs(limit)) is not None:
+        memory = search.least_memory(solution.macs - facts.base_macs)
+        assert memory is not None
+        assert solution.memory <= limit
+        found.append((memory, solution.macs))
+        limit = memory - 1
+    return found[::-1]
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_search_agrees_with_brute_force(block: int) -> None:
+    """Memory and MACs of both objectives at every limit, on 208 random graphs of up to five operators."""
+    for seed in range(block * 26, block * 26 + 26):
+        facts = Facts(random_graph(seed, ops=3 + seed % 2))
+        mode = MODES[seed % 3]
+        assert _searched(facts, mode) == BruteForce(facts, mode).front(), (seed, mode)
