@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a build's plan slots are, and plans as they stand there.
 
-``slots.py BUILD`` prints the slots of a build directory as JSON; with ``--hex OUT`` or ``--bin OUT`` it writes the plans
-given as ``a=PLAN`` and ``b=PLAN``: Intel HEX at the processor's addresses, or the whole flash, erased elsewhere.
-Needs what builds Zephyr, nothing else: addresses come from the devicetree that the build left behind.
+``slots.py BUILD`` prints the slots of a build directory as JSON. With ``--hex OUT`` or ``--bin OUT`` it writes plans
+that are given as ``a=PLAN`` and ``b=PLAN``: Intel HEX at the processor's addresses, or the whole flash, with everything
+else erased. It needs what builds Zephyr, nothing more: addresses come from the devicetree that the build left behind.
 """
 
 from __future__ import annotations
@@ -66,14 +66,12 @@ def slots(build: Path) -> dict[str, Slot]:
         if node is None:
             if name == "state":
                 continue
-            raise SlotError(f"the devicetree has no partition {label}: see \"Porting\" in docs/zephyr.md")
+            raise SlotError(f'the devicetree has no partition {label}: see "Porting" in docs/zephyr.md')
         flash = node.parent.parent
         base, offset = flash.regs[0].addr, node.regs[0].addr
         if offset >= base:  # newer Zephyr gives partitions the processor's addresses
             offset -= base
-        found[name] = Slot(
-            offset=offset, size=node.regs[0].size, address=base + offset, flash_size=flash.regs[0].size
-        )
+        found[name] = Slot(offset=offset, size=node.regs[0].size, address=base + offset, flash_size=flash.regs[0].size)
     return found
 
 

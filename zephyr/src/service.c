@@ -31,6 +31,8 @@ static atomic_t abort_current;
 static const weft_limits_t limits = {
 #ifdef CONFIG_WEFT_ARENA_STATIC
 	.arena_bytes = CONFIG_WEFT_ARENA_SIZE,
+#else
+	.arena_bytes = CONFIG_HEAP_MEM_POOL_SIZE,
 #endif
 	.row_steps = CONFIG_WEFT_ROW_STEPS_MAX,
 	.macs = CONFIG_WEFT_MMACS_MAX * UINT64_C(1000000),
@@ -129,12 +131,11 @@ static void tell(unsigned int slot, const struct weft_slot_report *report)
 	LOG_ERR("slot %c: %s (record %d, offset %u): %s", "ab"[slot], weft_error_name(code),
 		report->error.record == 0xffff ? -1 : report->error.record, report->error.offset,
 		weft_error_message(code));
-#ifdef CONFIG_WEFT_ARENA_STATIC
-	if (code == WEFT_ERR_LIMIT && report->arena_bytes > CONFIG_WEFT_ARENA_SIZE) {
-		LOG_ERR("the plan needs an arena of %u bytes, CONFIG_WEFT_ARENA_SIZE is %u", report->arena_bytes,
-			CONFIG_WEFT_ARENA_SIZE);
+	if (code == WEFT_ERR_LIMIT && report->arena_bytes > limits.arena_bytes) {
+		LOG_ERR("the plan needs an arena of %u bytes, %s is %u", report->arena_bytes,
+			IS_ENABLED(CONFIG_WEFT_ARENA_STATIC) ? "CONFIG_WEFT_ARENA_SIZE" : "CONFIG_HEAP_MEM_POOL_SIZE",
+			limits.arena_bytes);
 	}
-#endif
 	LOG_ERR("to do: %s", weft_error_remedy(code));
 }
 
