@@ -504,14 +504,15 @@ def test_unsigned_plans_only_where_the_build_says_so(tmp_path: Path, plans: made
 # ---------------------------------------------------------------- failures of flash, mistakes of applications
 
 
-def test_every_failing_flash_operation_is_reported_and_survived(library: Path, plans: made.Plans) -> None:
-    """One read, program, erase or hash fails, power stays: an error, never a wrong plan, and another try works."""
+@pytest.mark.parametrize("count", [1, 1 << 30], ids=["once", "from then on"])
+def test_failing_flash_is_survived(library: Path, plans: made.Plans, count: int) -> None:
+    """A read, program, erase or hash fails, power stays: never a wrong plan; once flash works, so do updates."""
     call, used, failures = 0, 1, 0
     while call < used:
         device = Device(library, plans.key)
         assert device.adopt(0, plans.old) == "OK"
         device.restart()
-        device.fail(call)
+        device.fail(call, count)
         results = [device.stage(plans.delta, COPY), device.call("test"), device.boot().result, device.call("confirm")]
         used = device.calls
         device.fail()
@@ -562,6 +563,22 @@ def test_malformed_self_test_fails(device: Device, plans: made.Plans) -> None:
     assert device.stage(bad) == "OK"
     assert device.call("test") == "OK"
     assert device.restart().trial_error == "SELFTEST"
+
+
+def test_plan_without_a_self_test_passes(device: Device, plans: made.Plans) -> None:
+    """Section 4 hidden behind a number that nobody knows."""
+    row = replace(made.sections(plans.new)[SectionId.SELFTEST], type=200, flags=0).pack()
+    at = HEAD + 3 * SectionRecord.SIZE
+    plan = made.change(plans.new, plans.key, lambda data: data.__setitem__(slice(at, at + len(row)), row))
+    device.update(plan)
+
+
+def test_nothing_is_erased_during_a_trial(device: Device, plans: made.Plans) -> None:
+    assert device.stage(plans.new) == "OK"
+    assert device.call("test") == device.call("test") == "OK"
+    before = settled(device)
+    assert device.begin(plans.next).result == device.call("erase") == "STATE"
+    assert settled(device) == before
 
 
 def test_session_ends_by_command(device: Device, plans: made.Plans) -> None:

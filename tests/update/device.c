@@ -19,7 +19,7 @@ typedef struct {
     verify_fn verify;
     uint8_t key[2][65], vendor[16], device[16];
     uint32_t verifications, feeds, budget, asked, seconds, steps, step_limit;
-    uint32_t calls, fail_at; /* the call of flash or hash that fails, UINT32_MAX: none */
+    uint32_t calls, fail_at, fail_count; /* calls of flash and hash that fail */
     weft_plan_t plan;
     _Alignas(8) uint8_t buffer[BUFFER];
     _Alignas(64) uint8_t arena[1u << 16];
@@ -32,7 +32,7 @@ void device_key(device_t *d, unsigned place, const uint8_t *key);
 void device_set(device_t *d, uint32_t arena, uint32_t confirm_after, uint32_t idle, uint32_t flags);
 void device_limits(device_t *d, uint32_t budget, uint32_t step_limit);
 void device_pass(device_t *d, uint32_t seconds);
-void device_fail(device_t *d, uint32_t call);
+void device_fail(device_t *d, uint32_t call, uint32_t count);
 int device_misconfigure(device_t *d, unsigned how);
 weft_update_t *device_update(device_t *d);
 int device_init(device_t *d);
@@ -43,7 +43,8 @@ uint32_t device_count(device_t *d, unsigned what);
 
 static int fails(device_t *d)
 {
-    return d->calls++ == d->fail_at;
+    uint32_t call = d->calls++;
+    return call >= d->fail_at && call - d->fail_at < d->fail_count;
 }
 
 static int hash_init(void *ctx)
@@ -196,10 +197,11 @@ void device_pass(device_t *d, uint32_t time)
     d->seconds += time;
 }
 
-/* The call of flash or hash, counted from now, that fails once. */
-void device_fail(device_t *d, uint32_t call)
+/* Calls of flash and hash, counted from now, that fail. */
+void device_fail(device_t *d, uint32_t call, uint32_t count)
 {
     d->calls = 0;
+    d->fail_count = count;
     d->fail_at = call;
 }
 

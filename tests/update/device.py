@@ -148,9 +148,9 @@ class Device:
         """Sectors a transfer may erase, row steps a self-test may take."""
         self._lib.device_limits(self._device, budget, steps)
 
-    def fail(self, call: int = 0xFFFFFFFF) -> None:
-        """Let one call of flash or hash fail, counted from now."""
-        self._lib.device_fail(self._device, call)
+    def fail(self, call: int = 0, count: int = 0) -> None:
+        """Let ``count`` calls of flash and hash fail, the first of them number ``call`` from now."""
+        self._lib.device_fail(self._device, call, count)
 
     def misconfigure(self, how: int) -> str:
         return name_of(self._lib.device_misconfigure(self._device, how))

@@ -166,13 +166,11 @@ int weft_update_check(weft_update_t *u, const weft_source_t *source, unsigned ch
     if (weft_rd32(head + WEFT_HEADER_MAGIC) != WEFT_MAGIC) {
         return weft_fail(err, WEFT_ERR_MAGIC, WEFT_NONE, 0);
     }
-    /* Nothing but the number of sections is believed before the signature is known to be good. */
+    /* Nothing but the number of sections is believed before the signature is known to be good; a slot has room for 16.
+     */
     uint32_t table = head[WEFT_HEADER_SECTION_COUNT] * WEFT_SECTION_SIZE, head_len = WEFT_HEADER_SIZE + table;
     if (head[WEFT_HEADER_SECTION_COUNT] > 16 || weft_rd16(head + WEFT_HEADER_HEADER_LEN) != head_len) {
         return weft_fail(err, WEFT_ERR_SECTION, WEFT_NONE, WEFT_HEADER_HEADER_LEN);
-    }
-    if (head_len + WEFT_SIGNATURE_LEN > u->cfg->hal->slot.size) {
-        return weft_fail(err, WEFT_ERR_SLOT, WEFT_NONE, WEFT_HEADER_HEADER_LEN);
     }
     r = hash(u, source, 0, head_len, digest);
     if (r == WEFT_OK && (checks & WEFT_CHECK_SIGNATURE) != 0) {
