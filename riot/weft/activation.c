@@ -28,6 +28,7 @@ static bool is_other_plan(int r, const weft_boot_t *boot)
 
 int weft_activation_boot(weft_update_t *update, weft_plan_t *plan, weft_boot_t *boot, unsigned *asked)
 {
+    const weft_update_hal_t *hal = update->cfg->hal;
     weft_update_status_t status;
     int r = weft_update_boot(update, plan, boot);
     weft_update_status(update, &status);
@@ -50,7 +51,7 @@ int weft_activation_boot(weft_update_t *update, weft_plan_t *plan, weft_boot_t *
             return weft_update_boot(update, plan, boot);
         }
         /* Of two bad slots, tell of the one that holds something. */
-        if (slot == 0 || weft_storage_empty(update->cfg->hal, *asked)) {
+        if (slot == 0 || (weft_storage_empty(hal, 0) && !weft_storage_empty(hal, 1))) {
             boot->where = where;
             *asked = slot;
         }

@@ -157,7 +157,9 @@ class Console:
             assert spec.emulator is not None
             command, *arguments = spec.emulator
             arguments += ["-device", f"loader,file={firmware}"]
-            arguments += ["-device", f"loader,file={flash},addr={spec.address:#x},force-raw=on"]
+            # To QEMU a firmware's .bss is part of its file, behind it in flash: an empty image may lie in its way.
+            if set(flash.read_bytes()) != {ERASED}:
+                arguments += ["-device", f"loader,file={flash},addr={spec.address:#x},force-raw=on"]
         self._child = pexpect.spawn(command, arguments, timeout=60, encoding="utf-8", codec_errors="replace", echo=False)
 
     def __enter__(self) -> Console:
