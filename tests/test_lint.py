@@ -13,13 +13,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("module", "zephyr", "riot", "planner_service", "proto", "samples", "tests")
-C_FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.[ch]"))
+#: RIOT builds into folders of this name beside its applications.
+BUILT = "bin"
+C_FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.[ch]") if BUILT not in path.parts)
 ENGINE = sorted([*(ROOT / "module/src").glob("*.c"), *(ROOT / "module/src/kernels_ref").glob("*.c")])
 SOURCES = sorted(
     path
     for folder in FOLDERS
     for pattern in ("*.py", "*.c", "*.h", "*.toml", "*.proto", "*.ld", "*.sh", "Makefile")
     for path in (ROOT / folder).rglob(pattern)
+    if BUILT not in path.parts
 )
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror")
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build RIOT applications and talk to their shells: native boards as processes, microbit in QEMU.
 
-A board's slots are bytes that the test makes: the file of native's flash, or what QEMU's loader puts into microbit's. The
-RIOT tree is ``RIOTBASE``, or ``~/RIOT``.
+A board's slots are bytes that the test makes: the file of native's flash, or what QEMU's loader puts into microbit's.
+The RIOT tree is ``RIOTBASE``, or ``~/RIOT``.
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ _QEMU = ("qemu-system-arm", "-machine", "microbit", "-nographic", "-monitor", "n
 _ARM = "arm-none-eabi-gcc"
 
 BOARDS: Mapping[str, Board] = {
-    name: Board(
-        name=name, target=target, compiler=compiler, arena=arena, slot=slot, address=address, emulator=emulator
-    )
+    name: Board(name=name, target=target, compiler=compiler, arena=arena, slot=slot, address=address, emulator=emulator)
     for name, target, compiler, arena, slot, address, emulator in (
         ("native64", "native", "gcc", 16384, 65536, None, ()),
         ("native32", "native", "gcc", 16384, 65536, None, ()),
@@ -160,7 +158,9 @@ class Console:
             # To QEMU a firmware's .bss is part of its file, behind it in flash: an empty image may lie in its way.
             if set(flash.read_bytes()) != {ERASED}:
                 arguments += ["-device", f"loader,file={flash},addr={spec.address:#x},force-raw=on"]
-        self._child = pexpect.spawn(command, arguments, timeout=60, encoding="utf-8", codec_errors="replace", echo=False)
+        self._child = pexpect.spawn(
+            command, arguments, timeout=60, encoding="utf-8", codec_errors="replace", echo=False
+        )
 
     def __enter__(self) -> Console:
         return self

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flash and RAM of a RIOT firmware by owner, from the linker's map: engine, update core, module, shell, RIOT and C library."""
+"""Flash and RAM of a RIOT firmware by owner, from the linker's map: engine, update core, module, shell, all else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Size:
 
 
 def sizes(map_file: Path) -> dict[str, Size]:
-    """Bytes by owner. Strings that the linker merges count for the first file that has them; padding counts for nobody."""
+    """Bytes by owner. Strings that the linker merges count for the first file that has them, padding for nobody."""
     text = map_file.read_text(errors="replace")
     text = text[text.index("Linker script and memory map") :]
     totals = {owner: [0, 0] for owner in (*dict.fromkeys(OWNERS.values()), SYSTEM)}
