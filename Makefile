@@ -20,6 +20,7 @@ help:
 	@echo "make demo       plan two models, boot the host board from the plans (two minutes after set-up)"
 	@echo "make test       everything: style, planner, service, engine on the host and on five emulated cores"
 	@echo "make engine     the engine and the search for the host: $(LIB), $(LIB_SAN), $(SEARCH)"
+	@echo "make test-riot  the RIOT module's samples and suites, native, in QEMU, compiled; needs a RIOT tree"
 	@echo "make lint       style, types and stale generated files"
 	@echo "make bench-update  power cuts of the update core, a million and more: build/bench/update.json"
 	@echo "make baremetal  firmware images for the emulated cores"
@@ -141,6 +142,13 @@ test: setup $(BUILD)/.apt-test engine $(HOST_BOARD)
 # Every pair of power cuts takes half an hour of one core; all cores are used.
 bench-update: setup $(BUILD)/.apt-test engine
 	$(VENV)/bin/python -m tests.update.bench
+
+# Every board of the RIOT samples; needs a RIOT tree in RIOTBASE or ~/RIOT. The table tells what was built and what ran.
+.PHONY: test-riot
+test-riot: setup engine
+	rm -f $(BUILD)/riot/results.json
+	WEFT_RIOT_BOARDS=all timeout $(TEST_TIMEOUT) $(VENV)/bin/python -m pytest tests/test_riot.py $(PYTEST_ARGS)
+	$(VENV)/bin/python tests/test_riot.py
 
 clean:
 	rm -rf $(BUILD)
