@@ -53,8 +53,8 @@ static const void *mapped(void *ctx, unsigned area)
 
 static uint32_t address_in_device(unsigned area, uint32_t offset)
 {
-    return offset + (area == WEFT_AREA_STATE ? CONFIG_WEFT_STATE_OFFSET
-                                             : CONFIG_WEFT_MTD_OFFSET + area * CONFIG_WEFT_SLOT_SIZE);
+    return offset +
+           (area == WEFT_AREA_STATE ? CONFIG_WEFT_STATE_OFFSET : CONFIG_WEFT_MTD_OFFSET + area * CONFIG_WEFT_SLOT_SIZE);
 }
 
 static int area_read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32_t len)
