@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* RAM that behaves as NOR flash: erased bytes are ones, programming clears bits. See weft,ram-flash.yaml. */
+/* RAM that behaves as NOR flash: erased bytes are ones, programming clears bits. See
+ * weft,ram-flash.yaml. */
 #define DT_DRV_COMPAT weft_ram_flash
 
 #include <errno.h>
@@ -54,16 +55,19 @@ static int ram_erase(const struct device *device, off_t offset, size_t len)
 
 static const struct flash_parameters *ram_parameters(const struct device *device)
 {
-	static const struct flash_parameters parameters = {.write_block_size = UNIT, .erase_value = 0xff};
+	static const struct flash_parameters parameters = {.write_block_size = UNIT,
+							   .erase_value = 0xff};
 
 	ARG_UNUSED(device);
 	return &parameters;
 }
 
 #ifdef CONFIG_FLASH_PAGE_LAYOUT
-static void ram_layout(const struct device *device, const struct flash_pages_layout **layout, size_t *count)
+static void ram_layout(const struct device *device, const struct flash_pages_layout **layout,
+		       size_t *count)
 {
-	static const struct flash_pages_layout pages = {.pages_count = SIZE / SECTOR, .pages_size = SECTOR};
+	static const struct flash_pages_layout pages = {.pages_count = SIZE / SECTOR,
+							.pages_size = SECTOR};
 
 	ARG_UNUSED(device);
 	*layout = &pages;

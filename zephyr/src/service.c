@@ -118,22 +118,24 @@ static void tell(unsigned int slot, const struct weft_slot_report *report)
 		uint32_t overhead = (uint32_t)(report->macs * 1000U / MAX(report->base_macs, 1U));
 
 		LOG_INF("slot %c: model %08x, plan version %u, %u bytes %s", "ab"[slot],
-			sys_get_be32(report->model_id), report->plan_version, report->plan_bytes,
-			report->in_place ? "in place" : "copied to RAM");
-		LOG_INF("arena %u of %zu bytes, F %u.%03u", report->arena_bytes, arena_len, overhead / 1000U,
-			overhead % 1000U);
+			sys_get_be32(report->model_id), report -> plan_version,
+			report -> plan_bytes, report -> in_place ? "in place" : "copied to RAM");
+		LOG_INF("arena %u of %zu bytes, F %u.%03u", report->arena_bytes, arena_len,
+			overhead / 1000U, overhead % 1000U);
 		return;
 	}
 	if (code == WEFT_ERR_NO_PLAN) {
-		LOG_ERR("slot %c is empty; to do: write a plan made by `weft plan` into it", "ab"[slot]);
+		LOG_ERR("slot %c is empty; to do: write a plan made by `weft plan` into it",
+			"ab"[slot]);
 		return;
 	}
 	LOG_ERR("slot %c: %s (record %d, offset %u): %s", "ab"[slot], weft_error_name(code),
-		report->error.record == 0xffff ? -1 : report->error.record, report->error.offset,
+		report -> error.record == 0xffff ? -1 : report->error.record, report->error.offset,
 		weft_error_message(code));
 	if (code == WEFT_ERR_LIMIT && report->arena_bytes > limits.arena_bytes) {
 		LOG_ERR("the plan needs an arena of %u bytes, %s is %u", report->arena_bytes,
-			IS_ENABLED(CONFIG_WEFT_ARENA_STATIC) ? "CONFIG_WEFT_ARENA_SIZE" : "CONFIG_HEAP_MEM_POOL_SIZE",
+			IS_ENABLED(CONFIG_WEFT_ARENA_STATIC) ? "CONFIG_WEFT_ARENA_SIZE"
+							     : "CONFIG_HEAP_MEM_POOL_SIZE",
 			limits.arena_bytes);
 	}
 	LOG_ERR("to do: %s", weft_error_remedy(code));
@@ -147,18 +149,21 @@ static int open_slot(unsigned int slot)
 	if (examine(slot, &plan, &report) == WEFT_OK) {
 		(void)allocate(&report);
 #ifdef CONFIG_WEFT_BOOT_SELFTEST
-		/* The verifier knows the structure only; this is what notices weights that are damaged or missing. */
+		/* The verifier knows the structure only; this is what notices weights that are
+		 * damaged or missing. */
 		if (report.error.code == WEFT_OK) {
 			report.error.code = selftest();
 		}
 		if (report.error.code == WEFT_ERR_IO) {
-			LOG_WRN("slot %c: no self-test, for the plan reads its input in place", "ab"[slot]);
+			LOG_WRN("slot %c: no self-test, for the plan reads its input in place",
+				"ab"[slot]);
 			report.error.code = WEFT_OK;
 		}
 #endif
 	}
 	tell(slot, &report);
-	K_SPINLOCK(&status_lock) {
+	K_SPINLOCK(&status_lock)
+	{
 		status.slot = slot;
 		status.report = report;
 #ifdef CONFIG_WEFT_ARENA_STATIC
@@ -168,7 +173,8 @@ static int open_slot(unsigned int slot)
 	return report.error.code;
 }
 
-/* A callback of a run must not take the arena from under it; the lock alone would let its own thread in. */
+/* A callback of a run must not take the arena from under it; the lock alone would let its own
+ * thread in. */
 static int take(void)
 {
 	if (k_is_in_isr()) {
@@ -239,7 +245,8 @@ int weft_service_inspect(unsigned int slot, struct weft_slot_report *report)
 
 void weft_service_status(struct weft_service_status *out)
 {
-	K_SPINLOCK(&status_lock) {
+	K_SPINLOCK(&status_lock)
+	{
 		*out = status;
 	}
 }
@@ -354,7 +361,8 @@ int weft_service_run(struct weft_job *job)
 	result.plan = status.report.error.code == WEFT_OK ? &plan : NULL;
 	result.arena = arena;
 	(void)atomic_clear(&job->aborted);
-	K_SPINLOCK(&status_lock) {
+	K_SPINLOCK(&status_lock)
+	{
 		if (result.status == WEFT_OK) {
 			status.runs++;
 			status.cycles = result.cycles;
@@ -375,7 +383,8 @@ void weft_service_abort(struct weft_job *job)
 	(void)atomic_set(job != NULL ? &job->aborted : &abort_current, 1);
 }
 
-const int8_t *weft_result_output(const struct weft_result *result, unsigned int output, weft_tensor_info_t *info)
+const int8_t *weft_result_output(const struct weft_result *result, unsigned int output,
+				 weft_tensor_info_t *info)
 {
 	if (result->status != WEFT_OK || weft_output_info(result->plan, output, info) != WEFT_OK) {
 		return NULL;
@@ -439,7 +448,8 @@ static int start(void)
 			   CONFIG_WEFT_WORKQUEUE_PRIORITY, &config);
 #endif
 #ifdef CONFIG_WEFT_BOOT
-	(void)weft_service_boot(); /* what is wrong was logged; the application goes on without a plan */
+	(void)weft_service_boot(); /* what is wrong was logged; the application goes on without a
+				      plan */
 #endif
 	return 0;
 }

@@ -13,7 +13,8 @@
 static int fail(const struct shell *sh, int code, const weft_error_t *where)
 {
 	if (where != NULL && where->offset != 0) {
-		shell_error(sh, "%s at byte %u: %s", weft_error_name(code), where->offset, weft_error_message(code));
+		shell_error(sh, "%s at byte %u: %s", weft_error_name(code), where->offset,
+			    weft_error_message(code));
 	} else {
 		shell_error(sh, "%s: %s", weft_error_name(code), weft_error_message(code));
 	}
@@ -47,8 +48,8 @@ static int cmd_info(const struct shell *sh, size_t argc, char **argv)
 		return fail(sh, status.report.error.code, &status.report.error);
 	}
 	show_plan(sh, &status.report);
-	shell_print(sh, "  %u runs, %u failures, last run %u cycles (%u us)", status.runs, status.failures,
-		    status.cycles, k_cyc_to_us_floor32(status.cycles));
+	shell_print(sh, "  %u runs, %u failures, last run %u cycles (%u us)", status.runs,
+		    status.failures, status.cycles, k_cyc_to_us_floor32(status.cycles));
 	return 0;
 }
 
@@ -61,7 +62,7 @@ static int cmd_slots(const struct shell *sh, size_t argc, char **argv)
 	ARG_UNUSED(argv);
 	weft_service_status(&status);
 	for (unsigned int slot = 0; slot < WEFT_SLOT_COUNT; slot++) {
-		shell_print(sh, "slot %c, %u bytes%s", "ab"[slot], weft_slots_hal()->slot.size,
+		shell_print(sh, "slot %c, %u bytes%s", "ab"[slot], weft_slots_hal() -> slot.size,
 			    slot == status.slot ? ", active" : "");
 		if (weft_service_inspect(slot, &report) == WEFT_OK) {
 			show_plan(sh, &report);
@@ -96,7 +97,8 @@ struct shell_job {
 	uint32_t seed;
 };
 
-/* Streamed inputs are drawn from one generator each; their bytes must not depend on the order of rows. */
+/* Streamed inputs are drawn from one generator each; their bytes must not depend on the order of
+ * rows. */
 static int one_input(struct weft_job *job, const weft_plan_t *plan)
 {
 	ARG_UNUSED(job);
@@ -115,24 +117,27 @@ static void show_outputs(struct weft_job *job, const struct weft_result *result)
 		for (size_t k = 1; k < n; k++) {
 			top = values[k] > values[top] ? k : top;
 		}
-		shell_print(sh, "output %u: %ux%ux%u, largest at %zu (%d), crc32 %08x", i, info.h, info.w, info.c, top,
-			    values[top], crc32_ieee((const uint8_t *)values, n));
+		shell_print(sh, "output %u: %ux%ux%u, largest at %zu (%d), crc32 %08x", i, info.h,
+			    info.w, info.c, top, values[top],
+			    crc32_ieee((const uint8_t *)values, n));
 	}
 	if (result->status == WEFT_OK) {
-		shell_print(sh, "%u cycles (%u us)", result->cycles, k_cyc_to_us_floor32(result->cycles));
+		shell_print(sh, "%u cycles (%u us)", result->cycles,
+			    k_cyc_to_us_floor32(result->cycles));
 	}
 }
 
 static int run(const struct shell *sh, uint32_t seed, uint32_t *stage_cycles)
 {
 	struct shell_job own = {
-		.job = {
-			.begin = one_input,
-			.rows = generate_row,
-			.done = show_outputs,
-			.stage_cycles = stage_cycles,
-			.stage_count = STAGES_MAX,
-		},
+		.job =
+			{
+				.begin = one_input,
+				.rows = generate_row,
+				.done = show_outputs,
+				.stage_cycles = stage_cycles,
+				.stage_count = STAGES_MAX,
+			},
 		.sh = sh,
 		.seed = seed,
 	};
@@ -208,8 +213,11 @@ SHELL_STATIC_SUBCMD_SET_CREATE(
 	SHELL_CMD_ARG(run, NULL, "[SEED]: one inference on a generated input", cmd_run, 1, 1),
 	SHELL_CMD_ARG(profile, NULL, "cycles of each stage", cmd_profile, 1, 0),
 	SHELL_CMD_ARG(slots, NULL, "what the slots hold", cmd_slots, 1, 0),
-	SHELL_CMD_ARG(switch, NULL, "a|b [keep]: open the other slot's plan; keep: also after a reset", cmd_switch, 2, 1),
-	SHELL_CMD_ARG(selftest, NULL, "run the self-test that the plan carries", cmd_selftest, 1, 0),
+	SHELL_CMD_ARG(switch, NULL,
+		      "a|b [keep]: open the other slot's plan; keep: also after a reset",
+		      cmd_switch, 2, 1),
+	SHELL_CMD_ARG(selftest, NULL, "run the self-test that the plan carries", cmd_selftest, 1,
+		      0),
 	SHELL_SUBCMD_SET_END);
 
 SHELL_CMD_REGISTER(weft, &weft_commands, "Weft: small CNNs from plans in flash", NULL);

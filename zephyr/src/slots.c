@@ -18,8 +18,9 @@
 #endif
 
 /*
- * A partition lies in a memory. Flash inside a chip (soc-nv-flash) has its driver in the parent node and an address
- * that the processor reads, unless it is simulated; other flash (SPI NOR) is a device itself.
+ * A partition lies in a memory. Flash inside a chip (soc-nv-flash) has its driver in the parent
+ * node and an address that the processor reads, unless it is simulated; other flash (SPI NOR) is a
+ * device itself.
  */
 #define MEMORY(label) DT_GPARENT(PARTITION(label))
 #define IN_CHIP(label) DT_NODE_HAS_COMPAT(MEMORY(label), soc_nv_flash)
@@ -29,7 +30,8 @@
 
 #if defined(CONFIG_FLASH) && defined(CONFIG_FLASH_HAS_DRIVER_ENABLED)
 #define HAS_DRIVER 1
-#define DEVICE(label) DEVICE_DT_GET(COND_CODE_1(IN_CHIP(label), (DT_PARENT(MEMORY(label))), (MEMORY(label))))
+#define DEVICE(label)                                                                              \
+	DEVICE_DT_GET(COND_CODE_1(IN_CHIP(label), (DT_PARENT(MEMORY(label))), (MEMORY(label))))
 #else
 #define HAS_DRIVER 0
 #define DEVICE(label) NULL
@@ -41,16 +43,19 @@ struct area {
 	uint32_t offset, size;
 };
 
-#define AREA(label)                                                                                                     \
-	{                                                                                                              \
-		.device = DEVICE(label),                                                                                \
-		.address = IN_PLACE(label) ? (const uint8_t *)(MEMORY_ADDRESS(label) + DT_REG_ADDR(PARTITION(label)))      \
-					  : NULL,                                                                      \
-		.offset = DT_REG_ADDR(PARTITION(label)), .size = DT_REG_SIZE(PARTITION(label)),                          \
+#define AREA(label)                                                                                \
+	{                                                                                          \
+		.device = DEVICE(label),                                                           \
+		.address = IN_PLACE(label) ? (const uint8_t *)(MEMORY_ADDRESS(label) +             \
+							       DT_REG_ADDR(PARTITION(label)))      \
+					   : NULL,                                                 \
+		.offset = DT_REG_ADDR(PARTITION(label)), .size = DT_REG_SIZE(PARTITION(label)),    \
 	}
 
-BUILD_ASSERT(DT_REG_SIZE(PARTITION(weft_plan_a)) == DT_REG_SIZE(PARTITION(weft_plan_b)), "weft_plan_a and weft_plan_b must be alike");
-BUILD_ASSERT(IN_PLACE(weft_plan_a) || HAS_DRIVER, "the slots can neither be read in place nor by a flash driver");
+BUILD_ASSERT(DT_REG_SIZE(PARTITION(weft_plan_a)) == DT_REG_SIZE(PARTITION(weft_plan_b)),
+	     "weft_plan_a and weft_plan_b must be alike");
+BUILD_ASSERT(IN_PLACE(weft_plan_a) || HAS_DRIVER,
+	     "the slots can neither be read in place nor by a flash driver");
 
 static const struct area areas[] = {
 	AREA(weft_plan_a),
@@ -86,7 +91,8 @@ static int hal_read(void *ctx, unsigned int number, uint32_t offset, void *dst, 
 }
 
 #if HAS_DRIVER
-static int hal_program(void *ctx, unsigned int number, uint32_t offset, const void *src, uint32_t len)
+static int hal_program(void *ctx, unsigned int number, uint32_t offset, const void *src,
+		       uint32_t len)
 {
 	const struct area *area = &areas[number];
 
@@ -109,7 +115,8 @@ static int hal_erase(void *ctx, unsigned int number, uint32_t offset)
 	return flash_erase(area->device, (off_t)(area->offset + offset), sector);
 }
 #else
-static int hal_program(void *ctx, unsigned int number, uint32_t offset, const void *src, uint32_t len)
+static int hal_program(void *ctx, unsigned int number, uint32_t offset, const void *src,
+		       uint32_t len)
 {
 	ARG_UNUSED(ctx);
 	ARG_UNUSED(number);
@@ -174,7 +181,9 @@ static bool is_empty(const uint32_t *head)
 	return true;
 }
 
-#define COPY_SIZE (CONFIG_WEFT_SLOT_COPY_SIZE > 0 ? CONFIG_WEFT_SLOT_COPY_SIZE : DT_REG_SIZE(PARTITION(weft_plan_a)))
+#define COPY_SIZE                                                                                  \
+	(CONFIG_WEFT_SLOT_COPY_SIZE > 0 ? CONFIG_WEFT_SLOT_COPY_SIZE                               \
+					: DT_REG_SIZE(PARTITION(weft_plan_a)))
 
 int weft_slots_bytes(unsigned int slot, const uint8_t **bytes, size_t *len)
 {
@@ -196,7 +205,8 @@ int weft_slots_bytes(unsigned int slot, const uint8_t **bytes, size_t *len)
 	static uint8_t copy[COPY_SIZE] __aligned(WEFT_PLAN_ALIGN);
 	size_t total = sys_get_le32((const uint8_t *)head + WEFT_HEADER_TOTAL_LEN);
 
-	/* What is no plan, or longer than the slot, is for the verifier to refuse, from its header. */
+	/* What is no plan, or longer than the slot, is for the verifier to refuse, from its header.
+	 */
 	if (sys_get_le32((const uint8_t *)head) != WEFT_MAGIC || total > *len) {
 		total = sizeof(head);
 	}

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which slot is active: the newest of one-unit records, appended to the first sector of weft_state. */
+/* Which slot is active: the newest of one-unit records, appended to the first sector of weft_state.
+ */
 #include <errno.h>
 #include <string.h>
 
@@ -15,7 +16,8 @@ static uint32_t unit(const weft_flash_t *flash)
 	return flash->write > 16u ? flash->write : 16u;
 }
 
-/* The newest record's slot and the place behind it; a record that was cut off ends the list and costs an erase. */
+/* The newest record's slot and the place behind it; a record that was cut off ends the list and
+ * costs an erase. */
 static unsigned int scan(const weft_update_hal_t *hal, uint32_t *end)
 {
 	unsigned int slot = 0;

@@ -17,7 +17,8 @@ int digits_input_row(void *ctx, unsigned int input, unsigned int row, int8_t *ds
 		return -1; /* a plan for other images */
 	}
 	for (unsigned int x = 0; x < DIGIT_SIDE; x++) {
-		float ink = (float)digit_image[digits->digit][row * DIGIT_SIDE + x] / (INK * digits->scale);
+		float ink = (float)digit_image[digits->digit][row * DIGIT_SIDE + x] /
+			    (INK * digits->scale);
 
 		dst[x] = (int8_t)CLAMP((int)(ink + 0.5f) + digits->zero_point, INT8_MIN, INT8_MAX);
 	}

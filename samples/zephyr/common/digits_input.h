@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Built-in images of handwritten digits, handed over row by row in the quantisation that the plan's model wants. */
+/* Built-in images of handwritten digits, handed over row by row in the quantisation that the plan's
+ * model wants. */
 #ifndef DIGITS_INPUT_H
 #define DIGITS_INPUT_H
 

@@ -3,9 +3,10 @@
  * @file
  * @brief Weft for Zephyr: opens the plan of the active slot and runs it for any number of threads.
  *
- * One plan is open and one run at a time uses the arena; callers wait for their turn. All functions may be called from
- * any supervisor-mode thread, those that say so from interrupts. User-mode threads (CONFIG_USERSPACE) cannot call
- * them: there are no system calls. Let a supervisor thread run the plan and hand results over.
+ * One plan is open and one run at a time uses the arena; callers wait for their turn. All functions
+ * may be called from any supervisor-mode thread, those that say so from interrupts. User-mode
+ * threads (CONFIG_USERSPACE) cannot call them: there are no system calls. Let a supervisor thread
+ * run the plan and hand results over.
  */
 #ifndef WEFT_SERVICE_H
 #define WEFT_SERVICE_H
@@ -24,13 +25,14 @@ extern "C" {
 
 /** What a slot holds. */
 struct weft_slot_report {
-	weft_error_t error;    /**< code WEFT_OK: a plan that may run; WEFT_ERR_NO_PLAN: the slot is empty */
-	uint8_t model_id[32];  /**< this and what follows only with WEFT_OK */
+	weft_error_t error;   /**< code WEFT_OK: a plan that may run; WEFT_ERR_NO_PLAN: the slot is
+				 empty */
+	uint8_t model_id[32]; /**< this and what follows only with WEFT_OK */
 	uint32_t plan_version;
 	uint32_t plan_bytes;
-	uint32_t arena_bytes;  /**< with WEFT_ERR_LIMIT too: what the plan asks for */
+	uint32_t arena_bytes;     /**< with WEFT_ERR_LIMIT too: what the plan asks for */
 	uint64_t macs, base_macs; /**< F = macs / base_macs */
-	bool in_place;         /**< read where it stands; else a copy in RAM */
+	bool in_place;            /**< read where it stands; else a copy in RAM */
 };
 
 /** What the service does. */
@@ -54,14 +56,15 @@ struct weft_result {
 };
 
 /**
- * Called before a run, in its thread: read shapes and scales of the plan's inputs here, for another plan may have been
- * opened since the last run.
+ * Called before a run, in its thread: read shapes and scales of the plan's inputs here, for another
+ * plan may have been opened since the last run.
  * @return 0, or non-zero to end with WEFT_ERR_ABORTED
  */
 typedef int (*weft_begin_fn)(struct weft_job *job, const weft_plan_t *plan);
 
 /**
- * Called once per run, in the thread that ran. Copy what is of use: the next run overwrites the outputs.
+ * Called once per run, in the thread that ran. Copy what is of use: the next run overwrites the
+ * outputs.
  * @param job the job that was run
  * @param result its outcome
  */
@@ -72,11 +75,14 @@ struct weft_job {
 	void *ctx; /**< passed to rows and step */
 	/** Called first, or NULL. */
 	weft_begin_fn begin;
-	/** Whole inputs (int8, HWC) by number, or NULL; needed for inputs that the plan reads in place. */
+	/** Whole inputs (int8, HWC) by number, or NULL; needed for inputs that the plan reads in
+	 * place. */
 	const int8_t *const *inputs;
-	/** Rows of all other inputs, each once and in order; non-zero ends the run with WEFT_ERR_INPUT. */
+	/** Rows of all other inputs, each once and in order; non-zero ends the run with
+	 * WEFT_ERR_INPUT. */
 	weft_input_fn rows;
-	/** Called after every row step, for a watchdog say; non-zero ends the run with WEFT_ERR_ABORTED. */
+	/** Called after every row step, for a watchdog say; non-zero ends the run with
+	 * WEFT_ERR_ABORTED. */
 	weft_step_fn step;
 	/** Takes the result. */
 	weft_done_fn done;
@@ -93,12 +99,14 @@ struct weft_job {
 
 /**
  * Open the active slot's plan. Called at boot with CONFIG_WEFT_BOOT.
- * @retval WEFT_OK or the error that weft_service_status() tells too, which was logged with its remedy
+ * @retval WEFT_OK or the error that weft_service_status() tells too, which was logged with its
+ * remedy
  */
 int weft_service_boot(void);
 
 /**
- * Open another slot's plan, after the running inference has ended. If it cannot be used, the one before stays.
+ * Open another slot's plan, after the running inference has ended. If it cannot be used, the one
+ * before stays.
  * @param slot 0 or 1
  * @param keep also after a reset: writes the state partition
  * @param error what is wrong with the slot's plan, or NULL
@@ -112,14 +120,16 @@ int weft_service_select(unsigned int slot, bool keep, weft_error_t *error);
 void weft_service_status(struct weft_service_status *status);
 
 /**
- * Verify a slot's plan without running it. Waits for the running inference where the slot cannot be read in place.
+ * Verify a slot's plan without running it. Waits for the running inference where the slot cannot be
+ * read in place.
  * @retval WEFT_OK, or report->error.code
  */
 int weft_service_inspect(unsigned int slot, struct weft_slot_report *report);
 
 /**
  * Run the open plan in the caller's thread.
- * @return the status that done got; WEFT_ERR_NO_PLAN without a plan, WEFT_ERR_BUSY from a callback of a run
+ * @return the status that done got; WEFT_ERR_NO_PLAN without a plan, WEFT_ERR_BUSY from a callback
+ * of a run
  */
 int weft_service_run(struct weft_job *job);
 
@@ -130,20 +140,23 @@ int weft_service_run(struct weft_job *job);
 int weft_service_submit(struct weft_job *job);
 
 /**
- * End a job at its next row step, or before it begins, with WEFT_ERR_ABORTED. May be called from interrupts.
+ * End a job at its next row step, or before it begins, with WEFT_ERR_ABORTED. May be called from
+ * interrupts.
  * @param job the job, or NULL for the one that runs
  */
 void weft_service_abort(struct weft_job *job);
 
 /**
  * Run the self-test that the open plan carries.
- * @retval WEFT_OK results are those that the planner computed; WEFT_ERR_SELFTEST they are not; WEFT_ERR_ARG the plan
- * carries none
+ * @retval WEFT_OK results are those that the planner computed; WEFT_ERR_SELFTEST they are not;
+ * WEFT_ERR_ARG the plan carries none
  */
 int weft_service_selftest(void);
 
-/** Output @p output of a result, int8 HWC; @p info gets its shape and scale. NULL if there is none. */
-const int8_t *weft_result_output(const struct weft_result *result, unsigned int output, weft_tensor_info_t *info);
+/** Output @p output of a result, int8 HWC; @p info gets its shape and scale. NULL if there is none.
+ */
+const int8_t *weft_result_output(const struct weft_result *result, unsigned int output,
+				 weft_tensor_info_t *info);
 
 #ifdef __cplusplus
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * No frame buffer: a camera hands over one row at a time, inference consumes it as it comes. The camera here is a
- * thread that exposes a built-in image every FRAME_MS and sends its rows at the pace of a sensor; a real one would fill
- * the same queue from its line interrupt. Inference runs on Weft's work queue, main() only counts results.
+ * No frame buffer: a camera hands over one row at a time, inference consumes it as it comes. The
+ * camera here is a thread that exposes a built-in image every FRAME_MS and sends its rows at the
+ * pace of a sensor; a real one would fill the same queue from its line interrupt. Inference runs on
+ * Weft's work queue, main() only counts results.
  */
 #include <stdio.h>
 #include <zephyr/kernel.h>

@@ -37,7 +37,8 @@ static void show(struct weft_job *job, const struct weft_result *result)
 int main(void)
 {
 	struct digits_input digits = {0};
-	struct weft_job job = {.ctx = &digits, .begin = begin, .rows = digits_input_row, .done = show};
+	struct weft_job job = {
+		.ctx = &digits, .begin = begin, .rows = digits_input_row, .done = show};
 
 	while (digits.digit < DIGITS_INPUT_COUNT && weft_service_run(&job) == WEFT_OK) {
 		digits.digit++;

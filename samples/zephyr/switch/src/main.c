@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Two models, two slots: `weft switch b` on the shell, or button sw0 where the board has one, changes to the other
- * plan while the firmware goes on. `digits` reads the built-in images with whichever plan is open.
+ * Two models, two slots: `weft switch b` on the shell, or button sw0 where the board has one,
+ * changes to the other plan while the firmware goes on. `digits` reads the built-in images with
+ * whichever plan is open.
  */
 #include <zephyr/drivers/gpio.h>
 #include <zephyr/kernel.h>
@@ -77,7 +78,8 @@ static void change(struct k_work *work)
 
 static K_WORK_DEFINE(change_work, change);
 
-static void on_press(const struct device *port, struct gpio_callback *callback, gpio_port_pins_t pins)
+static void on_press(const struct device *port, struct gpio_callback *callback,
+		     gpio_port_pins_t pins)
 {
 	ARG_UNUSED(port);
 	ARG_UNUSED(callback);

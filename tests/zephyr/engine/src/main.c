@@ -35,7 +35,7 @@ ZTEST(weft_engine, test_results_are_those_of_the_planner)
 {
 	weft_plan_t plan;
 	weft_tensor_info_t info;
-	weft_error_t error;
+	weft_error_t error = {0};
 	size_t len;
 	uint32_t seed;
 
@@ -52,8 +52,9 @@ ZTEST(weft_engine, test_results_are_those_of_the_planner)
 
 	zassert_ok(weft_run(&plan, arena, weft_arena_size(&plan), &io));
 	zassert_ok(weft_output_info(&plan, 0, &info));
-	zassert_equal(crc32_ieee(arena + weft_output_offset(&plan, 0), (size_t)info.h * info.w * info.c),
-		      sys_get_le32(selftest + SELFTEST_CRCS + 4U * weft_stage_count(&plan)));
+	zassert_equal(
+		crc32_ieee(arena + weft_output_offset(&plan, 0), (size_t)info.h * info.w * info.c),
+		sys_get_le32(selftest + SELFTEST_CRCS + 4U * weft_stage_count(&plan)));
 }
 
 ZTEST(weft_engine, test_one_byte_of_arena_less_is_refused)
@@ -63,14 +64,16 @@ ZTEST(weft_engine, test_one_byte_of_arena_less_is_refused)
 	const weft_io_t io = {.ctx = &seed, .input_fn = generate};
 
 	zassert_ok(weft_open(&plan, plan_bytes, sizeof(plan_bytes), NULL, NULL));
-	zassert_equal(weft_run(&plan, arena, weft_arena_size(&plan) - 1U, &io), WEFT_ERR_ARENA_SIZE);
+	zassert_equal(weft_run(&plan, arena, weft_arena_size(&plan) - 1U, &io),
+		      WEFT_ERR_ARENA_SIZE);
 }
 
 ZTEST(weft_engine, test_a_plan_cut_short_is_refused)
 {
 	weft_plan_t plan;
 
-	zassert_equal(weft_open(&plan, plan_bytes, sizeof(plan_bytes) - 8U, NULL, NULL), WEFT_ERR_TRUNCATED);
+	zassert_equal(weft_open(&plan, plan_bytes, sizeof(plan_bytes) - 8U, NULL, NULL),
+		      WEFT_ERR_TRUNCATED);
 }
 
 ZTEST_SUITE(weft_engine, NULL, NULL, NULL, NULL, NULL);

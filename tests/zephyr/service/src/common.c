@@ -25,7 +25,8 @@ static const struct flash_area *open_area(uint8_t id)
 
 static const struct flash_area *slot_area(unsigned int slot)
 {
-	return open_area(slot == SLOT_A ? FIXED_PARTITION_ID(weft_plan_a) : FIXED_PARTITION_ID(weft_plan_b));
+	return open_area(slot == SLOT_A ? FIXED_PARTITION_ID(weft_plan_a)
+					: FIXED_PARTITION_ID(weft_plan_b));
 }
 
 void erase_slot(unsigned int slot)
@@ -85,7 +86,8 @@ static int begin(struct weft_job *job, const weft_plan_t *plan)
 	struct probe *probe = CONTAINER_OF(job, struct probe, job);
 	size_t len;
 
-	probe->state = sys_get_le32(weft_section(plan, WEFT_SECTION_SELFTEST, &len) + WEFT_SELFTEST_SEED);
+	probe->state =
+		sys_get_le32(weft_section(plan, WEFT_SECTION_SELFTEST, &len) + WEFT_SELFTEST_SEED);
 	probe->rows = 0;
 	return 0;
 }
@@ -96,7 +98,9 @@ static void done(struct weft_job *job, const struct weft_result *result)
 	weft_tensor_info_t info;
 	const int8_t *values = weft_result_output(result, 0, &info);
 
-	probe->crc = values != NULL ? crc32_ieee((const uint8_t *)values, (size_t)info.h * info.w * info.c) : 0;
+	probe->crc = values != NULL
+			     ? crc32_ieee((const uint8_t *)values, (size_t)info.h * info.w * info.c)
+			     : 0;
 	probe->status = result->status;
 	probe->thread = k_current_get();
 	probe->done++;

@@ -175,7 +175,8 @@ ZTEST(weft_runs, test_threads_take_turns)
 	for (unsigned int i = 0; i < THREADS; i++) {
 		wrong[i] = 0;
 		(void)k_thread_create(&threads[i], stacks[i], STACK, work, UINT_TO_POINTER(i),
-				      UINT_TO_POINTER(expected), NULL, K_PRIO_PREEMPT(1), 0, K_NO_WAIT);
+				      UINT_TO_POINTER(expected), NULL, K_PRIO_PREEMPT(1), 0,
+				      K_NO_WAIT);
 	}
 	for (unsigned int i = 0; i < THREADS; i++) {
 		zassert_ok(k_thread_join(&threads[i], K_SECONDS(60)));

@@ -51,7 +51,8 @@ static const struct bad {
 	{"too large an arena", WEFT_HEADER_ARENA_BYTES, 1U << 20, WEFT_ERR_LIMIT},
 	{"arena smaller than the plan needs", WEFT_HEADER_ARENA_BYTES, 64, WEFT_ERR_ARENA},
 	{"unknown capability", WEFT_HEADER_CAPABILITIES, 0x80000000, WEFT_ERR_UNKNOWN},
-	{"a section elsewhere", WEFT_HEADER_SIZE + WEFT_SECTION_OFFSET, 0x7ffffff8, WEFT_ERR_SECTION},
+	{"a section elsewhere", WEFT_HEADER_SIZE + WEFT_SECTION_OFFSET, 0x7ffffff8,
+	 WEFT_ERR_SECTION},
 };
 
 static void refuse(const char *what, int code)
