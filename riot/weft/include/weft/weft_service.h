@@ -3,7 +3,7 @@
 #define WEFT_SERVICE_H
 
 /**
- * @defgroup    weft Weft: small CNNs from plans in flash
+ * @ingroup     weft
  * @brief       Opens the plan of the active slot at boot and runs it for any number of threads.
  *
  * One plan is open and one run at a time uses the arena; callers wait for their turn. doc.md is the overview.
