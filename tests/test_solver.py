@@ -3,20 +3,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from planner_service import layout, planner, replay
+from planner_service import layout, replay
 from planner_service.build import (
     Facts,
     IllegalSpecError,
@@ -28,16 +22,11 @@ from planner_service.build import (
     place_inputs,
     shape_segment,
 )
-from planner_service.engine import Engine
-from planner_service.errors import Code, PlannerError
-from planner_service.planner import Constraint, Options
 from planner_service.schedule import Schedule, Stage
-from planner_service.solver import WHOLE, Problem, Search, Solution, Space
-from planner_service.workloads import workload
+from planner_service.solver import WHOLE, Problem, Search, Space
 
 sys.path.insert(0, str(Path(__file__).parent))
 from schedule_graphs import random_graph
-from schedule_rules import check
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = (1, 2)
@@ -100,7 +89,7 @@ class BruteForce:
             yield from self._keeps(SegmentSpec(ops=tuple(range(i, j)), row_adv=step, col_adv=columns), len(nodes) - 1)
 
     def _keeps(self, spec: SegmentSpec, n: int) -> Iterator[SegmentSpec]:
-        """``spec`` with every choice for its first ``n`` operators, the last of them first: it decides their regions."""
+        """``spec`` with every choice for its first ``n`` operators, the last first: it decides their regions."""
         try:
             shape = shape_segment(self.facts, spec)
         except IllegalSpecError:
@@ -141,7 +130,7 @@ def _pareto(points: list[tuple[int, int]]) -> Front:
 def _searched(facts: Facts, mode: InputMode) -> Front:
     """The front as P1 and P2 queries give it, one limit at a time."""
     search = Search(Problem(facts, mode), SPACE, 1 << 30)
-    search.run(1 << 30)
+    search.run(1 << 30, exhaustive=True)
     found: Front = []
     limit = 1 << 30
     while (solution := search.least_macs(limit)) is not None:
