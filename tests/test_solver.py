@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from planner_service import layout, replay
+from planner_service import layout, planner, replay
 from planner_service.build import (
     Facts,
     IllegalSpecError,
@@ -22,6 +22,7 @@ from planner_service.build import (
     place_inputs,
     shape_segment,
 )
+from planner_service.importers import import_model
 from planner_service.schedule import Schedule, Stage
 from planner_service.solver import WHOLE, Problem, Search, Space
 
@@ -130,7 +131,7 @@ def _pareto(points: list[tuple[int, int]]) -> Front:
 def _searched(facts: Facts, mode: InputMode) -> Front:
     """The front as P1 and P2 queries give it, one limit at a time."""
     search = Search(Problem(facts, mode), SPACE, 1 << 30)
-    search.run(1 << 30, exhaustive=True)
+    search.run(1 << 30)
     found: Front = []
     limit = 1 << 30
     while (solution := search.least_macs(limit)) is not None:
@@ -149,3 +150,13 @@ def test_search_agrees_with_brute_force(block: int) -> None:
         facts = Facts(random_graph(seed, ops=3 + seed % 2))
         mode = MODES[seed % 3]
         assert _searched(facts, mode) == BruteForce(facts, mode).front(), (seed, mode)
+
+
+@pytest.mark.parametrize("mode", ["streamed", "resident", "external"])
+@pytest.mark.parametrize("f_max", [1.0, 1.1, 1.3, None])
+def test_branches_share_a_stage_only_where_they_read_each_other(mode: InputMode, f_max: float | None) -> None:
+    """Operators that only read the same tensor of an earlier stage are not segments of one stage (fire modules)."""
+    model = Path(__file__).resolve().parents[1] / "samples" / "models" / "digits_b.onnx"
+    graph = import_model(model.read_bytes(), name="digits_b")
+    result = planner.plan(graph, planner.Constraint(kind="p1", f_max=f_max), planner.Options(input_mode=mode))
+    assert f_max is None or result.overhead_factor <= f_max + 1e-9

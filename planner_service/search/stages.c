@@ -442,6 +442,9 @@ static bool join(scan_t *c, joint_t *joint, const group_t *g, const ws_class_t *
 static bool follow(scan_t *c, const group_t *g, int32_t first, const ws_class_t *class, const link_t *link)
 {
     ws_search_t *s = c->s;
+    if (link->inlet >= 0 && need_of(s, class, link->inlet) == NULL) {
+        return true; /* a segment that does not read the one before it (a branch) takes part in no sweep with it */
+    }
     int64_t ring = link_bytes(c, g, class, link->inlet, link->j);
     if (ring < 0) {
         return false;
