@@ -14,12 +14,13 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: bench-update help demo test lint engine baremetal host-board setup lock clean distclean
+.PHONY: bench-update help demo test test-zephyr lint engine baremetal host-board setup lock clean distclean
 
 help:
 	@echo "make demo       plan two models, boot the host board from the plans (two minutes after set-up)"
 	@echo "make test       everything: style, planner, service, engine on the host and on five emulated cores"
 	@echo "make engine     the engine and the search for the host: $(LIB), $(LIB_SAN), $(SEARCH)"
+	@echo "make test-zephyr  the Zephyr module's samples and suites on emulated boards; needs a Zephyr tree"
 	@echo "make test-riot  the RIOT module's samples and suites, native, in QEMU, compiled; needs a RIOT tree"
 	@echo "make lint       style, types and stale generated files"
 	@echo "make bench-update  power cuts of the update core, a million and more: build/bench/update.json"
@@ -142,6 +143,10 @@ test: setup $(BUILD)/.apt-test engine $(HOST_BOARD)
 # Every pair of power cuts takes half an hour of one core; all cores are used.
 bench-update: setup $(BUILD)/.apt-test engine
 	$(VENV)/bin/python -m tests.update.bench
+
+# Needs a Zephyr tree in ZEPHYR_BASE or ~/zephyrproject/zephyr.
+test-zephyr: setup engine
+	WEFT_TEST_ZEPHYR=1 $(VENV)/bin/python -m pytest -s -v tests/test_zephyr.py $(PYTEST_ARGS)
 
 # Every board of the RIOT samples; needs a RIOT tree in RIOTBASE or ~/RIOT. The table tells what was built and what ran.
 .PHONY: test-riot
