@@ -24,7 +24,7 @@ from planner_service.errors import Code, PlannerError, Violation
 from planner_service.ir import Graph
 from planner_service.layout import live_bytes, place, place_within, windows
 from planner_service.schedule import Placement, Schedule
-from planner_service.solver import Problem, Search, Solution, Space, widen
+from planner_service.solver import Aim, Problem, Search, Solution, Space, widen
 from planner_service.targets import Target
 
 SELFTEST_SEED = 12345
@@ -35,7 +35,7 @@ F_EPSILON = 1e-9
 #: A query is answered by searches under growing limits: the tighter they are, the faster. P1 raises the bytes by this
 #: share and a few more, P2 the MACs beyond the unfused ones, to these shares of the unfused.
 CAP_GROWTH, CAP_STEP = 0.02, 32
-EXTRA_SHARES = (0.01, 0.02, 0.03, 0.045, 0.06, 0.08, 0.11, 0.15, 0.2, 0.3, 0.5, 1.0)
+EXTRA_SHARES = (0.0, 0.01, 0.02, 0.03, 0.045, 0.06, 0.08, 0.11, 0.15, 0.2, 0.3, 0.5, 1.0)
 #: Schedules whose live bytes are least can be hard to pack. Among those that need up to this share more bytes, the one
 #: that packs best is taken, at most so many are tried, and at each limit these weights against tight overlaps (in
 #: shares of the unfused MACs).
@@ -130,24 +130,51 @@ class _Run:
         return lambda done: self.tick(begin + done * (end - begin), text)
 
     def least_memory(
-        self, spare: int | None, begin: float = 0.0, end: float = 0.9, room: int = 0
+        self, spare: int | None, begin: float = 0.0, end: float = 0.9, layers_cap: int = 0
     ) -> tuple[Search, Solution]:
         """P1: least bytes with at most ``spare`` MACs beyond the unfused ones, then the fewest MACs. If it fits in
-        ``room`` bytes, these are used to leave as many operators unfused as possible."""
+        ``layers_cap`` bytes, these are used to leave as many operators unfused as possible."""
         most = self.place(self.layer_schedule).lower_bound
         search = self.search(most, spare, begin, begin + 0.2 * (end - begin))
         cap = search.least_bytes(spare) or 0
         begin += 0.2 * (end - begin)
         while True:
             middle = begin + 0.4 * (end - begin)
-            search.run(cap, spare, self.ticking(f"searching schedules of up to {cap} bytes", begin, middle), room)
+            tick = self.ticking(f"searching schedules of up to {cap} bytes", begin, middle)
+            exact = search.run(cap, spare, tick, aim=Aim.ANY, layers_cap=layers_cap)
             least = search.least_memory(spare)
-            found = None if least is None else search.least_macs(max(least, room))
-            if found is not None:
+            if least is not None:
+                while not exact:  # fewer bytes may do with stages that were left out
+                    known = search.least_macs(least)
+                    exact = search.run(least - 4, spare, tick, aim=Aim.ANY)
+                    fewer = search.least_memory(spare)
+                    if fewer is None:
+                        assert known is not None
+                        self.fewest(search, least, known.macs - self.facts.base_macs, tick, layers_cap)
+                        exact = True
+                    else:
+                        least = fewer
+                found = search.least_macs(max(least, layers_cap))
+                assert found is not None
                 return search, found
             if cap >= most:
                 raise PlannerError(Code.INTERNAL, "the search did not find the layer-by-layer schedule")
             cap, begin = min(int(cap * (1 + CAP_GROWTH)) + CAP_STEP, most), middle
+
+    def fewest(self, search: Search, cap: int, known: int, tick: Callable[[float], None], layers_cap: int = 0) -> None:
+        """Find the schedule of fewest MACs in ``cap`` bytes; ``known`` extra ones do."""
+        for extra in self.extras(search, cap):
+            limit = known if extra is None else min(extra, known)
+            search.run(cap, limit, tick, layers_cap=layers_cap)
+            if search.least_memory(limit) is not None:
+                break
+
+    def extras(self, search: Search, cap: int) -> Iterator[int | None]:
+        """Growing limits of extra MACs for schedules of at most ``cap`` bytes; none if there are none, None for any."""
+        least = search.least_extra(cap)
+        if least is not None:
+            yield from (least + int(share * self.facts.base_macs) for share in EXTRA_SHARES)
+            yield None
 
     def place(self, schedule: Schedule) -> Placement:
         return place(self.facts, schedule, apart=self.uncounted)
@@ -343,12 +370,9 @@ def _p2(run: _Run, cap: int) -> PlanResult:
         if result is not None:
             return result
     search = run.search(cap, None, 0.3, 0.4)
-    extra = search.least_extra(cap)
-    shares: list[float | None] = [] if extra is None else [*EXTRA_SHARES, None]
-    for n, share in enumerate(shares):
-        spare = None if share is None or extra is None else extra + int(share * run.facts.base_macs)
-        begin, width = 0.4 + 0.5 * n / len(shares), 0.5 / len(shares)
-        search.run(cap, spare, run.ticking("searching schedules that fit", begin, begin + width))
+    for n, extra in enumerate(run.extras(search, cap)):
+        begin, width = 0.4 + 0.5 * n / (len(EXTRA_SHARES) + 1), 0.5 / (len(EXTRA_SHARES) + 1)
+        search.run(cap, extra, run.ticking("searching schedules that fit", begin, begin + width))
         result = run.fit(search, cap)
         if result is not None:
             return result
@@ -370,7 +394,7 @@ def front(
     _, least = run.least_memory(None, 0.2, 0.4)
     spare = least.macs - run.facts.base_macs
     search = run.search(most.memory, spare, 0.4, 0.45)
-    search.run(most.memory, spare, run.ticking("searching the whole front", 0.45, 0.8))
+    search.run(most.memory, spare, run.ticking("searching the whole front", 0.45, 0.8), aim=Aim.ALL)
     found: list[PlanResult] = []
     limit = most.memory
     while (solution := search.least_macs(limit)) is not None:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,14 @@ class Space:
     row_steps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
     segment_ops: int = 14
     partial: bool = False
+
+
+class Aim(IntEnum):
+    """What a run is for: any schedule within its limits, the one of fewest MACs, or all of them."""
+
+    ANY = 0
+    FEWEST = 1
+    ALL = 2
 
 
 #: Bytes that one search may take itself.
@@ -150,7 +159,7 @@ def _library() -> ct.CDLL:
     lib.ws_bound.argtypes = (ct.c_void_p, ct.c_int64)
     lib.ws_ahead.restype = ct.c_int64
     lib.ws_ahead.argtypes = (ct.c_void_p, ct.c_int32)
-    lib.ws_run.argtypes = (ct.c_void_p, ct.c_int32, ct.c_int32, ct.c_int64, _PROGRESS_FN)
+    lib.ws_run.argtypes = (ct.c_void_p, ct.c_int32, ct.c_int32, ct.c_int32, ct.c_int64, _PROGRESS_FN)
     lib.ws_least_macs.argtypes = (
         ct.c_void_p,
         ct.c_int32,
@@ -161,6 +170,7 @@ def _library() -> ct.CDLL:
         ct.c_int32,
     )
     lib.ws_next_memory.argtypes = (ct.c_void_p, ct.c_int32)
+    lib.ws_exact.argtypes = (ct.c_void_p,)
     lib.ws_least_memory.argtypes = (ct.c_void_p, ct.c_int64)
     lib.ws_statistics.restype = None
     lib.ws_statistics.argtypes = (ct.c_void_p, ct.POINTER(ct.c_int64))
@@ -294,18 +304,29 @@ class Search:
                 hint="ask for less RAM or a smaller overhead factor",
             )
 
-    def run(self, cap: int, spare: int | None = None, tick: Tick = lambda _done: None, layers_cap: int = 0) -> None:
-        """Find every stage of at most ``cap`` bytes on a path with at most ``spare`` extra MACs, and stages of one
-        operator and one step up to ``layers_cap``; those found before are dropped."""
+    def run(
+        self,
+        cap: int,
+        spare: int | None = None,
+        tick: Tick = lambda _done: None,
+        *,
+        aim: Aim = Aim.FEWEST,
+        layers_cap: int = 0,
+    ) -> bool:
+        """Find the stages of at most ``cap`` bytes on paths with at most ``spare`` extra MACs, and stages of one
+        operator and one step up to ``layers_cap``; those found before are dropped. Stages that are of no use for
+        ``aim`` may be left out. Whether none were."""
         with _ticking(tick) as progress:
             status = self._lib.ws_run(
                 self._handle,
                 min(cap, _INT32_MAX),
+                aim,
                 min(layers_cap, _INT32_MAX),
                 _ANY if spare is None else spare,
                 progress,
             )
         self._check(status)
+        return bool(self._lib.ws_exact(self._handle))
 
     def least_bytes(self, spare: int | None) -> int | None:
         """A lower bound, without looking at stages, of the bytes that schedules of at most ``spare`` extra MACs need.

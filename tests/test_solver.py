@@ -24,7 +24,7 @@ from planner_service.build import (
 )
 from planner_service.importers import import_model
 from planner_service.schedule import Schedule, Stage
-from planner_service.solver import WHOLE, Problem, Search, Space
+from planner_service.solver import WHOLE, Aim, Problem, Search, Space
 
 sys.path.insert(0, str(Path(__file__).parent))
 from schedule_graphs import random_graph
@@ -131,7 +131,7 @@ def _pareto(points: list[tuple[int, int]]) -> Front:
 def _searched(facts: Facts, mode: InputMode) -> Front:
     """The front as P1 and P2 queries give it, one limit at a time."""
     search = Search(Problem(facts, mode), SPACE, 1 << 30)
-    search.run(1 << 30)
+    search.run(1 << 30, aim=Aim.ALL)
     found: Front = []
     limit = 1 << 30
     while (solution := search.least_macs(limit)) is not None:

@@ -83,7 +83,7 @@ typedef struct {
 struct ws_search {
     ws_graph_t graph;
     ws_limits_t limits;
-    int32_t cap, layers_cap; /* of the run */
+    int32_t cap, room, layers_cap; /* of the run */
     int64_t spare;
     ws_progress_t progress;
     int status;
@@ -97,10 +97,17 @@ struct ws_search {
     ws_vec_t needs, classes, options, keeps; /* ws_need_t, ws_class_t, ws_option_t, uint16_t */
     ws_segment_t *segments;                  /* by begin and end - begin - 1 */
     ws_vec_t stages, chains;                 /* ws_stage_t, int32_t */
-    int32_t *stages_at;                      /* by begin, and one more */
+    int32_t *stages_at, *stages_end;         /* by begin */
+    int32_t aim;
+    bool exact;
 };
 
 static inline int32_t ws_min(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline int64_t ws_min64(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }

@@ -25,8 +25,10 @@ ws_search_t *ws_open(const ws_graph_t *graph, const ws_limits_t *limits, ws_prog
     s->macs_before = ws_alloc(s, places, sizeof(*s->macs_before));
     s->ahead = ws_alloc(s, places, sizeof(*s->ahead));
     s->stages_at = ws_alloc(s, places, sizeof(*s->stages_at));
+    s->stages_end = ws_alloc(s, places, sizeof(*s->stages_end));
     s->segments = ws_alloc(s, places * (size_t)s->limits.segment_ops, sizeof(*s->segments));
-    if (s->macs_before != NULL && s->ahead != NULL && s->stages_at != NULL && s->segments != NULL) {
+    if (s->macs_before != NULL && s->ahead != NULL && s->stages_at != NULL && s->stages_end != NULL &&
+        s->segments != NULL) {
         for (int32_t i = 0; i < graph->op_count; i++) {
             const ws_op_t *op = &graph->ops[i];
             s->macs_before[i + 1] = s->macs_before[i] + (op->macs_at < 0 ? 0 : graph->row_macs[op->macs_at + op->rows]);
@@ -54,6 +56,7 @@ void ws_free(ws_search_t *s)
     ws_release(s, s->macs_before, places, sizeof(*s->macs_before));
     ws_release(s, s->ahead, places, sizeof(*s->ahead));
     ws_release(s, s->stages_at, places, sizeof(*s->stages_at));
+    ws_release(s, s->stages_end, places, sizeof(*s->stages_end));
     ws_release(s, s->segments, places * (size_t)s->limits.segment_ops, sizeof(*s->segments));
     free(s);
 }
@@ -83,9 +86,10 @@ int64_t ws_ahead(ws_search_t *s, int32_t cap)
     return s->ahead[0] < WS_MAX_EXTRA ? s->ahead[0] : WS_NONE;
 }
 
-int32_t ws_run(ws_search_t *s, int32_t cap, int32_t layers_cap, int64_t spare, ws_progress_t progress)
+int32_t ws_run(ws_search_t *s, int32_t cap, int32_t aim, int32_t layers_cap, int64_t spare, ws_progress_t progress)
 {
     s->cap = ws_min(cap, s->limits.cap);
+    s->aim = aim;
     s->layers_cap = ws_min(layers_cap, s->limits.cap);
     s->spare = spare < 0 ? WS_MAX_EXTRA : spare;
     s->progress = progress;
@@ -94,6 +98,11 @@ int32_t ws_run(ws_search_t *s, int32_t cap, int32_t layers_cap, int64_t spare, w
     ws_look_ahead(s, s->cap);
     ws_find_stages(s);
     return s->status;
+}
+
+int32_t ws_exact(const ws_search_t *s)
+{
+    return s->exact;
 }
 
 /* The best way to a position. */
@@ -126,7 +135,7 @@ static way_t *ways(ws_search_t *s, int32_t cap, int32_t tight, int64_t weight)
         if (best[i].extra >= WS_MAX_EXTRA) {
             continue;
         }
-        for (int32_t k = s->stages_at[i]; k < s->stages_at[i + 1]; k++) {
+        for (int32_t k = s->stages_at[i]; k < s->stages_end[i]; k++) {
             const ws_stage_t *stage = WS_AT(s->stages, ws_stage_t, k);
             int64_t cost = stage->extra + (stage->overlap && stage->memory > tight ? weight : 0);
             way_t way = {best[i].cost + cost,

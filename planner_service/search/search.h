@@ -77,10 +77,17 @@ int32_t ws_bound(ws_search_t *search, int64_t spare);
  */
 int64_t ws_ahead(ws_search_t *search, int32_t cap);
 
-/* Finds every stage of at most `cap` bytes and, with the stages before, at most `spare` extra MACs (negative: any
- * number), and stages of one operator and one step up to `layers_cap` bytes; those of the run before are forgotten.
- * Returns a status. */
-int32_t ws_run(ws_search_t *search, int32_t cap, int32_t layers_cap, int64_t spare, ws_progress_t progress);
+/* What a run is for: any schedule within its limits, the one of fewest MACs, or all of them. */
+enum { WS_ANY = 0, WS_FEWEST = 1, WS_ALL = 2 };
+
+/*
+ * Finds stages of at most `cap` bytes and, with the stages before, at most `spare` extra MACs (negative: any number),
+ * and stages of one operator and one step up to `layers_cap` bytes; those of the run before are forgotten. `aim` lets
+ * it leave out stages that are of no use; ws_exact says whether none were. Returns a status.
+ */
+int32_t ws_run(ws_search_t *search, int32_t cap, int32_t aim, int32_t layers_cap, int64_t spare,
+               ws_progress_t progress);
+int32_t ws_exact(const ws_search_t *search);
 
 /*
  * Of the last run: fewest MACs beyond the unfused ones with at most `cap` bytes, then the fewest kernel calls, then the

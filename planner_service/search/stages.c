@@ -39,6 +39,8 @@ typedef struct {
     ws_search_t *s;
     int32_t start;
     int64_t base;    /* bytes of whole tensors from before that are needed in the stage or later */
+    int64_t cap;     /* most bytes of the stage */
+    int64_t rest;    /* extra MACs to the end that are known to do */
     int64_t prefix;  /* fewest extra MACs of the stages before */
     int32_t tracked; /* tensors that the stage may be the last to read */
     int32_t *track;
@@ -449,8 +451,8 @@ static bool follow(scan_t *c, const group_t *g, int32_t first, const ws_class_t 
     if (ring < 0) {
         return false;
     }
-    int64_t add = ring + class->fixed + WS_COUNTERS, room = s->cap - link->carried;
-    int64_t spare = s->spare - c->prefix - s->ahead[link->j];
+    int64_t add = ring + class->fixed + WS_COUNTERS, room = c->cap - link->carried;
+    int64_t spare = ws_min64(s->spare - c->prefix, c->rest - 1) - s->ahead[link->j];
     joint_t joint = {false, 0, NULL};
     const state_t *states = g->states.items;
     size_t count = g->states.count;
@@ -486,7 +488,7 @@ static bool follow(scan_t *c, const group_t *g, int32_t first, const ws_class_t 
             for (int32_t over = 0; link->ends && over < (joint.saved > 0 ? 2 : 1); over++) {
                 int64_t total = memory - (over ? joint.saved : 0);
                 end_t end = {extra, (int32_t)total, tile, next.calls, o, next.before, next.segments, over};
-                if (total <= s->cap && !note_end(c, link->j, &end)) {
+                if (total <= c->cap && !note_end(c, link->j, &end)) {
                     return false;
                 }
             }
@@ -612,7 +614,8 @@ static bool scan(scan_t *c)
 {
     ws_search_t *s = c->s;
     look_back(c);
-    if (c->base > s->cap) {
+    c->cap = c->base + s->room < s->cap ? c->base + s->room : s->cap;
+    if (c->base > c->cap) {
         return true;
     }
     /* Nothing has been read: no row is out of use, and every step of "the segment before" has been done. */
@@ -665,6 +668,64 @@ static bool add_layer(scan_t *c)
     return true;
 }
 
+/*
+ * One pass. `reached`: fewest extra MACs up to each position; `rest`: from there to the end with the stages found so
+ * far. Only what improves on it is looked for; positions where `ahead` says that nothing can are left as they are.
+ */
+static bool find_pass(scan_t *c, int64_t *reached, int64_t *rest, double from, double share)
+{
+    ws_search_t *s = c->s;
+    int32_t n = s->graph.op_count;
+    for (int32_t i = 0; i <= n; i++) {
+        reached[i] = i > 0 ? WS_MAX_EXTRA : 0;
+    }
+    for (int32_t start = 0; start < n; start++) {
+        s->done = from + share * start / n;
+        if (reached[start] >= WS_MAX_EXTRA) {
+            continue;
+        }
+        if (rest[start] < WS_MAX_EXTRA) {
+            s->exact = false;
+        }
+        if (rest[start] > s->ahead[start]) {
+            int32_t begin = s->stages_at[start], end = s->stages_end[start];
+            s->stages_at[start] = (int32_t)s->stages.count;
+            for (int32_t k = begin; k < end; k++) {
+                ws_stage_t stage = *WS_AT(s->stages, ws_stage_t, k);
+                if (!ws_push(s, &s->stages, &stage)) {
+                    return false;
+                }
+            }
+            c->start = start;
+            c->prefix = reached[start];
+            c->rest = rest[start];
+            if (!scan(c) || !add_layer(c)) {
+                return false;
+            }
+            s->stages_end[start] = (int32_t)s->stages.count;
+            clear(c);
+        }
+        for (int32_t k = s->stages_at[start]; k < s->stages_end[start]; k++) {
+            const ws_stage_t *stage = WS_AT(s->stages, ws_stage_t, k);
+            if (reached[start] + stage->extra < reached[stage->end]) {
+                reached[stage->end] = reached[start] + stage->extra;
+            }
+        }
+    }
+    for (int32_t start = n - 1; start >= 0; start--) {
+        for (int32_t k = s->stages_at[start]; k < s->stages_end[start]; k++) {
+            const ws_stage_t *stage = WS_AT(s->stages, ws_stage_t, k);
+            if (rest[stage->end] < WS_MAX_EXTRA && stage->extra + rest[stage->end] < rest[start]) {
+                rest[start] = stage->extra + rest[stage->end];
+            }
+        }
+    }
+    return true;
+}
+
+/* Stages are first searched with these parts, in 48ths, of the limit beyond the whole tensors from before them. */
+static const int32_t room_shares[] = {3, 6, 9, 12, 16, 20, 24, 32, 48};
+
 bool ws_find_stages(ws_search_t *s)
 {
     int32_t n = s->graph.op_count;
@@ -675,32 +736,25 @@ bool ws_find_stages(ws_search_t *s)
                 .profiles = {.size = sizeof(int32_t)},
                 .rows = {.size = sizeof(int32_t)}};
     int64_t *reached = ws_alloc(s, places, sizeof(*reached));
+    int64_t *rest = ws_alloc(s, places, sizeof(*rest));
     c.track = ws_alloc(s, tensors, sizeof(*c.track));
     c.groups = ws_alloc(s, places, sizeof(*c.groups));
     c.ends = ws_alloc(s, places, sizeof(*c.ends));
-    bool good = reached != NULL && c.track != NULL && c.groups != NULL && c.ends != NULL;
+    bool good = reached != NULL && rest != NULL && c.track != NULL && c.groups != NULL && c.ends != NULL;
     for (int32_t i = 0; good && i <= n; i++) {
-        reached[i] = i > 0 ? WS_MAX_EXTRA : 0;
+        s->stages_at[i] = s->stages_end[i] = 0;
+        rest[i] = i < n ? WS_MAX_EXTRA : 0;
         c.groups[i].size = sizeof(group_t);
         c.ends[i].size = sizeof(end_t);
     }
-    for (int32_t start = 0; good && start < n; start++) {
-        s->stages_at[start] = (int32_t)s->stages.count;
-        s->done = (double)start / n;
-        if (reached[start] < WS_MAX_EXTRA) {
-            c.start = start;
-            c.prefix = reached[start];
-            good = scan(&c) && add_layer(&c);
-            for (size_t k = (size_t)s->stages_at[start]; good && k < s->stages.count; k++) {
-                const ws_stage_t *stage = WS_AT(s->stages, ws_stage_t, k);
-                if (c.prefix + stage->extra < reached[stage->end]) {
-                    reached[stage->end] = c.prefix + stage->extra;
-                }
-            }
-            clear(&c);
-        }
+    int32_t passes = (int32_t)(sizeof(room_shares) / sizeof(*room_shares));
+    bool done = false;
+    for (int32_t pass = s->aim == WS_ALL ? passes - 1 : 0; good && pass < passes && !done; pass++) {
+        s->room = (int32_t)((int64_t)s->cap * room_shares[pass] / 48);
+        s->exact = pass == passes - 1;
+        good = find_pass(&c, reached, rest, (double)pass / passes, 1.0 / passes);
+        done = rest[0] <= (s->aim == WS_ANY ? s->spare : s->ahead[0]) && rest[0] < WS_MAX_EXTRA;
     }
-    s->stages_at[n] = (int32_t)s->stages.count;
     for (int32_t i = 0; c.groups != NULL && c.ends != NULL && i <= n; i++) {
         ws_vec_free(s, &c.groups[i]);
         ws_vec_free(s, &c.ends[i]);
@@ -710,6 +764,7 @@ bool ws_find_stages(ws_search_t *s)
     ws_vec_free(s, &c.profiles);
     ws_vec_free(s, &c.rows);
     ws_release(s, reached, places, sizeof(*reached));
+    ws_release(s, rest, places, sizeof(*rest));
     ws_release(s, c.track, tensors, sizeof(*c.track));
     ws_release(s, c.groups, places, sizeof(*c.groups));
     ws_release(s, c.ends, places, sizeof(*c.ends));
