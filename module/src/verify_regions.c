@@ -421,16 +421,18 @@ int weft_verify_replay(const weft_plan_t *plan, weft_error_t *err)
     return WEFT_OK;
 }
 
-/* Sum over i in [0, n) of clamp(adv*i + c, 0, m), m >= 0, in closed form. */
-static uint64_t sum_clamped(int64_t adv, int64_t c, int64_t m, int64_t n)
+/*
+ * Sum over i in [0, n) of clamp(adv*i + c, 0, m), m >= 0, in closed form. Offsets, extents and tensors have 16 bits, so
+ * that 32-bit divisions will do: they spare the firmware the routine for 64 bits.
+ */
+static uint64_t sum_clamped(int32_t adv, int32_t c, int32_t m, int32_t n)
 {
-    int64_t low = c > 0 ? 0 : -c / adv + 1;
-    int64_t high = c >= m ? 0 : (m - c + adv - 1) / adv;
-    low = low < n ? low : n;
-    high = high < n ? high : n;
-    high = high > low ? high : low;
-    int64_t count = high - low;
-    return (uint64_t)(adv * ((low + high - 1) * count / 2) + c * count + (n - high) * m);
+    int32_t low = c > 0 ? 0 : -c / adv + 1;
+    int32_t high = c >= m ? 0 : (m - c + adv - 1) / adv;
+    low = weft_min(low, n);
+    high = weft_max(weft_min(high, n), low);
+    const int64_t count = high - low, twice = (int64_t)(low + high - 1) * count;
+    return (uint64_t)(adv * (twice / 2) + c * count + (int64_t)(n - high) * m);
 }
 
 /* Sum of the taps inside [0, in) of the output positions that a span produces over `steps`, with repetition. */
@@ -448,8 +450,8 @@ static uint64_t taps(const weft_span_t *span, int32_t steps, int32_t out, int32_
         if (end <= first) {
             continue;
         }
-        sum += sum_clamped(span->adv, (int64_t)span->hi - first, end - first, steps) -
-               sum_clamped(span->adv, (int64_t)span->lo - first, end - first, steps);
+        sum += sum_clamped(span->adv, span->hi - first, end - first, steps) -
+               sum_clamped(span->adv, span->lo - first, end - first, steps);
     }
     return sum;
 }
