@@ -24,6 +24,7 @@ help:
 	@echo "make test-riot  the RIOT module's samples and suites, native, in QEMU, compiled; needs a RIOT tree"
 	@echo "make lint       style, types and stale generated files"
 	@echo "make bench-update  power cuts of the update core, a million and more: build/bench/update.json"
+	@echo "make bench-engine  instructions, RAM and flash beside the peers': build/bench/engine.json"
 	@echo "make baremetal  firmware images for the emulated cores"
 	@echo "make lock       requirements.lock anew from pyproject.toml"
 	@echo "make clean      remove build results; distclean: and the virtual environment"
@@ -154,6 +155,11 @@ test-riot: setup engine
 	rm -f $(BUILD)/riot/results.json
 	WEFT_RIOT_BOARDS=all timeout $(TEST_TIMEOUT) $(VENV)/bin/python -m pytest tests/test_riot.py $(PYTEST_ARGS)
 	$(VENV)/bin/python tests/test_riot.py
+
+# Five models by five schedules on five emulated cores: minutes.
+.PHONY: bench-engine
+bench-engine: setup $(BUILD)/.apt-test $(LIB) $(SEARCH)
+	$(VENV)/bin/python tests/baremetal/bench.py
 
 clean:
 	rm -rf $(BUILD)
