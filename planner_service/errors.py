@@ -22,6 +22,10 @@ class Code(Enum):
     CANCELLED = "cancelled"
     UNAVAILABLE = "unavailable"  # an optional part (engine library, extra, daemon) is missing
     DEVICE = "device"  # a board or its debug probe failed, or does not hold what was written
+    REFUSED = "refused"  # a device does not take this plan, and its error code says why
+    BUSY = "busy"  # a device takes another update, or has no erases left for now
+    BAD_STATE = "bad-state"  # a device's slots are in no state that allows this
+    UNREACHABLE = "unreachable"  # a device does not answer
     INTERNAL = "internal"  # our bug
 
 
@@ -36,7 +40,7 @@ class Outcome:
 CATALOGUE: dict[Code, Outcome] = {
     Code.BAD_MODEL: Outcome(3, "INVALID_ARGUMENT"),
     Code.UNSUPPORTED: Outcome(4, "FAILED_PRECONDITION"),
-    Code.FLOAT_MODEL: Outcome(4, "FAILED_PRECONDITION"),
+    Code.FLOAT_MODEL: Outcome(12, "FAILED_PRECONDITION"),
     Code.BAD_REQUEST: Outcome(2, "INVALID_ARGUMENT"),
     Code.NOT_FOUND: Outcome(5, "NOT_FOUND"),
     Code.INFEASIBLE: Outcome(6, "FAILED_PRECONDITION"),
@@ -45,6 +49,10 @@ CATALOGUE: dict[Code, Outcome] = {
     Code.CANCELLED: Outcome(9, "CANCELLED"),
     Code.UNAVAILABLE: Outcome(10, "UNAVAILABLE"),
     Code.DEVICE: Outcome(11, "ABORTED"),
+    Code.REFUSED: Outcome(13, "FAILED_PRECONDITION"),
+    Code.BUSY: Outcome(14, "ABORTED"),
+    Code.BAD_STATE: Outcome(15, "FAILED_PRECONDITION"),
+    Code.UNREACHABLE: Outcome(16, "UNAVAILABLE"),
     Code.INTERNAL: Outcome(1, "INTERNAL"),
 }
 
