@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: bench-update help demo test test-zephyr lint engine baremetal host-board setup lock clean distclean
+.PHONY: bench-planner bench-update help demo test test-zephyr lint engine baremetal host-board setup lock clean distclean
 
 help:
 	@echo "make demo       plan two models, boot the host board from the plans (two minutes after set-up)"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-zephyr  the Zephyr module's samples and suites on emulated boards; needs a Zephyr tree"
 	@echo "make test-riot  the RIOT module's samples and suites, native, in QEMU, compiled; needs a RIOT tree"
 	@echo "make lint       style, types and stale generated files"
+	@echo "make bench-planner  the planner's tables beside the peers' numbers, each plan executed: build/bench/planner.json"
 	@echo "make bench-update  power cuts of the update core, a million and more: build/bench/update.json"
 	@echo "make bench-engine  instructions, RAM and flash beside the peers': build/bench/engine.json"
 	@echo "make baremetal  firmware images for the emulated cores"
@@ -140,6 +141,10 @@ lint: setup $(BUILD)/.apt-test
 
 test: setup $(BUILD)/.apt-test engine $(HOST_BOARD)
 	@timeout $(TEST_TIMEOUT) $(VENV)/bin/python -m pytest -n $(PYTEST_JOBS) --dist worksteal $(PYTEST_ARGS)
+
+# Takes ten minutes of one core, most of it the engine's executions.
+bench-planner: setup $(LIB) $(SEARCH)
+	$(VENV)/bin/python -m planner_service.bench_planner
 
 # Every pair of power cuts takes half an hour of one core; all cores are used.
 bench-update: setup $(BUILD)/.apt-test engine

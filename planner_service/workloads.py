@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks with fixed pseudo-random weights, generated on the fly, to measure memory and search with: the three of the
-msf-CNN paper (arXiv 2505.11483), each as the paper counts it and as the whole graph.
+msf-CNN paper (arXiv 2505.11483), each as the paper counts it and as the whole graph, and synthetic ones of any length.
 
 Architectures: MobileNetV2 of width 0.35 at 144x144 (the paper's channel counts, and those of mit-han-lab/mcunet, which
 round to multiples of 8), and the MCUNets mcunet-5fps-vww and mcunet-320kB. Weights mean nothing; multipliers keep
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from planner_service import arith
 from planner_service.errors import Code, PlannerError
 from planner_service.format import DType
-from planner_service.ir import Binary, Conv2D, FullyConnected, Graph, Io, Op, Reduce, Tensor, valid_taps
+from planner_service.ir import Binary, Concat, Conv2D, FullyConnected, Graph, Io, Op, Reduce, Tensor, valid_taps
 
 Variant = Literal["full", "paper"]
 #: (channels after expansion, 0 without; depthwise kernel; stride; output channels).
@@ -88,6 +88,9 @@ ARCHITECTURES: dict[tuple[str, Variant], Architecture] = {
 }
 NAMES = tuple(dict.fromkeys(name for name, _ in ARCHITECTURES))
 
+#: Synthetic networks: input side, channels of the stem, how often they halve the side and widen by so many channels.
+SYNTHETIC_SIZE, SYNTHETIC_STEM, SYNTHETIC_LEVELS, SYNTHETIC_WIDER = 96, 8, 4, 8
+
 #: Standard deviations in int8 steps: of the generated input, of the weights, and those that results are steered to,
 #: before rectification and without it.
 _INPUT_SPREAD = 74.0
@@ -106,6 +109,17 @@ def workload(name: str, variant: Variant) -> Graph:
             Code.NOT_FOUND, f"no workload {name} {variant}", hint=f"there are {', '.join(NAMES)}, each full and paper"
         )
     graph = _Builder(architecture, f"{name}-{variant}").build()
+    graph.check()
+    return graph
+
+
+def synthetic(operators: int) -> Graph:
+    """A network of exactly ``operators`` (at least 8) to see how planning time grows: inverted residuals, modules of
+    two branches that are joined, residuals that cross, pooling and classifier. PlannerError(BAD_REQUEST) for fewer."""
+    if operators < 8:
+        raise PlannerError(Code.BAD_REQUEST, f"{operators} operators are too few", hint="ask for at least 8")
+    architecture = Architecture(size=SYNTHETIC_SIZE, stem=SYNTHETIC_STEM, blocks=(), head=0, classes=10, plain=False)
+    graph = _Builder(architecture, f"synthetic-{operators}").build_synthetic(operators)
     graph.check()
     return graph
 
@@ -138,12 +152,49 @@ class _Builder:
             x = self._conv(x, a.head, 1, 1)
         if a.classes:
             x = self._dense(self._mean(x), a.classes)
+        return self._graph(x)
+
+    def build_synthetic(self, operators: int) -> Graph:
+        a = self._a
+        x = self._conv(self._tensor("input", (a.size, a.size, 3), 0, _INPUT_SPREAD), a.stem, 3, 2)
+        modules = (self._residual, self._branches, self._crossing)
+        body, level, turn = operators - 2, 1, 0
+        while body - len(self._ops) >= 5:
+            c = self._tensors[x].shape[2]
+            if len(self._ops) * SYNTHETIC_LEVELS >= body * level:
+                level += 1
+                x = self._conv(x, c + SYNTHETIC_WIDER, 3, 2)
+            else:
+                x = modules[turn % len(modules)](x, c)
+                turn += 1
+        while len(self._ops) < body:
+            x = self._conv(x, 0, 3, 1)
+        return self._graph(self._dense(self._mean(x), a.classes))
+
+    def _residual(self, x: int, channels: int) -> int:
+        return self._block(x, 3 * channels, 3, 1, channels)
+
+    def _branches(self, x: int, channels: int) -> int:
+        squeezed = self._conv(x, channels // 2, 1, 1)
+        parts = [self._conv(squeezed, channels // 2, kernel, 1) for kernel in (1, 3)]
+        shape = self._tensors[x].shape
+        output = self._tensor(self._label("concat"), shape, -128, self._spread[parts[0]])
+        self._ops.append(Concat(name=self._label("concat"), inputs=tuple(parts), output=output, axis=2))
+        return output
+
+    def _crossing(self, x: int, channels: int) -> int:
+        """Two residuals, the second begun before the first one ends."""
+        first = self._conv(x, 0, 3, 1)
+        added = self._add(self._conv(first, channels, 1, 1, linear=True), x)
+        return self._add(self._conv(added, channels, 1, 1, linear=True), first)
+
+    def _graph(self, output: int) -> Graph:
         return Graph(
             name=self._name,
             tensors=tuple(self._tensors),
             ops=tuple(self._ops),
             inputs=(Io(tensor=0, name="input", dtype=DType.INT8),),
-            outputs=(Io(tensor=x, name="output", dtype=DType.INT8),),
+            outputs=(Io(tensor=output, name="output", dtype=DType.INT8),),
             source="generated",
         )
 
