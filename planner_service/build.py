@@ -231,6 +231,11 @@ class StageSpec:
     scratch: int = 0
     overlap: bool = False
 
+    @property
+    def ops(self) -> tuple[int, ...]:
+        """Of all segments, in order; streamed inputs among them."""
+        return tuple(op for segment in self.segments for op in segment.ops)
+
 
 #: (advance, offset, extent, keep) of one axis of one entry; along columns keep is always extent - advance.
 Region = tuple[int, int, int, int]

@@ -16,15 +16,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from planner_service import replay
-from planner_service.build import Facts, InputMode, build_schedule, layer_specs
+from planner_service import replay, scratch
+from planner_service.build import Facts, InputMode, StageSpec, build_schedule, layer_specs
 from planner_service.encode import SelfTest, encode
 from planner_service.engine import Engine, RunResult, generated_input
 from planner_service.errors import Code, PlannerError, Violation
 from planner_service.ir import Graph
 from planner_service.layout import live_bytes, place, place_within, windows
 from planner_service.schedule import Placement, Schedule
-from planner_service.solver import Aim, Problem, Search, Solution, Space, widen
+from planner_service.solver import Aim, Problem, Search, Solution, Space, variants
 from planner_service.targets import Target
 
 SELFTEST_SEED = 12345
@@ -43,8 +43,8 @@ PACK_SHARE, PACK_TRIES = 0.04, 40
 PACK_WEIGHTS = (0.0, 1.0, 0.01)
 #: Stages within this share of the limit are tight.
 TIGHT = 1 / 8
-#: How much of the room above a solution's peak wider tiles may take, in the order of trying: packing may fail.
-WIDEN_SHARES = (1.0, 0.9, 0.5)
+#: Packings tried to make room for wider steps and scratch.
+SPEED_TRIES = 80
 
 Progress = Callable[[float, str], None]
 Cancelled = Callable[[], bool]
@@ -110,6 +110,8 @@ class _Run:
         executed: Callable[[float], None] | None = None,
     ) -> None:
         self.facts, self.options = Facts(graph), options
+        self.core = target.core if target else None
+        self.budget = target.arena_budget if target else 0
         #: Of the arena's base; windows inside it need only 4.
         self.align = target.arena_align if target else 4
         self.uncounted = frozenset(() if options.count_outputs else (io.tensor for io in graph.outputs))
@@ -180,8 +182,19 @@ class _Run:
         return place(self.facts, schedule, apart=self.uncounted)
 
     @cached_property
+    def layer_specs(self) -> list[StageSpec]:
+        return layer_specs(self.facts, self.options.input_mode)
+
+    @cached_property
     def layer_schedule(self) -> Schedule:
-        return build_schedule(self.facts, layer_specs(self.facts, self.options.input_mode), self.options.input_mode)
+        return build_schedule(self.facts, self.layer_specs, self.options.input_mode)
+
+    def unfused(self, limit: int) -> PlanResult:
+        """Layer by layer, with what scratch there is room for in ``limit`` counted bytes."""
+        placement = self.place(self.layer_schedule)
+        spares = [limit] * len(self.layer_specs)
+        limit = max(limit, self.counted(placement))
+        return self.seal(*self.speed_up(self.layer_specs, spares, self.layer_schedule, placement, limit))
 
     @cached_property
     def reference(self) -> list[NDArray[np.int8]]:
@@ -247,14 +260,50 @@ class _Run:
         return None
 
     def finish(self, solution: Solution, schedule: Schedule, placement: Placement, limit: int) -> PlanResult:
-        """Widen steps within ``limit`` counted bytes, encode and execute."""
-        for share in WIDEN_SHARES:
-            specs = widen(self.facts, solution, solution.memory + int((limit - solution.memory) * share))
-            wide = build_schedule(self.facts, specs, self.options.input_mode)
-            wide_placement = place_within(self.facts, wide, limit, self.uncounted)
-            if wide_placement is not None:
-                return self.seal(wide, wide_placement)
-        return self.seal(schedule, placement)
+        """Speed up within ``limit`` counted bytes, encode and execute."""
+        spares = [limit - room for room in solution.rooms]
+        return self.seal(*self.speed_up(solution.stages, spares, schedule, placement, limit))
+
+    def speed_up(
+        self,
+        stages: Sequence[StageSpec],
+        spares: Sequence[int],
+        schedule: Schedule,
+        placement: Placement,
+        limit: int,
+    ) -> tuple[Schedule, Placement]:
+        """A schedule of the same MACs with wider steps and more scratch, in ``limit`` counted bytes. ``spares``: by
+        stage, the bytes that its tiles and scratch may take together. All stages are given the most that they can
+        have; if that does not pack, halves of them, and so on, down to a single one, which is then given less."""
+        facts, mode = self.facts, self.options.input_mode
+        ladders = [
+            variants(facts, stage, spare, scratch.wishes(self.core, facts.graph, stage.ops))
+            for stage, spare in zip(stages, spares, strict=True)
+        ]
+        chosen, best, tries = list(stages), (schedule, placement), 0
+
+        def attempt(changes: dict[int, StageSpec]) -> bool:
+            nonlocal best, tries
+            if tries == SPEED_TRIES:
+                return False
+            tries += 1
+            wanted = [changes.get(n, stage) for n, stage in enumerate(chosen)]
+            made = build_schedule(facts, wanted, mode)
+            packed = place_within(facts, made, limit, self.uncounted)
+            if packed is not None:
+                chosen[:], best = wanted, (made, packed)
+            return packed is not None
+
+        waiting = [[n for n, ladder in enumerate(ladders) if len(ladder) > 1]]
+        while waiting:
+            some = waiting.pop()
+            if not some or attempt({n: ladders[n][0] for n in some}):
+                continue
+            if len(some) > 1:
+                waiting += [some[len(some) // 2 :], some[: len(some) // 2]]
+            else:
+                any(attempt({some[0]: less}) for less in ladders[some[0]][1:-1])
+        return best
 
     def least(self, search: Search, least: int, spare: int | None) -> PlanResult:
         """P1 on a finished run whose least bytes are ``least``."""
@@ -368,7 +417,7 @@ def _p1(run: _Run, f_max: float | None) -> PlanResult:
 def _p2(run: _Run, cap: int) -> PlanResult:
     layers = run.place(run.layer_schedule)
     if run.counted(layers) <= cap // run.align * run.align:
-        return run.seal(run.layer_schedule, layers)  # nothing takes fewer MACs, or fewer steps for them
+        return run.unfused(cap // run.align * run.align)  # nothing takes fewer MACs, or fewer steps for them
     search, unfused = run.least_memory(0, 0.0, 0.3, cap)
     if unfused.memory <= cap:
         result = run.fit(search, cap)
@@ -422,4 +471,4 @@ def _undominated(results: Sequence[PlanResult]) -> tuple[PlanResult, ...]:
 def layers(graph: Graph, options: Options | None = None, *, target: Target | None = None) -> PlanResult:
     """The plan that fuses nothing: what every other one is compared with."""
     run = _Run(graph, options or Options(), target, None, None)
-    return run.seal(run.layer_schedule, run.place(run.layer_schedule))
+    return run.unfused(run.budget)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes as ct
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -60,8 +60,8 @@ class Aim(IntEnum):
 #: Bytes that one search may take itself.
 MEMORY_LIMIT = 3 << 30
 _INT32_MAX = (1 << 31) - 1
-#: MACs: no limit, and more than any schedule has.
-_ANY, _MOST = -1, 1 << 60
+#: MACs: no limit, more than any schedule has, and no schedule.
+_ANY, _MOST, _NONE = -(1 << 63), 1 << 60, (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +338,7 @@ class Search:
         """A lower bound, without looking at stages, of the extra MACs of schedules of at most ``cap`` bytes. None if
         there are none within the search's limits."""
         found = self._lib.ws_ahead(self._handle, min(cap, _INT32_MAX))
-        return None if found < 0 else int(found)
+        return None if found == _NONE else int(found)
 
     def close(self) -> None:
         """Free what the search holds; also done when it is dropped."""
@@ -423,27 +423,39 @@ class Search:
         )
 
 
-def widen(facts: Facts, solution: Solution, budget: int) -> tuple[StageSpec, ...]:
-    """The solution's stages with the widest column steps whose tiles leave the arena within ``budget`` bytes: fewer
-    kernel calls for the same MACs and the same peak."""
-    stages: list[StageSpec] = []
-    for stage, room in zip(solution.stages, solution.rooms, strict=True):
-        segments: list[SegmentSpec] = []
-        for segment in stage.segments:
-            width = facts.nodes[segment.ops[-1]].size[1]
-            chosen = segment
-            for steps in range(1, width if len(segment.ops) > 1 and segment.col_adv < WHOLE else 1):
-                spec = replace(segment, col_adv=WHOLE if steps == 1 else -(-width // steps))
-                try:
-                    fits = room + _tile_bytes(facts, shape_segment(facts, spec)) <= budget
-                except IllegalSpecError:
-                    fits = False
-                if fits:
-                    chosen = spec
-                    break
-            segments.append(chosen)
-        stages.append(replace(stage, segments=tuple(segments)))
-    return tuple(stages)
+#: Of the room that a stage has for wider tiles, these shares are tried: wider ones may not pack.
+WIDEN_SHARES = (1.0, 0.9, 0.75, 0.5, 0.25)
+
+
+def variants(facts: Facts, stage: StageSpec, spare: int, scratches: Sequence[int]) -> list[StageSpec]:
+    """Faster ways to run a stage that was found with one-column steps and no scratch: wider column steps, and each
+    amount of scratch in ``scratches``, with at most ``spare`` bytes of tiles and scratch together. MACs are the same.
+    Most scratch first, then the fewest steps; the stage as it is comes last."""
+    found: list[StageSpec] = []
+    for scratch in (*scratches, 0):
+        for share in WIDEN_SHARES:
+            segments = tuple(_widest(facts, segment, int((spare - scratch) * share)) for segment in stage.segments)
+            made = replace(stage, segments=segments, scratch=scratch)
+            if made not in found and (scratch == 0 or scratch + _tiles(facts, stage) <= spare):
+                found.append(made)
+    return [*(made for made in found if made != stage), stage]
+
+
+def _widest(facts: Facts, segment: SegmentSpec, room: int) -> SegmentSpec:
+    """With the fewest column steps whose tiles fit into ``room`` bytes; as it is if none do."""
+    width = facts.nodes[segment.ops[-1]].size[1]
+    for steps in range(1, width if len(segment.ops) > 1 and segment.col_adv < WHOLE else 1):
+        spec = replace(segment, col_adv=WHOLE if steps == 1 else -(-width // steps))
+        try:
+            if _tile_bytes(facts, shape_segment(facts, spec)) <= room:
+                return spec
+        except IllegalSpecError:
+            continue
+    return segment
+
+
+def _tiles(facts: Facts, stage: StageSpec) -> int:
+    return max(_tile_bytes(facts, shape_segment(facts, segment)) for segment in stage.segments)
 
 
 def _tile_bytes(facts: Facts, shape: SegmentShape) -> int:

@@ -82,7 +82,7 @@ class BruteForce:
     def _segments(self, i: int, j: int) -> Iterator[SegmentSpec]:
         """Row steps, and for each tensor that overlaps from step to step: kept or computed again."""
         nodes = [self.facts.nodes[op] for op in range(i, j)]
-        if len(nodes) > 1 and any(n.rows.factor > 1 for n in nodes):
+        if len(nodes) > 1 and any(n.rows.factor > 1 or n.cols.factor > 1 for n in nodes):
             return
         last = nodes[-1]
         columns = 1 if len(nodes) > 1 and last.size[1] > 1 else WHOLE

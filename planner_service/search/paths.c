@@ -13,6 +13,7 @@ ws_search_t *ws_open(const ws_graph_t *graph, const ws_limits_t *limits, ws_prog
     }
     s->graph = *graph;
     s->limits = *limits;
+    s->limits.spare = limits->spare == WS_ANY_EXTRA ? WS_MAX_EXTRA : (limits->spare > 0 ? limits->spare : 0);
     s->limits.segment_ops = ws_clamp(limits->segment_ops, WS_MAX_OPS - 1);
     s->progress = progress;
     s->needs.size = sizeof(ws_need_t);
@@ -83,7 +84,7 @@ int32_t ws_bound(ws_search_t *s, int64_t spare)
 int64_t ws_ahead(ws_search_t *s, int32_t cap)
 {
     ws_look_ahead(s, cap);
-    return s->ahead[0] < WS_MAX_EXTRA ? s->ahead[0] : WS_NONE;
+    return s->ahead[0] < WS_MAX_EXTRA ? s->ahead[0] : WS_NO_EXTRA;
 }
 
 int32_t ws_run(ws_search_t *s, int32_t cap, int32_t aim, int32_t layers_cap, int64_t spare, ws_progress_t progress)
@@ -91,7 +92,7 @@ int32_t ws_run(ws_search_t *s, int32_t cap, int32_t aim, int32_t layers_cap, int
     s->cap = ws_min(cap, s->limits.cap);
     s->aim = aim;
     s->layers_cap = ws_min(layers_cap, s->limits.cap);
-    s->spare = spare < 0 ? WS_MAX_EXTRA : spare;
+    s->spare = spare == WS_ANY_EXTRA ? WS_MAX_EXTRA : spare;
     s->progress = progress;
     s->done = 0;
     s->stages.count = s->chains.count = 0;

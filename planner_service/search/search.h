@@ -12,6 +12,11 @@
 /* An advance that reaches every size: one step. */
 #define WS_WHOLE 65535
 
+/* Extra MACs: any number; and what is returned if there is no schedule. Schedules may have fewer MACs than the unfused
+ * one, by rows that nobody reads. */
+#define WS_ANY_EXTRA INT64_MIN
+#define WS_NO_EXTRA INT64_MAX
+
 /* Receptive field along one axis: build.Field. */
 typedef struct {
     int32_t stride, pad, span, factor;
@@ -54,7 +59,7 @@ typedef struct {
     int32_t segment_ops;  /* most operators of a segment */
     int32_t partial;      /* overlaps may be kept in part, not just all or nothing */
     int32_t cap;          /* most bytes that will be asked for */
-    int64_t spare;        /* most MACs beyond the unfused ones that will be asked for, negative: any number */
+    int64_t spare;        /* most MACs beyond the unfused ones that will be asked for, or WS_ANY_EXTRA */
     int64_t memory_limit; /* bytes that the search itself may take */
 } ws_limits_t;
 
@@ -73,15 +78,15 @@ void ws_free(ws_search_t *search);
  * such schedule. */
 int32_t ws_bound(ws_search_t *search, int64_t spare);
 
-/* Extra MACs that no schedule of at most `cap` bytes is below, found in the same way; -1 if there is no such schedule.
- */
+/* Extra MACs that no schedule of at most `cap` bytes is below, found in the same way; WS_NO_EXTRA if there is no such
+ * schedule. */
 int64_t ws_ahead(ws_search_t *search, int32_t cap);
 
 /* What a run is for: any schedule within its limits, the one of fewest MACs, or all of them. */
 enum { WS_ANY = 0, WS_FEWEST = 1, WS_ALL = 2 };
 
 /*
- * Finds stages of at most `cap` bytes and, with the stages before, at most `spare` extra MACs (negative: any number),
+ * Finds stages of at most `cap` bytes and, with the stages before, at most `spare` extra MACs (or WS_ANY_EXTRA),
  * and stages of one operator and one step up to `layers_cap` bytes; those of the run before are forgotten. `aim` lets
  * it leave out stages that are of no use; ws_exact says whether none were. Returns a status.
  */

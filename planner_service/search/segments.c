@@ -161,7 +161,7 @@ static int32_t class_of(grow_t *g, int32_t ops, ws_class_t class, ws_need_t *nee
 static bool note(grow_t *g, int32_t ops, const suffix_t *x, int64_t extra, int32_t held, int32_t steps)
 {
     ws_search_t *s = g->s;
-    if ((int64_t)held + x->tile > s->limits.cap || (s->limits.spare >= 0 && extra > s->limits.spare)) {
+    if ((int64_t)held + x->tile > s->limits.cap || extra > s->limits.spare) {
         return true;
     }
     int32_t advance = g->region[0].advance, delay = x->lag / advance;
@@ -307,11 +307,17 @@ static bool alone(grow_t *g, const ws_op_t *op, int32_t advance)
     return note(g, 1, x, 0, accumulators(g->s, op, advance, steps, false), steps);
 }
 
+/* A resize stands alone: its steps are multiples of its factors. */
+static bool resizes(const ws_op_t *op)
+{
+    return op->row_field.factor > 1 || op->col_field.factor > 1;
+}
+
 /* Whether the operator may stand in front of others in the segment that ends at j. */
 static bool may_lead(const ws_search_t *s, int32_t i, int32_t j)
 {
     const ws_op_t *op = &s->graph.ops[i];
-    if (op->reduce_h || op->reduce_w || op->single || op->row_field.factor > 1) {
+    if (op->reduce_h || op->reduce_w || op->single || resizes(op)) {
         return false;
     }
     for (int32_t n = i + 1; n < j; n++) {
@@ -338,7 +344,7 @@ static bool grow_from(grow_t *g, int32_t row_adv)
     if (!alone(g, op, advance)) {
         return false;
     }
-    if (op->single || op->row_field.factor > 1) {
+    if (op->single || resizes(op)) {
         return true;
     }
     suffix_t *x = &g->suffix[0];

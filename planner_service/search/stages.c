@@ -451,7 +451,10 @@ static bool follow(scan_t *c, const group_t *g, int32_t first, const ws_class_t 
     if (ring < 0) {
         return false;
     }
-    int64_t add = ring + class->fixed + WS_COUNTERS, room = c->cap - link->carried;
+    /* An output of the network is carried on if the stage is cut there, but may overlap something if it ends. */
+    const ws_tensor_t *last = &s->graph.tensors[s->graph.ops[link->j - 1].tensor];
+    int64_t beside = link->ends ? link->full - ws_up(last->bytes) : link->carried;
+    int64_t add = ring + class->fixed + WS_COUNTERS, room = c->cap - beside;
     int64_t spare = ws_min64(s->spare - c->prefix, c->rest - 1) - s->ahead[link->j];
     joint_t joint = {false, 0, NULL};
     const state_t *states = g->states.items;
@@ -492,7 +495,7 @@ static bool follow(scan_t *c, const group_t *g, int32_t first, const ws_class_t 
                     return false;
                 }
             }
-            if (link->cuts && !ws_push(s, &joint.target->states, &next)) {
+            if (link->cuts && held + tile <= c->cap - link->carried && !ws_push(s, &joint.target->states, &next)) {
                 return false;
             }
         }

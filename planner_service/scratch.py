@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What scratch the kernels of a core can use. Every kernel does with any amount, none included, and gives the same
+bytes; with less than it asks for here it takes more instructions. The figures follow the kernels' sources
+(``module/src/kernels_*``); tests/test_scratch.py measures on the emulated cores that these amounts are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from planner_service.ir import Conv2D, Graph, Op
+
+#: A folder of kernels under module/src.
+Family = Literal["cortexm", "portable"]
+
+#: By ``Target.core``; hosts run the reference kernels, which use none.
+FAMILIES: Mapping[str, Family] = {
+    "cortex-m0": "portable",
+    "cortex-m0plus": "portable",
+    "cortex-m3": "portable",
+    "cortex-m4": "cortexm",
+    "cortex-m7": "cortexm",
+    "cortex-m33": "cortexm",
+    "cortex-m55": "cortexm",
+    "rv32imc": "portable",
+    "xtensa-lx7": "portable",
+}
+
+#: Elements of a patch that a kernel keeps on its stack; those that the DSP kernels widen at once, and the bytes of the
+#: sums that they keep when a patch takes more than one such chunk.
+_STACK_PATCH: Mapping[Family, int] = {"cortexm": 28, "portable": 64}
+_CHUNK, _SUMS = 128, 128
+#: Taps of a depthwise kernel whose widened weights fit on the stack, and bytes of each beyond.
+_STACK_TAPS, _TAP_BYTES = 9, 8
+#: Most rows of a kernel that the fast kernels take.
+_ROWS = 12
+
+
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def wish(family: Family, graph: Graph, op: Op) -> int:
+    """Bytes, a multiple of 4, with which an operator's kernel runs at its best; 0 if it uses none."""
+    if not isinstance(op, Conv2D) or op.kernel[0] > _ROWS:
+        return 0
+    taps = op.kernel[0] * op.kernel[1]
+    if op.depthwise:
+        same = graph.tensors[op.output].shape[2] == graph.tensors[op.inputs[0]].shape[2] >= 4
+        return taps * _TAP_BYTES if family == "cortexm" and same and taps > _STACK_TAPS else 0
+    depth = int(op.weights.shape[3])
+    size = taps * depth
+    if size <= _STACK_PATCH[family]:
+        return 0
+    if family == "portable":
+        return 4 * size if taps == 1 and op.groups == 1 else 0  # gathering larger kernels takes longer than it saves
+    staged = depth % 4 != 0 and not (taps == 1 and not any(op.pads))
+    element = 5 if staged else 4
+    if size <= _CHUNK:
+        return element * _up(size, 4)
+    chunks = -(-size // _CHUNK)
+    return _SUMS + element * _up(-(-size // chunks), 8)
+
+
+def wishes(core: str | None, graph: Graph, ops: Iterable[int]) -> list[int]:
+    """The amounts that operators (streamed inputs, which are negative, are passed over) of one stage could use on a
+    core, each once, most first."""
+    family = FAMILIES.get(core or "")
+    if family is None:
+        return []
+    found = {wish(family, graph, graph.ops[op]) for op in ops if op >= 0}
+    return sorted(found - {0}, reverse=True)
