@@ -20,8 +20,8 @@ typedef struct {
     uint16_t row_steps, col_steps;
 } weft_segment_t;
 
-/* As wide and in the order of the record's fields: on a little-endian core, decoding is a copy of words. */
-typedef struct {
+/* As wide and in the order of the record's fields, like weft_op_t: little-endian cores read records where they are. */
+typedef struct WEFT_RECORD {
     uint16_t op; /* or WEFT_INPUT_BIT | number */
     uint8_t policy, flags;
     uint16_t row_adv;
@@ -45,6 +45,35 @@ typedef struct {
 void weft_stage(const weft_plan_t *plan, uint32_t stage, weft_stage_t *out);
 void weft_segment(const weft_plan_t *plan, uint32_t segment, weft_segment_t *out);
 void weft_entry(const weft_plan_t *plan, uint32_t entry, weft_entry_t *out);
+
+#if WEFT_IN_PLACE
+typedef char weft_entry_as_stored
+    [sizeof(weft_entry_t) == WEFT_ENTRY_SIZE && offsetof(weft_entry_t, col_ext) == WEFT_ENTRY_COL_EXT ? 1 : -1];
+typedef char
+    weft_op_as_stored[sizeof(weft_op_t) == WEFT_OP_SIZE && offsetof(weft_op_t, params) == WEFT_OP_PARAMS ? 1 : -1];
+#endif
+
+/* Records of entries and operators, in place or decoded into *store. */
+static inline const weft_entry_t *weft_entry_at(const weft_plan_t *plan, uint32_t entry, weft_entry_t *store)
+{
+#if WEFT_IN_PLACE
+    (void)store;
+    return (const weft_entry_t *)(const void *)(plan->entries + entry * WEFT_ENTRY_SIZE);
+#else
+    weft_entry(plan, entry, store);
+    return store;
+#endif
+}
+static inline const weft_op_t *weft_op_at(const weft_plan_t *plan, uint32_t op, weft_op_t *store)
+{
+#if WEFT_IN_PLACE
+    (void)store;
+    return (const weft_op_t *)(const void *)(plan->ops + op * WEFT_OP_SIZE);
+#else
+    weft_op(plan, op, store);
+    return store;
+#endif
+}
 
 static inline uint32_t weft_entry_of(const weft_plan_t *plan, uint32_t tensor)
 {

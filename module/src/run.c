@@ -14,15 +14,14 @@ typedef struct {
 
 static const weft_io_t no_io;
 
-/* Columns that a tile holds at column step j. */
-static inline weft_range_t tile_cols(const weft_entry_t *e, int32_t j, int32_t w)
+/* A tile's first column at column step j. */
+static inline int32_t tile_x(const weft_entry_t *e, int32_t j, int32_t w)
 {
-    weft_span_t span = {e->col_adv, e->col_off, e->col_off + e->col_ext};
-    return weft_at(&span, j, w);
+    return weft_clamp(e->col_adv * j + e->col_off, 0, w);
 }
 
 /* Copy n bytes, by words where both ends allow: to anywhere else, or down within the same bytes. */
-static void copy_down(uint8_t *dst, const uint8_t *src, int32_t n)
+static void copy_down(int8_t *dst, const int8_t *src, int32_t n)
 {
     if ((((uintptr_t)dst | (uintptr_t)src) & 3u) == 0) {
         for (; n >= 16; n -= 16, dst += 16, src += 16) {
@@ -45,91 +44,84 @@ static void copy_down(uint8_t *dst, const uint8_t *src, int32_t n)
 static void view(const run_t *run, uint32_t t, weft_view_t *v)
 {
     const weft_plan_t *plan = run->plan;
-    weft_tensor_t tensor;
-    weft_tensor(plan, t, &tensor);
-    v->c = tensor.c;
-    v->h = tensor.h;
-    v->w = tensor.w;
-    v->zero_point = tensor.zero_point;
-    v->ring_stride = tensor.w * tensor.c;
-    v->cap = tensor.h;
+    const uint8_t *tensor = plan->graph + t * WEFT_TENSOR_SIZE;
+    const int32_t h = weft_rd16(tensor + WEFT_TENSOR_H), w = weft_rd16(tensor + WEFT_TENSOR_W);
+    const int32_t c = weft_rd16(tensor + WEFT_TENSOR_C);
+    v->c = c;
+    v->h = h;
+    v->w = w;
+    v->zero_point = (int8_t)tensor[WEFT_TENSOR_ZERO_POINT];
+    v->ring_stride = w * c;
+    v->cap = h;
     v->split = INT32_MAX;
-    uint32_t p = weft_entry_of(plan, t);
+    const uint32_t p = weft_entry_of(plan, t);
     if (p == WEFT_NONE) {
         v->ring = (int8_t *)(uintptr_t)weft_const(plan, t);
         return;
     }
-    weft_entry_t e;
-    weft_entry(plan, p, &e);
-    if (e.policy == WEFT_POLICY_TILE) {
-        weft_span_t rows = weft_new_rows(&e);
-        v->ring = (int8_t *)run->arena + e.aux;
-        v->cap = e.keep;
-        v->tile = (int8_t *)run->arena + e.offset;
-        v->split = v->tile_y = weft_at(&rows, run->i, tensor.h).lo;
-        v->tile_x = tile_cols(&e, run->j, tensor.w).lo;
-        v->tile_stride = weft_min(e.col_ext, tensor.w) * tensor.c;
+    weft_entry_t store;
+    const weft_entry_t *e = weft_entry_at(plan, p, &store);
+    int8_t *window = (int8_t *)run->arena + e->offset;
+    if (e->policy == WEFT_POLICY_TILE) {
+        v->ring = (int8_t *)run->arena + e->aux;
+        v->cap = e->keep;
+        v->tile = window;
+        v->split = v->tile_y = weft_clamp(e->row_adv * run->i + e->row_off + e->keep, 0, h);
+        v->tile_x = tile_x(e, run->j, w);
+        v->tile_stride = weft_min(e->col_ext, w) * c;
         return;
     }
-    v->ring = (int8_t *)run->arena + e.offset;
-    if (e.policy == WEFT_POLICY_ROWS) {
-        v->cap = e.keep;
-    } else if (e.policy == WEFT_POLICY_EXTERNAL) {
-        v->ring = (int8_t *)(uintptr_t)run->io->external[e.op & (WEFT_INPUT_BIT - 1u)];
+    v->ring = window;
+    if (e->policy == WEFT_POLICY_ROWS) {
+        v->cap = e->keep;
+    } else if (e->policy == WEFT_POLICY_EXTERNAL) {
+        v->ring = (int8_t *)(uintptr_t)run->io->external[e->op & (WEFT_INPUT_BIT - 1u)];
     }
 }
 
-/* A tile's new rows at this row step, and where they are. */
-typedef struct {
-    const weft_entry_t *entry;
-    weft_range_t rows;
-    int32_t h, pixel, row, stride; /* tensor's rows; bytes: of a pixel, of the tensor's rows, of the tile's */
-} tile_t;
-
-static tile_t tile(const run_t *run, const weft_entry_t *e, const weft_tensor_t *t)
+/*
+ * Copy the columns [from, to) of a tile whose first column is `first` to its line store: those of its rows [v->tile_y,
+ * end) that the next row step keeps.
+ */
+static void save_lines(const run_t *run, const weft_entry_t *e, const weft_view_t *v, int32_t end, int32_t first,
+                       int32_t from, int32_t to)
 {
-    weft_span_t span = weft_new_rows(e);
-    tile_t tile = {e, weft_at(&span, run->i, t->h), t->h, t->c, t->w * t->c, weft_min(e->col_ext, t->w) * t->c};
-    return tile;
-}
-
-/* Copy the columns [from, to) of a tile to its line store: those of its rows that the next row step keeps. */
-static void save_lines(const run_t *run, const tile_t *t, int32_t tile_x, int32_t from, int32_t to)
-{
-    const weft_entry_t *e = t->entry;
-    weft_span_t kept = {e->row_adv, e->row_off, e->row_off + e->keep};
-    weft_range_t next = weft_at(&kept, run->i + 1, t->h);
-    int32_t y = weft_max(t->rows.lo, next.lo), end = weft_min(t->rows.hi, next.hi);
+    const int32_t next = e->row_adv * (run->i + 1) + e->row_off;
+    int32_t y = weft_max(v->tile_y, next);
+    end = weft_min(end, next + e->keep);
     if (y >= end) {
         return;
     }
-    const uint8_t *src = run->arena + e->offset + (from - tile_x) * t->pixel + (y - t->rows.lo) * t->stride;
-    uint8_t *lines = run->arena + e->aux + from * t->pixel;
+    const int8_t *src = v->tile + (from - first) * v->c + (y - v->tile_y) * v->tile_stride;
+    int8_t *lines = v->ring + from * v->c;
     int32_t slot = y % e->keep;
-    for (; y < end; y++, src += t->stride) {
-        copy_down(lines + slot * t->row, src, (to - from) * t->pixel);
+    for (; y < end; y++, src += v->tile_stride) {
+        copy_down(lines + slot * v->ring_stride, src, (to - from) * v->c);
         slot = slot + 1 == e->keep ? 0 : slot + 1;
     }
 }
 
-/* Move a tile from column step j - 1 to j: what leaves it goes to the line store, what stays moves to its start. */
-static void slide(const run_t *run, const weft_entry_t *e, const weft_tensor_t *over)
+/*
+ * Move a tile of rows [v->tile_y, end) from column step j - 1 to j, which v shows: what leaves it goes to the line
+ * store, what stays moves to its start.
+ */
+static void slide(const run_t *run, const weft_entry_t *e, const weft_view_t *v, int32_t end)
 {
-    const weft_range_t before = tile_cols(e, run->j - 1, over->w), now = tile_cols(e, run->j, over->w);
-    const int32_t leaving = weft_min(now.lo, before.hi);
-    if (leaving <= before.lo) {
+    const int32_t before = tile_x(e, run->j - 1, v->w), now = v->tile_x;
+    const int32_t before_end = weft_clamp(e->col_adv * (run->j - 1) + e->col_off + e->col_ext, 0, v->w);
+    const int32_t leaving = weft_min(now, before_end);
+    if (leaving <= before) {
         return;
     }
-    const tile_t t = tile(run, e, over);
     if (e->keep > 0) {
-        save_lines(run, &t, before.lo, before.lo, leaving);
+        save_lines(run, e, v, end, before, before, leaving);
     }
-    if (before.hi <= now.lo) {
+    if (before_end <= now) {
         return;
     }
-    uint8_t *row = run->arena + e->offset;
-    const int32_t gone = (now.lo - before.lo) * t.pixel, left = (before.hi - now.lo) * t.pixel;
-    for (int32_t y = t.rows.lo; y < t.rows.hi; y++, row += t.stride) {
+    const int32_t gone = (now - before) * v->c, left = (before_end - now) * v->c;
+    int8_t *row = v->tile;
+    for (int32_t y = v->tile_y; y < end; y++, row += v->tile_stride) {
         copy_down(row, row + gone, left);
     }
 }
@@ -149,55 +141,49 @@ static void call_concat(const run_t *run, const weft_op_t *op, weft_call_t *call
     }
 }
 
-static void call_kernel(const run_t *run, const weft_op_t *op, weft_call_t *call)
-{
-    view(run, op->output, &call->out);
-    if (op->opcode == WEFT_OP_CONCAT) {
-        call_concat(run, op, call);
-        return;
-    }
-    view(run, op->input0, &call->in0);
-    if (weft_op_inputs(op) == 2) {
-        view(run, op->input1, &call->in1);
-    }
-    weft_kernels[op->opcode](call);
-}
-
 /* Accumulators of a REDUCE or FULLY_CONNECTED: where, and whether this call is the first or last for its output. */
-static void accumulate(const run_t *run, const weft_entry_t *e, const weft_op_t *op, const weft_tensor_t *in,
-                       weft_call_t *call)
+static void accumulate(const run_t *run, const weft_entry_t *e, weft_call_t *call)
 {
-    weft_tensor_t out;
-    weft_tensor(run->plan, op->output, &out);
-    bool h = op->opcode == WEFT_OP_FULLY_CONNECTED || (op->flags & WEFT_OP_REDUCE_H) != 0;
-    bool w = op->opcode == WEFT_OP_FULLY_CONNECTED || (op->flags & WEFT_OP_REDUCE_W) != 0;
+    const weft_op_t *op = call->op;
+    const weft_view_t *in = &call->in0;
+    const weft_tensor_t shape = {in->h, in->w, in->c, 0, 0}, out = {call->out.h, call->out.w, call->out.c, 0, 0};
+    const bool h = weft_ends_rows(op), w = op->opcode == WEFT_OP_FULLY_CONNECTED || (op->flags & WEFT_OP_REDUCE_W) != 0;
     call->first = (!h || call->y0 == 0) && (!w || call->x0 == 0);
     call->last = (!h || call->y1 == in->h) && (!w || call->x1 == in->w);
-    if (weft_acc_bytes(op, in, &out, e, &run->segment) != 0) {
+    if (weft_acc_bytes(op, &shape, &out, e, &run->segment) != 0) {
         call->acc = (int32_t *)(void *)(run->arena + e->aux);
     }
 }
 
 static void produce(const run_t *run, uint32_t n)
 {
-    weft_entry_t e;
-    weft_op_t op;
-    weft_tensor_t over;
-    weft_entry(run->plan, n, &e);
-    weft_op(run->plan, e.op, &op);
-    weft_tensor(run->plan, weft_consumes(&op) ? op.input0 : op.output, &over);
-    if (e.policy == WEFT_POLICY_TILE && run->j > 0) {
-        slide(run, &e, &over);
-    }
-    weft_span_t row_span = weft_new_rows(&e), col_span = weft_new_cols(&e);
-    weft_range_t rows = weft_at(&row_span, run->i, over.h), cols = weft_at(&col_span, run->j, over.w);
-    if (rows.lo >= rows.hi || cols.lo >= cols.hi) {
-        return;
-    }
+    const weft_io_t *io = run->io;
+    weft_entry_t entry;
+    weft_op_t record;
     /* Views are filled in where they are used: the whole call is too much to clear every time. */
     weft_call_t call;
-    call.op = &op;
-    call.params = op.params == UINT32_MAX ? NULL : run->plan->weights + op.params;
+    const weft_entry_t *e = weft_entry_at(run->plan, n, &entry);
+    const weft_op_t *op = weft_op_at(run->plan, e->op, &record);
+    const bool consumes = weft_consumes(op);
+    view(run, op->output, &call.out);
+    if (op->opcode != WEFT_OP_CONCAT) {
+        view(run, op->input0, &call.in0);
+    }
+    const weft_view_t *over = consumes ? &call.in0 : &call.out;
+    const weft_span_t row_span = weft_new_rows(e), col_span = weft_new_cols(e);
+    const weft_range_t rows = weft_at(&row_span, run->i, over->h);
+    if (rows.lo >= rows.hi) {
+        return;
+    }
+    if (run->j > 0 && e->policy == WEFT_POLICY_TILE) {
+        slide(run, e, over, rows.hi);
+    }
+    const weft_range_t cols = weft_at(&col_span, run->j, over->w);
+    if (cols.lo >= cols.hi) {
+        return;
+    }
+    call.op = op;
+    call.params = op->params == UINT32_MAX ? NULL : run->plan->weights + op->params;
     call.y0 = rows.lo;
     call.y1 = rows.hi;
     call.x0 = cols.lo;
@@ -205,25 +191,32 @@ static void produce(const run_t *run, uint32_t n)
     call.axis_offset = 0;
     call.acc = NULL;
     call.first = call.last = false;
-    call.scratch = run->stage.scratch_len != 0 ? run->arena + run->stage.scratch : NULL;
+    call.scratch = run->arena + run->stage.scratch;
     call.scratch_len = run->stage.scratch_len;
     call.macs = NULL;
-    if (weft_consumes(&op)) {
-        accumulate(run, &e, &op, &over, &call);
+    if (consumes) {
+        accumulate(run, e, &call);
     }
 #if WEFT_COUNT
-    if (run->io->counts != NULL) {
-        call.macs = &run->io->counts->macs;
-        run->io->counts->calls++;
-        run->io->counts->elements += (uint64_t)((rows.hi - rows.lo) * (cols.hi - cols.lo) * over.c);
+    if (io->counts != NULL) {
+        call.macs = &io->counts->macs;
+        io->counts->calls++;
+        io->counts->elements += (uint64_t)((rows.hi - rows.lo) * (cols.hi - cols.lo) * over->c);
     }
 #endif
-    if (run->io->op_fn != NULL) {
-        run->io->op_fn(run->io->ctx, e.op, 1);
+    if (io->op_fn != NULL) {
+        io->op_fn(io->ctx, e->op, 1);
     }
-    call_kernel(run, &op, &call);
-    if (run->io->op_fn != NULL) {
-        run->io->op_fn(run->io->ctx, e.op, 0);
+    if (op->opcode == WEFT_OP_CONCAT) {
+        call_concat(run, op, &call);
+    } else {
+        if (op->opcode >= WEFT_OP_ADD && op->opcode <= WEFT_OP_MUL) {
+            view(run, op->input1, &call.in1);
+        }
+        weft_kernels[op->opcode](&call);
+    }
+    if (io->op_fn != NULL) {
+        io->op_fn(io->ctx, e->op, 0);
     }
 }
 
@@ -249,28 +242,35 @@ static int receive(const run_t *run, const weft_entry_t *e)
     return WEFT_OK;
 }
 
+/* After a row step: what the next one keeps of a tile's last columns goes to its line store. */
+static void keep_lines(const run_t *run, const weft_entry_t *e)
+{
+    weft_view_t v;
+    view(run, weft_entry_tensor(run->plan, e), &v);
+    const int32_t rows_end = weft_clamp(e->row_adv * run->i + e->row_off + e->row_ext, 0, v.h);
+    const int32_t cols_end = weft_clamp(e->col_adv * run->j + e->col_off + e->col_ext, 0, v.w);
+    save_lines(run, e, &v, rows_end, v.tile_x, v.tile_x, cols_end);
+}
+
 static int run_row_step(run_t *run)
 {
-    uint32_t first = run->segment.first_entry, end = first + run->segment.entry_count;
-    weft_entry_t e;
-    weft_entry(run->plan, first, &e);
-    if (weft_is_input(&e)) {
-        return receive(run, &e);
+    const uint32_t first = run->segment.first_entry, end = first + run->segment.entry_count;
+    weft_entry_t store;
+    const weft_entry_t *e = weft_entry_at(run->plan, first, &store);
+    run->j = 0;
+    if (weft_is_input(e)) {
+        return receive(run, e);
     }
-    for (run->j = 0; run->j < run->segment.col_steps; run->j++) {
+    for (; run->j < run->segment.col_steps; run->j++) {
         for (uint32_t n = first; n < end; n++) {
             produce(run, n);
         }
     }
-    run->j = run->segment.col_steps - 1;
+    run->j--;
     for (uint32_t n = first; n < end; n++) {
-        weft_entry(run->plan, n, &e);
-        if (e.policy == WEFT_POLICY_TILE && e.keep > 0) {
-            weft_tensor_t t;
-            weft_tensor(run->plan, weft_entry_tensor(run->plan, &e), &t);
-            weft_range_t cols = tile_cols(&e, run->j, t.w);
-            tile_t last = tile(run, &e, &t);
-            save_lines(run, &last, cols.lo, cols.lo, cols.hi);
+        e = weft_entry_at(run->plan, n, &store);
+        if (e->policy == WEFT_POLICY_TILE && e->keep > 0) {
+            keep_lines(run, e);
         }
     }
     return WEFT_OK;

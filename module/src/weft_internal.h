@@ -45,7 +45,16 @@ typedef struct {
     uint8_t flags;
 } weft_tensor_t;
 
-typedef struct {
+/* Records whose fields lie as in memory can be read in place: little-endian, and a compiler that allows the alias. */
+#if defined(__GNUC__) && defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define WEFT_IN_PLACE 1
+#define WEFT_RECORD __attribute__((may_alias))
+#else
+#define WEFT_IN_PLACE 0
+#define WEFT_RECORD
+#endif
+
+typedef struct WEFT_RECORD {
     uint8_t opcode, flags;
     uint16_t input0, input1, output;
     uint8_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;

@@ -29,13 +29,18 @@ typedef struct {
     int8_t *out;
 } pixel_t;
 
+/* Memory on the stack: patches, or the rows under a pixel in place. */
+typedef union {
+    int32_t patch[STACK_BYTES / 4];
+    weft_rows_t rows;
+} memory_t;
+
 /* What does not change during a call. */
 typedef struct {
     const weft_call_t *call;
     weft_linear_t p;
     int32_t depth, size; /* input channels of a group; elements of a patch */
     uint32_t offset;
-    const int32_t *bias, *multiplier; /* blocks are aligned, these cores little-endian */
     /*
      * Two widened patches, interleaved by four elements: even and odd pair of one pixel, even and odd pair of the
      * other. Element k of a pixel is thus near pair[k].
@@ -46,8 +51,6 @@ typedef struct {
     int32_t chunk; /* elements at once */
     bool in_place; /* a patch is one run of memory */
     bool joined;   /* a tap row is one run of memory */
-    bool simple;   /* multiply_quick() will do */
-    bool quick;    /* no sum has excess, all shifts are right shifts */
 } conv_t;
 
 /* ---------------------------------------------------------------- gathering */
@@ -258,74 +261,17 @@ DSP_INLINE acc_t mac_rest(acc_t acc, const int16x2_t *pair, const int8_t *w0, co
     return acc;
 }
 
-/* Requantise and write channels o and o + second of two pixels. */
-DSP_INLINE void store(const conv_t *conv, int32_t o, int32_t second, acc_t acc, int8_t *out_a, int8_t *out_b)
-{
-    const int32_t zp = conv->p.zp_out, i = conv->p.per_tensor ? 0 : o, next = conv->p.per_tensor ? 0 : second;
-    const int32_t *multiplier = conv->multiplier + i;
-    const int8_t *shift = conv->p.shift + i;
-    const int32_t m0 = multiplier[0], m1 = multiplier[next], s0 = shift[0], s1 = shift[next];
-    out_a += o;
-    out_b += o;
-    if (__builtin_expect(conv->quick, 1)) {
-        out_a[0] = dsp_scale(acc.a0 * 2, m0, -s0, zp);
-        out_b[0] = dsp_scale(acc.b0 * 2, m0, -s0, zp);
-        out_a[second] = dsp_scale(acc.a1 * 2, m1, -s1, zp);
-        out_b[second] = dsp_scale(acc.b1 * 2, m1, -s1, zp);
-    } else {
-        out_a[0] = dsp_scale_any(acc.a0, m0, s0, zp);
-        out_b[0] = dsp_scale_any(acc.b0, m0, s0, zp);
-        out_a[second] = dsp_scale_any(acc.a1, m1, s1, zp);
-        out_b[second] = dsp_scale_any(acc.b1, m1, s1, zp);
-    }
-}
-
 /*
- * Output channels [o, end) of pixels a and b, from elements [k0, k0 + n) of their patches. Sums start from the bias, or
- * from conv->sums where k0 > 0, and go there unless this is the end of the patch.
+ * Output channels [o, end), an even number, of pixels a and b, from elements [k0, k0 + n), at least eight, of their
+ * patches. Sums start from the bias, or from conv->sums where k0 > 0, and go there unless this is the end of the patch.
+ * `whole`: the elements are the patch.
  */
-static __attribute__((noinline)) void multiply(const conv_t *conv, int32_t k0, int32_t n, int32_t o, int32_t end,
-                                               int8_t *out_a, int8_t *out_b)
-{
-    const int32_t size = conv->size;
-    const int32_t second = end - o > 1; /* 0: a single channel, done twice */
-    const int32_t last = end - 1 - second;
-    for (acc_t *sums = conv->sums;; sums++) {
-        const int32_t *bias = conv->bias + o;
-        const int8_t *w = conv->p.weights + o * size + k0;
-        acc_t acc;
-        acc.a0 = acc.b0 = bias[0];
-        acc.a1 = acc.b1 = bias[second];
-        if (k0 != 0) {
-            acc = *sums;
-        }
-        const int8_t *w1 = w + (second ? size : 0);
-        const int16x2_t *pair = conv->pair;
-        if (n >= 8) {
-            acc = mac_eights(acc, &pair, &w, &w1, n);
-        }
-        acc = mac_rest(acc, pair, w, w1, n);
-        if (k0 + n != size) {
-            *sums = acc;
-        } else {
-            store(conv, o, second, acc, out_a, out_b);
-        }
-        if (o == last) {
-            break;
-        }
-        o = weft_min(o + 2, last); /* the last pair of an odd number overlaps the one before */
-    }
-}
-
-/*
- * multiply() for chunks of at least eight elements, an even number of channels with multipliers of their own, and sums
- * that need no check. `whole`: the chunk is the patch.
- */
-DSP_INLINE void multiply_quick(const conv_t *conv, int32_t k0, int32_t n, int32_t o, int32_t end, int8_t *out_a,
-                               int8_t *out_b, bool whole)
+DSP_INLINE void multiply(const conv_t *conv, int32_t k0, int32_t n, int32_t o, int32_t end, int8_t *out_a,
+                         int8_t *out_b, bool whole)
 {
     const int32_t size = conv->size, zp = conv->p.zp_out;
-    const int32_t *const bias = conv->bias, *const multiplier = conv->multiplier;
+    const int32_t *const bias = (const int32_t *)(const void *)conv->p.bias; /* blocks are aligned */
+    const int32_t *const multiplier = (const int32_t *)(const void *)conv->p.multiplier;
     const int8_t *const shift = conv->p.shift, *w = conv->p.weights + o * size + k0;
     acc_t *sums = conv->sums;
     for (; o < end; o += 2, sums++) {
@@ -358,13 +304,13 @@ DSP_INLINE void multiply_quick(const conv_t *conv, int32_t k0, int32_t n, int32_
 static __attribute__((noinline)) void multiply_whole(const conv_t *conv, int32_t o, int32_t end, int8_t *out_a,
                                                      int8_t *out_b)
 {
-    multiply_quick(conv, 0, conv->size, o, end, out_a, out_b, true);
+    multiply(conv, 0, conv->size, o, end, out_a, out_b, true);
 }
 
 static __attribute__((noinline)) void multiply_part(const conv_t *conv, int32_t k0, int32_t n, int32_t o, int32_t end,
                                                     int8_t *out_a, int8_t *out_b)
 {
-    multiply_quick(conv, k0, n, o, end, out_a, out_b, false);
+    multiply(conv, k0, n, o, end, out_a, out_b, false);
 }
 
 static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
@@ -383,9 +329,7 @@ static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
                     gather(conv, a, channel, k, n, conv->pair, conv->stage);
                     gather(conv, b, channel, k, n, conv->pair + 2, conv->stage);
                 }
-                if (!conv->simple) {
-                    multiply(conv, k, n, o, end, a->out, b->out);
-                } else if (whole) {
+                if (whole) {
                     multiply_whole(conv, o, end, a->out, b->out);
                 } else {
                     multiply_part(conv, k, n, o, end, a->out, b->out);
@@ -396,8 +340,74 @@ static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
     }
 }
 
-/* Output pixels two by two, as they come, across rows too; false if one is left over. */
-static __attribute__((noinline)) bool conv_pairs(const conv_t *conv)
+/* ---------------------------------------------------------------- in place */
+
+/* An output pixel: `rows` runs of memory of `run` elements each, and the first weight under them. */
+static __attribute__((noinline)) void one_pixel(const conv_t *conv, const int8_t *const *row, int32_t rows,
+                                                int32_t column, int32_t run, int32_t weight, int8_t *out)
+{
+    const int32_t n = conv->call->out.c, size = conv->size, width = conv->call->op->kernel_w * conv->depth;
+    const uint32_t offset = conv->offset;
+    const int8_t *const *const end = row + rows;
+    for (int32_t next = 0; next < n; next += 4) {
+        const int32_t o = weft_min(next, n - 4); /* the last channels overlap those before */
+        const int32_t *bias = (const int32_t *)(const void *)conv->p.bias + o;
+        const int8_t *w = conv->p.weights + o * size + weight;
+        const int8_t *const *r = row;
+        dsp_acc4_t acc = {bias[0], bias[1], bias[2], bias[3]};
+        do {
+            acc = dsp_mac_run(acc, *r + column, w, size, run, offset);
+            w += width;
+        } while (++r != end);
+        dsp_store_four(acc.v0, acc.v1, acc.v2, acc.v3, &conv->p, o, out);
+    }
+}
+
+/* The same where tap rows are several or lie apart. */
+static void rows_pixel(const conv_t *conv, const weft_rows_t *rows, int32_t x, int8_t *out)
+{
+    const weft_op_t *op = conv->call->op;
+    const weft_view_t *in = &conv->call->in0;
+    const int32_t lo = rows->taps.lo, first = x * op->stride_w - op->pad_left;
+    const weft_taps_t cols = weft_taps(first, op->kernel_w, 1, in->w);
+    one_pixel(conv, rows->row + lo, rows->taps.hi - lo, (first + cols.lo - rows->x) * in->c,
+              (cols.hi - cols.lo) * in->c, (lo * op->kernel_w + cols.lo) * in->c, out);
+}
+
+/*
+ * Pixels from (y, x) to the end of the region, each in place or, if it fits `memory` of STACK_BYTES and its tap rows
+ * are short, gathered there, so that there is one run.
+ */
+static __attribute__((noinline)) void conv_singles(const conv_t *conv, int32_t y, int32_t x, memory_t *memory)
+{
+    const weft_call_t *call = conv->call;
+    const weft_op_t *op = call->op;
+    const bool gathered = op->kernel_h > 1 && conv->size <= STACK_BYTES && op->kernel_w * conv->depth <= SHORT_ROW;
+    for (; y < call->y1; y++, x = call->x0) {
+        int8_t *out = weft_px(&call->out, y, x);
+        if (!gathered && !conv->in_place) {
+            weft_rows(&memory->rows, call, y);
+        }
+        for (; x < call->x1; x++, out += call->out.c) {
+            const int8_t *patch = (const int8_t *)memory->patch;
+            if (conv->in_place) {
+                patch = weft_px(&call->in0, y * op->stride_h, x * op->stride_w);
+            } else if (gathered) {
+                const pixel_t px = {.y = y * op->stride_h - op->pad_top, .x = x * op->stride_w - op->pad_left};
+                gather(conv, &px, 0, 0, conv->size, NULL, (int8_t *)memory->patch);
+            } else {
+                rows_pixel(conv, &memory->rows, x, out);
+                continue;
+            }
+            one_pixel(conv, &patch, 1, 0, conv->size, 0, out);
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- two by two */
+
+/* Output pixels two by two, as they come, across rows too; one left over is done by conv_singles() if it can. */
+static __attribute__((noinline)) void conv_pairs(const conv_t *conv, bool singles, memory_t *memory)
 {
     const weft_call_t *call = conv->call;
     const weft_op_t *op = call->op;
@@ -418,94 +428,10 @@ static __attribute__((noinline)) bool conv_pairs(const conv_t *conv)
             at.out += call->out.c;
         }
     }
-    if (second && !conv->joined) {
+    if (second && singles) {
+        conv_singles(conv, call->y1 - 1, call->x1 - 1, memory);
+    } else if (second) {
         two_pixels(conv, &px[0], &px[0]);
-        second = false;
-    }
-    return !second;
-}
-
-/* ---------------------------------------------------------------- in place */
-
-/* Channels o, o + next, o + 2 next, o + 3 next of a pixel; `next` is 1, or 0 for one channel done four times. */
-DSP_INLINE void four_channels(const conv_t *conv, const weft_rows_t *rows, int32_t column, int32_t row_size,
-                              int32_t run, const int8_t *weights, int32_t o, int32_t next, int8_t *out)
-{
-    const int32_t *bias = conv->bias + o;
-    const int8_t *w = weights + o * conv->size;
-    dsp_acc4_t acc = {bias[0], bias[next], bias[2 * next], bias[3 * next]};
-    for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, w += row_size) {
-        acc = dsp_mac_run(acc, weft_row(rows, ky) + column, w, next * conv->size, run, conv->offset);
-    }
-    dsp_store_four(&conv->p, conv->quick, o, next, acc, out);
-}
-
-DSP_INLINE void one_pixel(const conv_t *conv, const weft_rows_t *rows, int32_t x, int8_t *out)
-{
-    const weft_op_t *op = conv->call->op;
-    const weft_view_t *in = &conv->call->in0;
-    const int32_t n = conv->call->out.c, first = x * op->stride_w - op->pad_left;
-    const weft_taps_t cols = weft_taps(first, op->kernel_w, 1, in->w);
-    const int32_t column = (first + cols.lo - rows->x) * in->c, row_size = op->kernel_w * in->c;
-    const int32_t run = (cols.hi - cols.lo) * in->c;
-    const int8_t *weights = conv->p.weights + rows->taps.lo * row_size + cols.lo * in->c;
-
-    int32_t o = 0;
-    for (; o + 4 <= n; o += 4) {
-        four_channels(conv, rows, column, row_size, run, weights, o, 1, out);
-    }
-    for (; o < n; o++) {
-        four_channels(conv, rows, column, row_size, run, weights, o, 0, out);
-    }
-}
-
-/* four_channels() of a gathered patch. */
-static __attribute__((noinline)) void gathered_four(const conv_t *conv, const int8_t *patch, int32_t o, int8_t *out)
-{
-    const int32_t size = conv->size, *bias = conv->bias + o;
-    dsp_acc4_t acc = {bias[0], bias[1], bias[2], bias[3]};
-    acc = dsp_mac_run(acc, patch, conv->p.weights + o * size, size, size, conv->offset);
-    dsp_store_four(&conv->p, conv->quick, o, 1, acc, out);
-}
-
-/* A pixel whose tap rows are short: gathered first, so that there is one run. At least four channels. */
-static void gathered_pixel(const conv_t *conv, const pixel_t *px, int8_t *stage)
-{
-    const int32_t n = conv->call->out.c;
-    gather(conv, px, 0, 0, conv->size, NULL, stage);
-    for (int32_t o = 0; o < n; o += 4) {
-        gathered_four(conv, stage, weft_min(o, n - 4), px->out);
-    }
-}
-
-/* Pixels from (y0, x0) to the end of the region, each in place; tap rows are runs of memory. */
-static __attribute__((noinline)) void singles_in_place(const conv_t *conv, int32_t y0, int32_t x0)
-{
-    const weft_call_t *call = conv->call;
-    weft_rows_t rows;
-    for (int32_t y = y0; y < call->y1; y++, x0 = call->x0) {
-        weft_rows(&rows, call, y);
-        for (int32_t x = x0; x < call->x1; x++) {
-            one_pixel(conv, &rows, x, weft_px(&call->out, y, x));
-        }
-    }
-}
-
-/* The same, gathering patches that fit `memory` of STACK_BYTES and whose tap rows are short. */
-static void conv_singles(const conv_t *conv, int32_t y0, int32_t x0, int8_t *memory)
-{
-    const weft_call_t *call = conv->call;
-    const weft_op_t *op = call->op;
-    if (op->kernel_h == 1 || call->out.c < 4 || conv->size > STACK_BYTES || op->kernel_w * conv->depth > SHORT_ROW) {
-        singles_in_place(conv, y0, x0);
-        return;
-    }
-    for (int32_t y = y0; y < call->y1; y++, x0 = call->x0) {
-        for (int32_t x = x0; x < call->x1; x++) {
-            pixel_t px = {.y = y * op->stride_h - op->pad_top, .x = x * op->stride_w - op->pad_left};
-            px.out = weft_px(&call->out, y, x);
-            gathered_pixel(conv, &px, memory);
-        }
     }
 }
 
@@ -534,40 +460,41 @@ static bool divide(conv_t *conv, void *memory, uint32_t bytes)
         conv->pair = memory;
     }
     conv->stage = staged ? (int8_t *)(conv->pair + ((conv->chunk + 3) & ~3)) : NULL;
-    return true;
+    const int32_t last = conv->size % conv->chunk; /* 0: all chunks are alike */
+    return conv->chunk >= 8 && (last == 0 || last >= 8);
+}
+
+/* Whether pixels can go two by two: an even number of channels with multipliers of their own and quick sums, memory. */
+static bool in_pairs(conv_t *conv, void *stack)
+{
+    const weft_call_t *call = conv->call;
+    const int32_t channels = call->out.c;
+    return (call->y1 - call->y0) * (call->x1 - call->x0) > 1 && !conv->p.per_tensor &&
+           (channels / call->op->groups & 1) == 0 &&
+           (conv->size <= STACK_BYTES / 5 ? divide(conv, stack, STACK_BYTES)
+                                          : divide(conv, call->scratch, call->scratch_len)) &&
+           dsp_quick(&conv->p, channels, conv->size);
 }
 
 void weft_conv2d_dsp(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
     const int32_t taps = op->kernel_h * op->kernel_w;
-    int32_t stack[STACK_BYTES / 4];
+    memory_t memory;
     conv_t conv;
     conv.call = call;
     conv.p = weft_linear(call, call->out.c);
-    conv.depth = call->in0.c / op->groups;
+    conv.depth = op->groups == 1 ? call->in0.c : call->in0.c / op->groups;
     conv.size = taps * conv.depth;
     conv.in_place = taps == 1 && op->pad_top + op->pad_left == 0;
     conv.joined = op->groups == 1 && op->dilation_w == 1;
     conv.offset = dsp_offset(call->in0.zero_point);
-    conv.bias = (const int32_t *)(const void *)conv.p.bias;
-    conv.multiplier = (const int32_t *)(const void *)conv.p.multiplier;
-    /* A look at all channels pays if there is more than one pixel. */
-    const bool one = (call->y1 - call->y0) * (call->x1 - call->x0) == 1;
-    conv.quick = !one && dsp_quick(&conv.p, call->out.c, conv.size);
+    const bool singles = conv.joined && call->out.c >= 4 && op->kernel_h <= WEFT_HOISTED_ROWS;
 
-    if (one && conv.joined) {
-        conv_singles(&conv, call->y0, call->x0, (int8_t *)stack);
-    } else if ((conv.size <= STACK_BYTES / 5 && divide(&conv, stack, sizeof stack)) ||
-               divide(&conv, call->scratch, call->scratch_len)) {
-        const int32_t last = conv.size % conv.chunk; /* 0: all chunks are alike */
-        conv.simple = conv.quick && !conv.p.per_tensor && conv.chunk >= 8 && (last == 0 || last >= 8) &&
-                      (call->out.c / op->groups & 1) == 0;
-        if (!conv_pairs(&conv)) {
-            conv_singles(&conv, call->y1 - 1, call->x1 - 1, (int8_t *)stack);
-        }
-    } else if (conv.joined) {
-        conv_singles(&conv, call->y0, call->x0, (int8_t *)stack);
+    if (in_pairs(&conv, memory.patch)) {
+        conv_pairs(&conv, singles, &memory);
+    } else if (singles) {
+        conv_singles(&conv, call->y0, call->x0, &memory);
     } else {
         weft_conv2d(call);
         return;

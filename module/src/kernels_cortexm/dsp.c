@@ -5,10 +5,45 @@
 
 #include "../kernels_ref/taps.h"
 
-int8_t dsp_scale_any(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point)
+__attribute__((noinline)) int8_t dsp_scale_any(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point)
 {
     /* Far from overflow when the zero point is added, far outside of int8. */
     return dsp_saturate(weft_clamp(weft_mbqm(acc, multiplier, shift), -512, 511) + zero_point);
+}
+
+/* Negative if acc is not in -2^30 .. 2^30 - 1, where doubling overflows. */
+DSP_INLINE int32_t excess(int32_t acc)
+{
+    return (int32_t)((uint32_t)acc + 0x40000000u);
+}
+
+void dsp_store_four(int32_t v0, int32_t v1, int32_t v2, int32_t v3, const weft_linear_t *p, int32_t o, int8_t *out)
+{
+    const int32_t zp = p->zp_out, *m = (const int32_t *)(const void *)p->multiplier;
+    uint32_t shifts;
+    int32_t m0 = m[0], m1 = m0, m2 = m0, m3 = m0;
+    out += o;
+    if (p->per_tensor) {
+        shifts = (uint8_t)p->shift[0] * 0x01010101u;
+    } else {
+        shifts = dsp_load(p->shift + o);
+        m0 = m[o];
+        m1 = m[o + 1];
+        m2 = m[o + 2];
+        m3 = m[o + 3];
+    }
+    if (__builtin_expect((~shifts & 0x80808080u) == 0 && (excess(v0) | excess(v1) | excess(v2) | excess(v3)) >= 0, 1)) {
+        const uint32_t right = (uint32_t)__ssub8(0, (int8x4_t)shifts);
+        out[0] = dsp_scale(v0 * 2, m0, (int32_t)right, zp);
+        out[1] = dsp_scale(v1 * 2, m1, (int32_t)(right >> 8), zp);
+        out[2] = dsp_scale(v2 * 2, m2, (int32_t)(right >> 16), zp);
+        out[3] = dsp_scale(v3 * 2, m3, (int32_t)(right >> 24), zp);
+        return;
+    }
+    out[0] = dsp_scale_any(v0, m0, (int8_t)shifts, zp);
+    out[1] = dsp_scale_any(v1, m1, (int8_t)(shifts >> 8), zp);
+    out[2] = dsp_scale_any(v2, m2, (int8_t)(shifts >> 16), zp);
+    out[3] = dsp_scale_any(v3, m3, (int8_t)(shifts >> 24), zp);
 }
 
 bool dsp_quick(const weft_linear_t *p, int32_t n, int32_t size)

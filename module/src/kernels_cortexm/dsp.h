@@ -146,7 +146,7 @@ typedef struct {
                      : "cc", "memory")
 #endif
 
-/* n neighbouring inputs with four rows of weights, `row` bytes apart; 0: one row four times. */
+/* n neighbouring inputs with four rows of weights, `row` bytes apart. */
 DSP_INLINE dsp_acc4_t dsp_mac_run(dsp_acc4_t acc, const int8_t *x, const int8_t *w, int32_t row, int32_t n,
                                   uint32_t offset)
 {
@@ -182,35 +182,8 @@ DSP_INLINE dsp_acc4_t dsp_mac_run(dsp_acc4_t acc, const int8_t *x, const int8_t 
     return acc;
 }
 
-/* Negative if acc is not in -2^30 .. 2^30 - 1, where doubling overflows. */
-DSP_INLINE int32_t dsp_excess(int32_t acc)
-{
-    return (int32_t)((uint32_t)acc + 0x40000000u);
-}
-
-/* Requantise and write channels o, o + next, o + 2 next, o + 3 next; `quick`: dsp_quick() held; false asks here. */
-DSP_INLINE void dsp_store_four(const weft_linear_t *p, bool quick, int32_t o, int32_t next, dsp_acc4_t acc, int8_t *out)
-{
-    const int32_t step = p->per_tensor ? 0 : next, zp = p->zp_out;
-    const int32_t *m = (const int32_t *)(const void *)p->multiplier + (p->per_tensor ? 0 : o);
-    const int8_t *s = p->shift + (p->per_tensor ? 0 : o);
-    out += o;
-    if (!quick) {
-        const int32_t excess = dsp_excess(acc.v0) | dsp_excess(acc.v1) | dsp_excess(acc.v2) | dsp_excess(acc.v3);
-        quick = (s[0] & s[step] & s[2 * step] & s[3 * step] & ~excess) < 0;
-    }
-    if (__builtin_expect(quick, 1)) {
-        out[0] = dsp_scale(acc.v0 * 2, m[0], -s[0], zp);
-        out[next] = dsp_scale(acc.v1 * 2, m[step], -s[step], zp);
-        out[2 * next] = dsp_scale(acc.v2 * 2, m[2 * step], -s[2 * step], zp);
-        out[3 * next] = dsp_scale(acc.v3 * 2, m[3 * step], -s[3 * step], zp);
-    } else {
-        out[0] = dsp_scale_any(acc.v0, m[0], s[0], zp);
-        out[next] = dsp_scale_any(acc.v1, m[step], s[step], zp);
-        out[2 * next] = dsp_scale_any(acc.v2, m[2 * step], s[2 * step], zp);
-        out[3 * next] = dsp_scale_any(acc.v3, m[3 * step], s[3 * step], zp);
-    }
-}
+/* Requantise and write channels o to o + 3. */
+void dsp_store_four(int32_t v0, int32_t v1, int32_t v2, int32_t v3, const weft_linear_t *p, int32_t o, int8_t *out);
 
 /* Clamp n bytes to [lo, hi], four at a time; kernels saturate to int8 and come here if that is not the clamp. */
 void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi);

@@ -260,7 +260,7 @@ static __attribute__((noinline)) void narrow_pixel(const weft_call_t *call, cons
         for (const int8_t *const *row = rows->row + rows->taps.lo; row != row_end; row++, w += width * n) {
             acc = narrow_row(acc, *row + column + o, w, cols.hi - cols.lo, step, n, offset);
         }
-        dsp_store_four(p, false, o, 1, acc, out);
+        dsp_store_four(acc.v0, acc.v1, acc.v2, acc.v3, p, o, out);
     }
 }
 

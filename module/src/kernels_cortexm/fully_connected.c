@@ -1,65 +1,56 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* FULLY_CONNECTED: four outputs at once. */
+/* FULLY_CONNECTED: four outputs at once; the last one, two or three as the reference kernel does them. */
 #include "dsp.h"
 
 #if WEFT_KERNELS_DSP
 
-typedef struct {
-    const weft_call_t *call;
-    weft_linear_t p;
-    int32_t inputs, run;
-    uint32_t offset;
-    bool end;
-    const int32_t *start; /* what sums start from */
-    int8_t *out;
-} dense_t;
-
-/* Outputs o, o + next, o + 2 next, o + 3 next; `next` is 1, or 0 for one output done four times. */
-DSP_INLINE void four_outputs(const dense_t *d, int32_t o, int32_t next)
-{
-    const weft_call_t *call = d->call;
-    const int32_t *start = d->start + o;
-    const int8_t *weights = d->p.weights + (size_t)o * (uint32_t)d->inputs + call->x0 * call->in0.c;
-    dsp_acc4_t acc = {start[0], start[next], start[2 * next], start[3 * next]};
-    for (int32_t y = call->y0; y < call->y1; y++) {
-        const int8_t *w = weights + y * call->in0.w * call->in0.c;
-        acc = dsp_mac_run(acc, weft_px(&call->in0, y, call->x0), w, next * d->inputs, d->run, d->offset);
-    }
-    if (call->acc != NULL) {
-        int32_t *sum = call->acc + o;
-        sum[0] = acc.v0;
-        sum[next] = acc.v1;
-        sum[2 * next] = acc.v2;
-        sum[3 * next] = acc.v3;
-    }
-    if (d->end) {
-        dsp_store_four(&d->p, false, o, next, acc, d->out);
-    }
-}
-
 void weft_fully_connected_dsp(const weft_call_t *call)
 {
-    const int32_t n = call->out.c;
-    dense_t d;
-    d.call = call;
-    d.p = weft_linear(call, n);
-    d.inputs = call->in0.h * call->in0.w * call->in0.c;
-    d.run = (call->x1 - call->x0) * call->in0.c;
-    d.offset = dsp_offset(call->in0.zero_point);
-    d.end = call->acc == NULL || call->last;
-    d.start = call->acc == NULL || call->first ? (const int32_t *)(const void *)d.p.bias : call->acc;
-    d.out = weft_px(&call->out, 0, 0);
+    const weft_view_t *in = &call->in0;
+    const int32_t n = call->out.c, row = in->w * in->c, inputs = in->h * row, run = (call->x1 - call->x0) * in->c;
+    const bool end = call->acc == NULL || call->last;
+    const weft_linear_t p = weft_linear(call, n);
+    const int32_t *start = call->acc;
+    if (start == NULL || call->first) {
+        start = (const int32_t *)(const void *)p.bias; /* blocks are aligned */
+    }
+    const int8_t *weights = p.weights + call->x0 * in->c;
+    const uint32_t offset = dsp_offset(in->zero_point);
+    int8_t *out = weft_px(&call->out, 0, 0);
 
     int32_t o = 0;
     for (; o + 4 <= n; o += 4) {
-        four_outputs(&d, o, 1);
+        dsp_acc4_t acc = {start[o], start[o + 1], start[o + 2], start[o + 3]};
+        for (int32_t y = call->y0; y < call->y1; y++) {
+            const int8_t *w = weights + (size_t)o * (uint32_t)inputs + y * row;
+            acc = dsp_mac_run(acc, weft_px(in, y, call->x0), w, inputs, run, offset);
+        }
+        if (call->acc != NULL) {
+            call->acc[o] = acc.v0;
+            call->acc[o + 1] = acc.v1;
+            call->acc[o + 2] = acc.v2;
+            call->acc[o + 3] = acc.v3;
+        }
+        if (end) {
+            dsp_store_four(acc.v0, acc.v1, acc.v2, acc.v3, &p, o, out);
+        }
     }
     for (; o < n; o++) {
-        four_outputs(&d, o, 0);
+        int32_t acc = start[o];
+        for (int32_t y = call->y0; y < call->y1; y++) {
+            const int8_t *w = weights + (size_t)o * (uint32_t)inputs + y * row;
+            acc += weft_dot(weft_px(in, y, call->x0), w, run, in->zero_point);
+        }
+        if (call->acc != NULL) {
+            call->acc[o] = acc;
+        }
+        if (end) {
+            out[o] = weft_linear_out(&p, o, acc);
+        }
     }
-    WEFT_COUNT_MACS(call, (int64_t)(call->y1 - call->y0) * d.run * n);
-    if (d.end) {
-        dsp_clamp(d.out, n, call->op->act_min, call->op->act_max);
+    WEFT_COUNT_MACS(call, (int64_t)(call->y1 - call->y0) * run * n);
+    if (end) {
+        dsp_clamp(out, n, call->op->act_min, call->op->act_max);
     }
 }
 
