@@ -146,7 +146,7 @@ test: setup $(BUILD)/.apt-test engine $(HOST_BOARD)
 bench-planner: setup $(LIB) $(SEARCH)
 	$(VENV)/bin/python -m planner_service.bench_planner
 
-# Every pair of power cuts takes half an hour of one core; all cores are used.
+# Every pair of power cuts takes a few minutes; all cores are used.
 bench-update: setup $(BUILD)/.apt-test engine
 	$(VENV)/bin/python -m tests.update.bench
 

@@ -20,20 +20,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_no_cut_loses_the_running_plan(folder: Path) -> None:
-    options = ("--large-every", "12", "--pairs-every", "200", "--wear", "200")
+    options = ("--large-every", "12", "--pairs-every", "8", "--wear", "200")
     found = bench.run_simulator(folder / "sim", folder / "plans.bin", *options, timeout=600)
     print(f"{found.cuts} cases, {found.pairs} of them with two cuts, {found.failures} failures")
     assert found.failures == 0, found.report
-    assert found.cuts >= 100_000
-    assert found.pairs >= 5_000
-    assert found.figures["slot_sector_erases"] == found.figures["updates"] / 2, "one erase per sector and update"
-    assert found.figures["state_sector_erases"] <= found.figures["updates"] + 1
+    assert found.cuts - found.same >= 100_000
+    assert found.pairs >= 50_000
+    worn = found.figures
+    assert worn["slot_sector_erases"] == worn["slot_sector_erases_least"] == worn["updates"] / 2, "one by update"
+    assert worn["state_sector_erases_least"] <= worn["state_sector_erases"] <= worn["updates"] + 1
+    assert worn["state_sector_erases"] - worn["state_sector_erases_least"] <= 1, "both sectors in turn"
 
 
 def test_seeded_bugs_are_noticed(folder: Path) -> None:
-    options = ("--every", "6", "--large-every", "0", "--pairs-every", "300")
-    found = dict(bench.seeded_bugs(folder, folder / "plans.bin", *options, timeout=60))
+    options = ("--large-every", "0", "--pairs-every", "5")
+    found = dict(bench.seeded_bugs(folder, folder / "plans.bin", *options, timeout=120))
     missed = [bug for bug, how in found.items() if not how]
     print(f"{len(found) - len(missed)} of {len(found)} seeded bugs noticed; not: {missed}")
     assert len(found) >= 15
-    assert len(missed) * 10 <= len(found), missed
+    assert not missed

@@ -22,10 +22,12 @@ OUTPUT = ROOT / "build" / "bench" / "update.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cuts:
-    """What the simulator counted; ``figures``: all of its output."""
+    """What the simulator counted. ``same``: cases after whose cuts the device was just as after another case's;
+    ``figures``: all of its output."""
 
     cuts: int
     pairs: int
+    same: int
     failures: int
     figures: dict[str, int]
     report: str
@@ -52,7 +54,12 @@ def run_simulator(simulator: Path, plan_file: Path, *options: str, shards: int =
         for process in processes:
             process.kill()
     return Cuts(
-        cuts=figures["cuts"], pairs=figures["pairs"], failures=figures["failures"], figures=figures, report=report
+        cuts=figures["cuts"],
+        pairs=figures["pairs"],
+        same=figures["same"],
+        failures=figures["failures"],
+        figures=figures,
+        report=report,
     )
 
 
@@ -83,18 +90,19 @@ def main() -> int:
         simulator = build.simulator(folder)
         found = run_simulator(simulator, plan_file, "--pairs-every", "1", shards=shards)
         worn = run_simulator(simulator, plan_file, "--every", "0", "--large-every", "0", "--wear", "10000").figures
-        bugs = dict(seeded_bugs(folder, plan_file, "--pairs-every", "20", timeout=600))
+        bugs = dict(seeded_bugs(folder, plan_file, "--pairs-every", "3", timeout=600))
     missed = [bug for bug, how in bugs.items() if not how]
     result = {
         "cuts": found.cuts,
         "pairs": found.pairs,
+        "same_state": found.same,
         "failures": found.failures,
         "seeded_bugs": len(bugs),
         "seeded_bugs_caught": len(bugs) - len(missed),
         "seeded_bugs_missed": missed,
         "updates": worn["updates"],
-        "slot_sector_erases": worn["slot_sector_erases"],
-        "state_sector_erases": worn["state_sector_erases"],
+        "slot_sector_erases": [worn["slot_sector_erases_least"], worn["slot_sector_erases"]],
+        "state_sector_erases": [worn["state_sector_erases_least"], worn["state_sector_erases"]],
         "seconds": round(time.monotonic() - start),
     }
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)

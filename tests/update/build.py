@@ -63,9 +63,12 @@ def mutant(folder: Path, name: str, edits: Sequence[tuple[str, str, str]]) -> Pa
         if text.count(old) != 1:
             raise RuntimeError(f"{name}: {file} holds {text.count(old)} times: {old}")
         (source / file).write_text(text.replace(old, new))
-    for header in ("verify.h", "plan.h", "weft_internal.h", "weft_format.h"):
-        shutil.copy(ROOT / "module" / "src" / header, source.parent / header)
-    core = objects([source / path.name for path in core_sources()], place / "core", "-w", "-O1")
+    for header in (ROOT / "module" / "src").glob("*.h"):
+        shutil.copy(header, source.parent)
+    edited = {file for file, _, _ in edits}
+    alike = [path for path in core_sources() if not any(f.endswith(".h") for f in edited) and path.name not in edited]
+    core = objects([source / path.name for path in core_sources() if path not in alike], place / "core", "-w", "-O1")
+    core += [folder / "core" / f"{path.stem}.o" for path in alike]
     return link(folder, sorted((folder / "rest").glob("*.o")), core, place / "sim")
 
 

@@ -30,7 +30,6 @@ int flash_new(flash_t *f, const weft_flash_t *slot, const weft_flash_t *state, b
 {
     memset(f, 0, sizeof *f);
     f->random = 1;
-    f->cut_at = UINT32_MAX;
     for (unsigned i = 0; i < AREAS; i++) {
         area_t *a = &f->area[i];
         a->geometry = i == WEFT_AREA_STATE ? *state : *slot;
@@ -83,20 +82,14 @@ void flash_scramble(flash_t *f)
 
 static void power_off(flash_t *f)
 {
-    f->cut_at = UINT32_MAX;
+    f->cut_now = false;
     f->cuts++;
     longjmp(*f->power, 1);
 }
 
-/* Whether power is cut at this operation. */
-static bool cut_now(flash_t *f)
-{
-    return f->operations++ == f->cut_at && f->power != NULL;
-}
-
 void flash_tick(flash_t *f)
 {
-    if (cut_now(f)) {
+    if (f->cut_now) {
         power_off(f);
     }
 }
@@ -158,6 +151,13 @@ int flash_read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32_t le
     return 0;
 }
 
+/* The unit that power is cut in: the first and the last more often than others. */
+static uint32_t torn_at(flash_t *f, uint32_t count)
+{
+    uint32_t luck = flash_random(f) >> 8;
+    return (luck & 3u) == 0 ? 0 : (luck & 3u) == 1 ? count - 1u : (luck >> 2) % count;
+}
+
 /* A unit in which programming was interrupted. */
 static void tear(flash_t *f, area_t *a, uint32_t unit, const uint8_t *src)
 {
@@ -189,9 +189,9 @@ int flash_program(void *ctx, unsigned area, uint32_t offset, const void *src, ui
         flash_broken(f, "programs the slot that runs or is confirmed");
     }
     f->programs++;
-    bool cut = cut_now(f);
+    bool cut = f->cut_now;
     if (cut) {
-        done = f->cut == CUT_BEFORE ? 0 : f->cut == CUT_AFTER ? count : flash_random(f) % count;
+        done = f->cut == CUT_BEFORE ? 0 : f->cut == CUT_AFTER ? count : torn_at(f, count);
     }
     for (uint32_t i = 0; i < done; i++) {
         if ((a->units[first + i] & UNIT_CLEAN) == 0) {
@@ -227,7 +227,7 @@ int flash_erase(void *ctx, unsigned area, uint32_t offset)
     }
     f->erases++;
     a->erases[offset / sector]++;
-    bool cut = cut_now(f);
+    bool cut = f->cut_now;
     if (cut && f->cut == CUT_BEFORE) {
         power_off(f);
     }

@@ -42,14 +42,13 @@ typedef struct {
 typedef struct flash {
     area_t area[AREAS];
     uint32_t random;
-    uint32_t operations;       /* erases, programs and runs since power came on */
     uint32_t erases, programs; /* since flash_new() */
     unsigned cuts;             /* made so far */
-    uint32_t cut_at;           /* operation to cut at, UINT32_MAX: none */
-    cut_t cut;
-    jmp_buf *power;     /* where the cut goes */
-    const char *broken; /* first rule that the core broke */
-    unsigned locked;    /* bit mask of slots that must not be written: what runs, what is confirmed */
+    bool cut_now;              /* at the next operation, */
+    cut_t cut;                 /* in this way */
+    jmp_buf *power;            /* where the cut goes */
+    const char *broken;        /* first rule that the core broke */
+    unsigned locked;           /* bit mask of slots that must not be written: what runs, what is confirmed */
 } flash_t;
 
 int flash_new(flash_t *f, const weft_flash_t *slot, const weft_flash_t *state, bool write_once);
@@ -59,7 +58,7 @@ void flash_copy(flash_t *to, const flash_t *from);
 /* All bytes random, no unit clean: a part of unknown past. */
 void flash_scramble(flash_t *f);
 uint32_t flash_random(flash_t *f);
-/* Counts an operation that is not one of flash's, such as a run; power may be cut at it. */
+/* An operation that is not one of flash's, such as a run; power may be cut at it. */
 void flash_tick(flash_t *f);
 void flash_broken(flash_t *f, const char *rule);
 
