@@ -12,6 +12,10 @@
 #include "weft_params.h"
 #include "ztimer.h"
 
+#ifdef WEFT_PARAM_KEY_FILE
+#include WEFT_PARAM_KEY_FILE
+#endif
+
 #if IS_USED(MODULE_AUTO_INIT_WEFT) && THREAD_STACKSIZE_MAIN < 2560
 #error "Opening a plan takes up to 2 KiB of stack, and auto_init does it on main's: set \
 CFLAGS += -DTHREAD_STACKSIZE_MAIN=3072, or DISABLE_MODULE += auto_init_weft"
@@ -28,8 +32,11 @@ static weft_update_t update;
 static weft_plan_t plan;
 static weft_service_status_t now = {.arena_size = sizeof arena, .report.error.code = WEFT_ERR_NO_PLAN};
 
+/* Of plan, arena and `now`. Who holds it may take update_lock, never the other way round. */
 static mutex_t lock = MUTEX_INIT;
 static kernel_pid_t owner = KERNEL_PID_UNDEF;
+/* Of the update core and its buffer: a transfer goes on while a plan runs. */
+static mutex_t update_lock = MUTEX_INIT;
 static volatile uint8_t aborted;
 
 static bool enter(void)
@@ -102,8 +109,11 @@ static void log_report(unsigned slot, const weft_slot_report_t *report)
                  report->arena_bytes, (unsigned)sizeof arena, f / 1000u, f % 1000u);
         return;
     }
-    LOG_ERROR("weft: slot %c: %s: %s (record %u, offset %" PRIu32 ")\n", "ab"[slot], weft_error_name(code),
-              weft_error_message(code), report -> error.record, report->error.offset);
+    LOG_ERROR("weft: slot %c: %s: %s", "ab"[slot], weft_error_name(code), weft_error_message(code));
+    if (report->error.record != WEFT_NONE) {
+        LOG_ERROR(" (record %u, offset %" PRIu32 ")", report->error.record, report->error.offset);
+    }
+    LOG_ERROR("\n");
     if (code == WEFT_ERR_LIMIT && report->arena_bytes > sizeof arena) {
         LOG_ERROR("weft: the plan's arena takes %" PRIu32 " bytes, CONFIG_WEFT_ARENA_SIZE is %u\n", report->arena_bytes,
                   (unsigned)sizeof arena);
@@ -132,6 +142,7 @@ static int configure(void)
     config.limits.row_steps = CONFIG_WEFT_ROW_STEPS_MAX;
     config.limits.macs = UINT64_C(1000000) * CONFIG_WEFT_MMACS_MAX;
     config.confirm_after = CONFIG_WEFT_CONFIRM_AFTER;
+    config.idle_seconds = CONFIG_WEFT_IDLE_SECONDS;
     int r = weft_update_init(&update, &config);
     if (r != WEFT_OK) {
         LOG_ERROR("weft: CONFIG_WEFT_BUFFER_SIZE or CONFIG_WEFT_SLOT_SIZE does not suit the storage device\n");
@@ -139,17 +150,11 @@ static int configure(void)
     return r;
 }
 
-int weft_service_boot(void)
+/* Decide what runs and open it; with both locks. `r` is what configuring ended with. */
+static void open_active(int r)
 {
     weft_boot_t boot = {0};
     unsigned slot = 0;
-    if (!enter()) {
-        return WEFT_ERR_BUSY;
-    }
-    if (IS_ACTIVE(CONFIG_WEFT_ALLOW_UNSIGNED)) {
-        LOG_WARNING("weft: plans need no signature (CONFIG_WEFT_ALLOW_UNSIGNED)\n");
-    }
-    int r = configure();
     if (r == WEFT_OK) {
         r = weft_activation_boot(&update, &plan, &boot, &slot);
         make_report(&now.report, slot, &plan, r, &boot.where);
@@ -162,9 +167,22 @@ int weft_service_boot(void)
                   weft_error_message(boot.trial_error));
     }
     now.slot = slot;
-    now.trial = boot.trial != 0;
+}
+
+int weft_service_boot(void)
+{
+    if (!enter()) {
+        return WEFT_ERR_BUSY;
+    }
+    if (IS_ACTIVE(CONFIG_WEFT_ALLOW_UNSIGNED)) {
+        LOG_WARNING("weft: plans need no signature (CONFIG_WEFT_ALLOW_UNSIGNED)\n");
+    }
+    mutex_lock(&update_lock);
+    open_active(configure());
+    mutex_unlock(&update_lock);
+    int r = now.report.error.code;
     leave();
-    return now.report.error.code;
+    return r;
 }
 
 #if IS_USED(MODULE_AUTO_INIT_WEFT)
@@ -189,27 +207,73 @@ int weft_service_select(unsigned slot, weft_error_t *error)
     if (!enter()) {
         return weft_fail(error, WEFT_ERR_BUSY, WEFT_NONE, 0);
     }
+    mutex_lock(&update_lock);
     int r = config.hal == NULL ? weft_fail(error, WEFT_ERR_FLASH, WEFT_NONE, 0)
                                : weft_activation_select(&update, slot, &next, error);
     if (r == WEFT_OK) {
         plan = next;
         now.slot = slot;
-        now.trial = false;
         make_report(&now.report, slot, &plan, r, error);
     } else if (r == WEFT_ERR_MAGIC && weft_storage_empty(config.hal, slot)) {
         r = weft_fail(error, WEFT_ERR_NO_PLAN, WEFT_NONE, 0);
     }
+    mutex_unlock(&update_lock);
     leave();
     return r;
 }
 
+/* The plan on trial runs: true once weft_update_boot() handed it out, until it is confirmed or given up. */
+static bool trial_runs(const weft_update_status_t *status)
+{
+    return status->running < WEFT_SLOT_COUNT && status->running != status->active;
+}
+
 void weft_service_status(weft_service_status_t *status)
 {
+    weft_update_status_t core;
     bool entered = enter();
     *status = now;
     if (entered) {
         leave();
     }
+    mutex_lock(&update_lock);
+    weft_update_status(&update, &core);
+    mutex_unlock(&update_lock);
+    status->trial = core.state == WEFT_SLOT_TRIAL && trial_runs(&core);
+}
+
+/* What was decided asks for another plan to be opened. */
+static bool outdated(void)
+{
+    weft_update_status_t status;
+    mutex_lock(&update_lock);
+    weft_update_status(&update, &status);
+    mutex_unlock(&update_lock);
+    return trial_runs(&status) ? status.state != WEFT_SLOT_TRIAL
+                               : IS_ACTIVE(CONFIG_WEFT_TRY_AT_ONCE) && status.state == WEFT_SLOT_TRIAL;
+}
+
+/* With lock. */
+static void catch_up(void)
+{
+    if (config.hal != NULL && outdated()) {
+        mutex_lock(&update_lock);
+        open_active(WEFT_OK);
+        mutex_unlock(&update_lock);
+    }
+}
+
+int weft_service_update(weft_service_update_fn fn, void *ctx)
+{
+    mutex_lock(&update_lock);
+    int r = config.hal == NULL ? WEFT_ERR_FLASH : fn(&update, ctx);
+    mutex_unlock(&update_lock);
+    /* In a callback of a run, the end of the run does it. */
+    if (config.hal != NULL && outdated() && enter()) {
+        catch_up();
+        leave();
+    }
+    return r;
 }
 
 int weft_service_inspect(unsigned slot, weft_slot_report_t *report)
@@ -227,9 +291,11 @@ int weft_service_inspect(unsigned slot, weft_slot_report_t *report)
     } else if (slot == now.slot && now.report.error.code == WEFT_OK) {
         *report = now.report;
     } else {
+        mutex_lock(&update_lock);
         int r =
             weft_update_verify(&update, slot, WEFT_CHECK_SIGNATURE | WEFT_CHECK_HASHES, NULL, digest, &other, &where);
         make_report(report, slot, &other, r, &where);
+        mutex_unlock(&update_lock);
     }
     leave();
     return report->error.code;
@@ -310,11 +376,10 @@ static int run(weft_job_t *job, uint32_t *usec)
     if (r == WEFT_OK) {
         now.runs++;
         now.usec = *usec;
+        mutex_lock(&update_lock);
         /* If it cannot be written, the plan stays on trial. */
         (void)weft_update_healthy(&update);
-        weft_update_status_t status;
-        weft_update_status(&update, &status);
-        now.trial = now.trial && status.state == WEFT_SLOT_TRIAL;
+        mutex_unlock(&update_lock);
     } else {
         now.failures++;
     }
@@ -338,6 +403,7 @@ int weft_service_run(weft_job_t *job)
         job->done(job, &result);
     }
     ztimer_release(ZTIMER_USEC);
+    catch_up();
     leave();
     return result.status;
 }

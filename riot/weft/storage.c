@@ -11,12 +11,16 @@
 #include "hashes/sha256.h"
 #include "macros/utils.h"
 #include "mtd.h"
+#include "time_units.h"
 #include "weft_internal_riot.h"
 #include "weft_params.h"
+#include "ztimer.h"
 
 #include "weft_format.h"
 
-#if IS_USED(MODULE_WEFT_SIGNED)
+#if IS_USED(MODULE_WEFT_SIGNED_PSA)
+#include "psa/crypto.h"
+#elif IS_USED(MODULE_WEFT_SIGNED)
 #include "uECC.h"
 #elif !CONFIG_WEFT_ALLOW_UNSIGNED
 #error                                                                                                                 \
@@ -26,6 +30,10 @@ set CONFIG_WEFT_ALLOW_UNSIGNED=1 for development."
 
 /* A record of the state takes 64 bytes, and a sector holds at least four. */
 #define RAM_STATE_SECTOR 256u
+
+/* Of P-256: the uncompressed point with its format byte, and r and s. */
+#define KEY_LEN 65u
+#define SIGNATURE_LEN 64u
 
 static sha256_context_t sha;
 static weft_update_hal_t hal;
@@ -179,7 +187,21 @@ static int hash_finish(void *ctx, uint8_t hash[32])
 static int verify_p256(void *ctx, const uint8_t *key, const uint8_t *hash, const uint8_t *signature)
 {
     (void)ctx;
-#if IS_USED(MODULE_WEFT_SIGNED)
+#if IS_USED(MODULE_WEFT_SIGNED_PSA)
+    const psa_algorithm_t ecdsa = PSA_ALG_ECDSA(PSA_ALG_SHA_256);
+    psa_key_attributes_t attributes = psa_key_attributes_init();
+    psa_key_id_t id;
+    psa_set_key_type(&attributes, PSA_KEY_TYPE_ECC_PUBLIC_KEY(PSA_ECC_FAMILY_SECP_R1));
+    psa_set_key_bits(&attributes, 256);
+    psa_set_key_usage_flags(&attributes, PSA_KEY_USAGE_VERIFY_HASH);
+    psa_set_key_algorithm(&attributes, ecdsa);
+    if (psa_crypto_init() != PSA_SUCCESS || psa_import_key(&attributes, key, KEY_LEN, &id) != PSA_SUCCESS) {
+        return -1;
+    }
+    psa_status_t r = psa_verify_hash(id, ecdsa, hash, SHA256_DIGEST_LENGTH, signature, SIGNATURE_LEN);
+    psa_destroy_key(id);
+    return r == PSA_SUCCESS ? 0 : -1;
+#elif IS_USED(MODULE_WEFT_SIGNED)
     /* The point without its format byte. */
     return uECC_verify(key + 1, hash, SHA256_DIGEST_LENGTH, signature, uECC_secp256r1()) == 1 ? 0 : -1;
 #else
@@ -189,6 +211,14 @@ static int verify_p256(void *ctx, const uint8_t *key, const uint8_t *hash, const
     return -1;
 #endif
 }
+
+#if IS_USED(MODULE_ZTIMER_MSEC)
+static uint32_t seconds(void *ctx)
+{
+    (void)ctx;
+    return ztimer_now(ZTIMER_MSEC) / MS_PER_SEC;
+}
+#endif
 
 const weft_update_hal_t *weft_storage(const char **why)
 {
@@ -203,6 +233,11 @@ const weft_update_hal_t *weft_storage(const char **why)
         hal.sha256_update = hash_update;
         hal.sha256_finish = hash_finish;
         hal.verify_p256 = verify_p256;
+#if IS_USED(MODULE_ZTIMER_MSEC)
+        /* For ever: where clocks stop when nobody needs them, a session would never look idle. */
+        ztimer_acquire(ZTIMER_MSEC);
+        hal.seconds = seconds;
+#endif
     }
     return *why == NULL ? &hal : NULL;
 }

@@ -27,8 +27,11 @@ static void print_report(unsigned slot, const weft_slot_report_t *report, bool a
         return;
     }
     if (code != WEFT_OK) {
-        printf("%s: %s (record %u, offset %" PRIu32 ")\n", weft_error_name(code), weft_error_message(code),
-               report->error.record, report->error.offset);
+        printf("%s: %s", weft_error_name(code), weft_error_message(code));
+        if (report->error.record != WEFT_NONE) {
+            printf(" (record %u, offset %" PRIu32 ")", report->error.record, report->error.offset);
+        }
+        puts("");
         if (code == WEFT_ERR_LIMIT) {
             printf("  the plan's arena takes %" PRIu32 " bytes, this board has %u\n", report->arena_bytes,
                    (unsigned)CONFIG_WEFT_ARENA_SIZE);

@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,7 @@ ERASED = 0xFF
 APPLICATIONS = {
     "hello_plan": ROOT / "samples" / "riot" / "hello_plan",
     "switch": ROOT / "samples" / "riot" / "switch",
+    "update": ROOT / "samples" / "riot" / "update",
     "service": HERE / "service",
 }
 
@@ -109,12 +110,18 @@ def environment() -> dict[str, str]:
     return env
 
 
-def make(application: str, board: str, *goals: str) -> str:
-    """Run make in an application for a board; its output. Raises AssertionError with it if it fails."""
-    folder = BUILD / application
+def build_folder(application: str, board: str, key: Path | None = None) -> Path:
+    return BUILD / (application if key is None else f"{application}-signed") / board
+
+
+def make(application: str, board: str, *goals: str, key: Path | None = None) -> str:
+    """Run make in an application for a board; its output. ``key``: C source of the public key that plans must be signed
+    with. Raises AssertionError with the output if it fails."""
+    folder = build_folder(application, board, key).parent
     folder.mkdir(parents=True, exist_ok=True)
     command = [
-        "make", "-C", str(APPLICATIONS[application]), f"BOARD={board}", f"BINDIRBASE={folder}", "QUIET=1", *goals,
+        "make", "-C", str(APPLICATIONS[application]), f"BOARD={board}", f"BINDIRBASE={folder}", "QUIET=1",
+        *([] if key is None else [f"WEFT_KEY={key}"]), *goals,
     ]  # fmt: skip
     # RIOT unpacks its packages into its own tree: one build at a time.
     with (BUILD / "lock").open("w") as lock:
@@ -127,11 +134,11 @@ def make(application: str, board: str, *goals: str) -> str:
     return done.stdout
 
 
-def elf(application: str, board: str) -> Path:
+def elf(application: str, board: str, key: Path | None = None) -> Path:
     """The application's firmware, built."""
-    make(application, board, "all")
-    name = "tests_weft_service" if application == "service" else f"weft_{application}"
-    return BUILD / application / board / f"{name}.elf"
+    make(application, board, "all", key=key)
+    (found,) = build_folder(application, board, key).glob("*.elf")
+    return found
 
 
 def flash_image(board: str, slots: Mapping[str, bytes]) -> bytes:
@@ -145,12 +152,15 @@ def flash_image(board: str, slots: Mapping[str, bytes]) -> bytes:
 
 
 class Console:
-    """A running board. ``flash``: file with `flash_image`'s bytes, which native also writes."""
+    """A running board. ``flash``: file with `flash_image`'s bytes, which native also writes. ``prefix``, ``arguments``:
+    before and behind native's command, for its network."""
 
-    def __init__(self, board: str, firmware: Path, flash: Path) -> None:
+    def __init__(
+        self, board: str, firmware: Path, flash: Path, prefix: Sequence[str] = (), arguments: Sequence[str] = ()
+    ) -> None:
         spec = BOARDS[board]
         if spec.native:
-            command, arguments = str(firmware), [f"--mtd={flash}"]
+            command, *arguments = [*prefix, str(firmware), *arguments, f"--mtd={flash}"]
         else:
             assert spec.emulator is not None
             command, *arguments = spec.emulator
@@ -159,7 +169,7 @@ class Console:
             if set(flash.read_bytes()) != {ERASED}:
                 arguments += ["-device", f"loader,file={flash},addr={spec.address:#x},force-raw=on"]
         self._child = pexpect.spawn(
-            command, arguments, timeout=60, encoding="utf-8", codec_errors="replace", echo=False
+            command, list(arguments), timeout=60, encoding="utf-8", codec_errors="replace", echo=False
         )
 
     def __enter__(self) -> Console:
@@ -169,6 +179,10 @@ class Console:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Native and QEMU may ignore a polite signal.
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once, wherever it is."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._child.pid, signal.SIGKILL)
         self._child.close(force=True)

@@ -37,6 +37,7 @@ enum {
 /** A handler's memory. Zero it, then set update. */
 typedef struct {
     weft_update_t *update;
+    int result;                                      /**< of the last command: WEFT_OK or a WEFT_ERR_* */
     uint32_t head_len, head_total;                   /* private: bytes of the head that are there, of how many */
     uint32_t head[(WEFT_UPDATE_HEAD_MAX + 3u) / 4u]; /* private: the head, collected over several begins */
 } weft_smp_t;

@@ -197,6 +197,7 @@ int weft_smp_handle(weft_smp_t *smp, unsigned command, int write, unsigned versi
     enum { MEMBERS = 12 };
     request_t request;
     int result = WEFT_OK;
+    smp->result = WEFT_ERR_ARG;
     if (!decode(body, len, &request)) {
         return MALFORMED;
     }
@@ -208,6 +209,7 @@ int weft_smp_handle(weft_smp_t *smp, unsigned command, int write, unsigned versi
     if (failed != 0) {
         return failed;
     }
+    smp->result = result;
     if ((result != WEFT_OK && !put_error(state, version, result)) || !zcbor_map_end_encode(state, MEMBERS)) {
         return NO_ROOM;
     }

@@ -66,6 +66,10 @@ periph_flashpage_aux`, name memory with CONFIG_WEFT_ROM_ADDR, or bring a weft_pa
 #ifndef WEFT_PARAM_WRITE_SIZE
 #define WEFT_PARAM_WRITE_SIZE 1
 #endif
+/** @brief File with the arrays that the next two name, in quotes; undefined: they are declared otherwise. */
+#ifdef DOXYGEN
+#define WEFT_PARAM_KEY_FILE
+#endif
 /** @brief Public keys (65 bytes, X9.62 uncompressed) whose signatures count; NULL: none. */
 #ifndef WEFT_PARAM_KEY_0
 #define WEFT_PARAM_KEY_0 NULL

@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "weft/weft.h"
+#include "weft/weft_update.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -62,6 +63,17 @@ extern "C" {
 /** @brief Runs with a result that confirm a plan on trial; 0: only a command does. */
 #ifndef CONFIG_WEFT_CONFIRM_AFTER
 #define CONFIG_WEFT_CONFIRM_AFTER 3
+#endif
+/**
+ * @brief 1: a plan that weft_update_test() was called for is tried as soon as no plan runs; 0: at the next
+ * weft_service_boot() or reset, when the application thinks fit.
+ */
+#ifndef CONFIG_WEFT_TRY_AT_ONCE
+#define CONFIG_WEFT_TRY_AT_ONCE 1
+#endif
+/** @brief A transfer without a write for so many seconds may be replaced by another one; 0: never. */
+#ifndef CONFIG_WEFT_IDLE_SECONDS
+#define CONFIG_WEFT_IDLE_SECONDS 60
 #endif
 /** @} */
 
@@ -168,6 +180,24 @@ void weft_service_abort(void);
  * @retval  WEFT_ERR_ARG the plan carries none
  */
 int weft_service_selftest(void);
+
+/**
+ * @brief   What weft_service_update() calls.
+ * @param[in,out] update   the update core: every function of weft_update.h but weft_update_init() and
+ *                         weft_update_boot() may be called on it
+ */
+typedef int (*weft_service_update_fn)(weft_update_t *update, void *ctx);
+
+/**
+ * @brief   Use the update core: what transports of updates are built on.
+ *
+ * One caller at a time, while plans run on. What was decided takes effect before this returns, or at the end of the
+ * running inference: after weft_update_test() the plan on trial is open (@ref CONFIG_WEFT_TRY_AT_ONCE), after
+ * weft_update_revert() the one before.
+ *
+ * @return  what @p fn returned; WEFT_ERR_FLASH without storage, or before weft_service_boot()
+ */
+int weft_service_update(weft_service_update_fn fn, void *ctx);
 
 /** @brief   Output of a result, int8 HWC; @p info gets its shape and scale. NULL if there is none. */
 const int8_t *weft_result_output(const weft_result_t *result, unsigned output, weft_tensor_info_t *info);
