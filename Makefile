@@ -35,6 +35,8 @@ help:
 # Debian packages, by what needs them. `$(call apt,stamp,packages)` installs those that are missing, as root or by sudo.
 APT_BASE := $(if $(shell command -v $(CC)),,gcc libc6-dev)
 APT_BASE += $(if $(shell $(PYTHON) -c 'import ensurepip' 2>/dev/null && echo y),,python3-venv)
+# The host board checks signatures with Mbed TLS.
+APT_HOST := $(if $(wildcard /usr/include/psa/crypto.h),,libmbedtls-dev)
 APT_TEST := gcc libc6-dev clang clang-format libclang-rt-14-dev \
 	gcc-arm-none-eabi picolibc-arm-none-eabi gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf \
 	qemu-system-arm qemu-system-misc
@@ -58,6 +60,10 @@ endef
 
 $(BUILD)/.apt-base: | $(BUILD)
 	$(if $(strip $(APT_BASE)),$(call apt,$(APT_BASE)))
+	@touch $@
+
+$(BUILD)/.apt-host: | $(BUILD)/.apt-base
+	$(if $(strip $(APT_HOST)),$(call apt,$(APT_HOST)))
 	@touch $@
 
 $(BUILD)/.apt-test: Makefile | $(BUILD)
@@ -120,13 +126,22 @@ $(SEARCH): $(SEARCH_SRC) $(wildcard planner_service/search/*.h) Makefile | $(BUI
 # ---------------------------------------------------------------- boards
 
 HOST_BOARD := $(BUILD)/host/weft_host_board
-HOST_SRC := samples/host/weft_host_board.c
+HOST_SRC := $(wildcard samples/host/*.c module/src/update/*.c module/src/smp/*.c)
+HOST_HDR := $(wildcard samples/host/*.h module/src/update/*.h)
+# zcbor's C sources come with its Python package; their warnings are their authors'.
+ZCBOR_DIR = $(shell $(VENV)/bin/python -c 'import importlib.util as u, os; print(os.path.dirname(u.find_spec("zcbor").origin))')
+ZCBOR_OBJ := $(addprefix $(BUILD)/host/zcbor_,common.o decode.o encode.o)
 
 host-board: $(HOST_BOARD)
 
-$(HOST_BOARD): $(HOST_SRC) $(ENGINE_SRC) $(ENGINE_HDR) Makefile | $(BUILD)/.apt-base
+$(ZCBOR_OBJ): $(VENV)/.installed | $(BUILD)/.apt-base
 	@mkdir -p $(@D)
-	$(CC) -std=c99 -Wall -Wextra -Wconversion -Werror -O2 -Imodule/include -Imodule/src -o $@ $(HOST_SRC) $(ENGINE_SRC)
+	$(CC) -std=c99 -O2 -w -I$(ZCBOR_DIR)/include -c -o $@ $(ZCBOR_DIR)/src/$(basename $(@F)).c
+
+$(HOST_BOARD): $(HOST_SRC) $(HOST_HDR) $(ENGINE_SRC) $(ENGINE_HDR) $(ZCBOR_OBJ) Makefile | $(BUILD)/.apt-host
+	@mkdir -p $(@D)
+	$(CC) -std=c99 -Wall -Wextra -Wconversion -Werror -O2 -pthread -Imodule/include -Imodule/src \
+	    -isystem $(ZCBOR_DIR)/include -o $@ $(HOST_SRC) $(ENGINE_SRC) $(ZCBOR_OBJ) -lmbedcrypto
 
 baremetal: setup $(BUILD)/.apt-test
 	$(VENV)/bin/python tests/baremetal/runner.py build

@@ -7,6 +7,7 @@ that a device holds. Signing is deterministic (RFC 6979): same plan, same key, s
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -38,6 +39,8 @@ class Info:
     devices show (its first 16 bytes)."""
 
     digest: str
+    format: tuple[int, int]
+    abi: tuple[int, int]
     plan_version: int
     total_len: int
     arena_bytes: int
@@ -46,6 +49,7 @@ class Info:
     model_id: str
     algorithm: int
     key_id: str
+    signature: str
     sections: tuple[Section, ...]
 
 
@@ -74,13 +78,24 @@ def public_key(pem: bytes, password: str | None = None) -> bytes:
     return _point(key)
 
 
+def public_pem(public: bytes) -> bytes:
+    """A public key as PEM. PlannerError(BAD_REQUEST): not a point of P-256."""
+    try:
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), public)
+    except ValueError as error:
+        raise _bad_key("the public key is not a point of P-256") from error
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
 def key_id(public: bytes) -> bytes:
     """The first four bytes of SHA-256 of a public key, as SIGNATURE.key_id holds them."""
     return hashlib.sha256(public).digest()[:4]
 
 
 def c_array(public: bytes, name: str = "weft_key") -> str:
-    """C source that defines the public key, for a firmware's key slot."""
+    """C source that defines the public key, for a firmware's key slot; PlannerError(BAD_REQUEST) for the name."""
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise PlannerError(Code.BAD_REQUEST, f"{name!r} is no C identifier", hint="give another name")
     rows = [", ".join(f"0x{b:02x}" for b in public[at : at + 13]) for at in range(0, len(public), 13)]
     body = ",\n    ".join(rows)
     return f"#include <stdint.h>\n\nconst uint8_t {name}[{len(public)}] = {{\n    {body},\n}};\n"
@@ -107,6 +122,16 @@ def sign_header(plan: bytes, pem: bytes, password: str | None = None) -> bytes:
         value=r.to_bytes(_VALUE_LEN // 2, "big") + s.to_bytes(_VALUE_LEN // 2, "big"),
     )
     return plan[:end] + record.pack() + plan[end + SIGNATURE_LEN :]
+
+
+def unsign(plan: bytes) -> bytes:
+    """The plan without its signature. PlannerError(BAD_PLAN): no plan."""
+    end = _header_len(plan)
+    return (
+        plan[:end]
+        + SignatureRecord(algorithm=UNSIGNED, key_id=0, value=bytes(_VALUE_LEN)).pack()
+        + plan[end + SIGNATURE_LEN :]
+    )
 
 
 def verify(plan: bytes, public: bytes) -> None:
@@ -149,6 +174,8 @@ def describe(plan: bytes) -> Info:
         )
     return Info(
         digest=hashlib.sha256(plan[:end]).hexdigest(),
+        format=(header.format_major, header.format_minor),
+        abi=(header.abi_major, header.abi_minor),
         plan_version=header.plan_version,
         total_len=header.total_len,
         arena_bytes=header.arena_bytes,
@@ -157,8 +184,17 @@ def describe(plan: bytes) -> Info:
         model_id=header.model_id.hex(),
         algorithm=signature.algorithm,
         key_id=signature.key_id.to_bytes(4, "little").hex(),
+        signature=signature.value.hex(),
         sections=tuple(sections),
     )
+
+
+def check_intact(plan: bytes) -> None:
+    """PlannerError(BAD_PLAN) unless the bytes are a plan and every section is as the header declares it; signed or
+    not."""
+    damage = _damage(plan, describe(plan))
+    if damage:
+        raise _bad_plan(damage, "get the file again")
 
 
 def head_len(plan: bytes) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from planner_service.cli import flash, look, plan, run, serve
+from planner_service.cli import device, flash, keys, look, plan, run, serve
 from planner_service.errors import CATALOGUE
 from planner_service.inputs import GENERATED
 
@@ -40,6 +40,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not 1 or more")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A duration above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, above 0 and below a day")
+    return value
 
 
 def natural(text: str) -> int:
@@ -149,6 +160,59 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument(
         "--ram", type=size, metavar="SIZE", help="the firmware's arena (default: the build's or board's)"
     )
+
+    command = add("keygen", keys.run_keygen, "make a key that signs plans")
+    command.add_argument("output", metavar="FILE", type=Path, help="private key, PEM (PKCS #8), readable for you only")
+    command.add_argument("--passphrase", action="store_true", help="encrypt it; asks, or takes $WEFT_PASSPHRASE")
+    command.add_argument("--force", action="store_true", help="overwrite the key that is there")
+
+    key = argparse.ArgumentParser(add_help=False)
+    key.add_argument(
+        "--key", required=True, metavar="FILE", type=Path, help="PEM; asks for the passphrase if it has one"
+    )
+
+    command = add("getpub", keys.run_getpub, "print the public key that a device's firmware holds")
+    command.add_argument("key", metavar="FILE", type=Path, help="private or public key, PEM")
+    command.add_argument("--lang", choices=("c", "pem"), default="c", help="as C source or PEM (default: c)")
+    command.add_argument("--name", default="weft_key", help="C identifier (default: %(default)s)")
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: standard output")
+
+    command = add("sign", keys.run_sign, "sign a plan", key)
+    command.add_argument("plan", metavar="PLAN", type=Path)
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: PLAN itself")
+
+    command = add("verify", keys.run_verify, "check a plan's signature and that its bytes are intact", key)
+    command.add_argument("plan", metavar="PLAN", type=Path)
+
+    command = add("dumpinfo", keys.run_dumpinfo, "print a plan's header, ids, versions and signature")
+    command.add_argument("plan", metavar="PLAN", type=Path)
+
+    there = argparse.ArgumentParser(add_help=False)
+    there.add_argument(
+        "--to", required=True, metavar="ADDRESS", help="smp+udp://HOST:PORT, smp+serial:///dev/ttyACM0, coap://HOST/..."
+    )
+    there.add_argument(
+        "--timeout", type=seconds, default=10.0, metavar="SECONDS", help="without an answer (default: %(default)g)"
+    )
+    waiting = argparse.ArgumentParser(add_help=False)
+    waiting.add_argument(
+        "--wait", type=seconds, default=10.0, metavar="SECONDS", help="for the trial to start (default: %(default)g)"
+    )
+
+    command = add("push", device.run_push, "send a plan to a device; goes on where it was interrupted", there, waiting)
+    command.add_argument("plan", metavar="PLAN", type=Path)
+    goal = command.add_mutually_exclusive_group()
+    goal.add_argument("--test", dest="goal", action="store_const", const="test", help="and have it tried")
+    goal.add_argument("--confirm", dest="goal", action="store_const", const="confirm", help="and keep it if it runs")
+    command.set_defaults(goal="stage")
+    command.add_argument("--no-delta", action="store_true", help="send also what the device's active plan has")
+    command.add_argument("--chunk", type=positive, metavar="BYTES", help="of one message (default: what device allows)")
+
+    add("status", device.run_status, "show what a device's slots are in", there)
+    add("test", device.run_test, "have the plan tried that was sent to a device", there, waiting)
+    add("confirm", device.run_confirm, "keep the plan that a device has on trial", there)
+    add("revert", device.run_revert, "give up a device's trial, or the plan that was sent; the old one goes on", there)
+    add("erase", device.run_erase, "erase the slot of a device that is not active", there)
 
     command = add("ops", look.run_ops, "list operators that can be imported, and their conditions", remote)
     command.add_argument("--source", choices=("tflite", "onnx"), help="of this format only")

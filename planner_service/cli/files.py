@@ -15,9 +15,13 @@ from typing import Any
 
 from planner_service.errors import CATALOGUE, Code, PlannerError
 from planner_service.importers import MAX_MODEL_BYTES
+from planner_service.transport.base import TransportError
 
 #: Plans are far smaller; a larger file is something else.
 MAX_PLAN_BYTES = 256 << 20
+MAX_KEY_BYTES = 64 << 10
+#: Characters of a progress bar.
+BAR = 30
 
 
 def read_model(path: Path) -> bytes:
@@ -28,6 +32,11 @@ def read_model(path: Path) -> bytes:
 def read_plan(path: Path) -> bytes:
     """A plan's bytes."""
     return _read(path, MAX_PLAN_BYTES, "plan")
+
+
+def read_key(path: Path) -> bytes:
+    """A key file's bytes."""
+    return _read(path, MAX_KEY_BYTES, "key")
 
 
 def _read(path: Path, limit: int, what: str) -> bytes:
@@ -80,13 +89,15 @@ def fail(args: argparse.Namespace, error: PlannerError, body: dict[str, Any] | N
     print(f"weft: {error}", file=sys.stderr)
     if args.json:
         violations = [{"layer": v.layer, "message": v.message, "hint": v.hint} for v in error.violations]
-        found = {
+        found: dict[str, Any] = {
             "code": error.code.value,
             "message": error.message,
             "layer": error.layer,
             "hint": error.hint,
             "violations": violations,
         }
+        if isinstance(error, TransportError) and error.device is not None:
+            found["device"] = f"WEFT_ERR_{error.device.name}"
         print(json.dumps({**(body or {}), "error": found}, indent=2))
     return CATALOGUE[error.code].exit_code
 
@@ -103,7 +114,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) 
 
 
 class ProgressLine:
-    """A line on a terminal's stderr that says how far a plan is; silent elsewhere. A context manager and a callback."""
+    """A line on a terminal's stderr that says how far work is; silent elsewhere. A context manager and a callback."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._shown = False
@@ -113,6 +124,11 @@ class ProgressLine:
         if not self._quiet:
             print(f"\r\x1b[K{fraction:4.0%} {message[:70]}", end="", file=sys.stderr, flush=True)
             self._shown = True
+
+    def bar(self, fraction: float, message: str) -> None:
+        """The same with a bar."""
+        done = round(min(fraction, 1.0) * BAR)
+        self(fraction, f"[{'#' * done}{'-' * (BAR - done)}] {message}")
 
     def __enter__(self) -> ProgressLine:
         return self

@@ -12,8 +12,6 @@ from planner_service import targets
 from planner_service.cli import files
 from planner_service.errors import Code, PlannerError
 
-_BAR = 30
-
 
 def run_flash(args: argparse.Namespace) -> int:
     """A plan into a slot, checked before and read back after."""
@@ -28,12 +26,7 @@ def run_flash(args: argparse.Namespace) -> int:
     info = flash.check(plan, target, where, args.ram)
     probe = flash.choose(args.probe)
     with files.ProgressLine(quiet=args.json) as line:
-
-        def progress(fraction: float, message: str) -> None:
-            done = round(fraction * _BAR)
-            line(fraction, f"[{'#' * done}{'-' * (_BAR - done)}] {message}")
-
-        done = flash.program(plan, info, target, where, probe, progress)
+        done = flash.program(plan, info, target, where, probe, line.bar)
     text = (
         f"slot {done.slot} of {done.board} at {done.address:#x}: {done.plan_bytes} bytes written and read back in "
         f"{done.seconds:.1f} s, plan version {done.plan_version}, arena {done.arena_bytes} bytes; the board was reset"

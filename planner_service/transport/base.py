@@ -87,13 +87,14 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How patient a transport is. ``reply_seconds``: for the reply to one request, before it is sent again; ``tries``:
-    how often it is sent in all. ``slow_factor``: how much more time requests get that erase or read a whole slot back.
-    ``chunk_bytes``: data of one write at most; None: what device and line allow."""
+    """How patient a transport is. ``patience_seconds``: without any reply, until the device counts as unreachable;
+    requests that read or erase a whole slot get ``slow_factor`` times as much. ``resend_seconds``: a request is sent
+    again after this long at the latest, where the protocol does not decide that itself. ``chunk_bytes``: data of one
+    write at most; None: what device and line allow."""
 
-    reply_seconds: float = 2.0
-    tries: int = 8
-    slow_factor: float = 5.0
+    patience_seconds: float = 10.0
+    slow_factor: float = 6.0
+    resend_seconds: float = 1.0
     chunk_bytes: int | None = None
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start the host board, write its slots, and ask it for inferences (protocol: weft_host_board.c)."""
+"""Start the host board, write its flash, and ask it for inferences (protocol: weft_host_board.c). Updates go to
+``Board.address`` by `weft push` or ``planner_service.transport``."""
 
 from __future__ import annotations
 
@@ -40,7 +41,6 @@ class Client:
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._socket = socket.create_connection((host, port), timeout=REPLY_SECONDS)
-        self._shapes: list[tuple[int, ...]] | None = None
 
     def close(self) -> None:
         self._socket.close()
@@ -76,59 +76,83 @@ class Client:
         info: dict[str, Any] = json.loads(self.request(b"i"))
         return info
 
+    def infer(self, inputs: Sequence[Int8]) -> bytes:
+        """One inference: an int8 array per network input in, the bytes of all outputs back."""
+        return self.request(b"r", b"".join(np.ascontiguousarray(x, dtype=np.int8).tobytes() for x in inputs))
+
     def run(self, inputs: Sequence[Int8]) -> list[Int8]:
-        """One inference: an int8 array per network input in, one per network output back (H, W, C)."""
-        reply = self.request(b"r", b"".join(np.ascontiguousarray(x, dtype=np.int8).tobytes() for x in inputs))
-        if self._shapes is None:
-            self._shapes = [tuple(tensor["shape"]) for tensor in self.info()["outputs"]]
-        shapes = self._shapes
+        """As ``infer``, one array per network output (H, W, C)."""
+        reply = self.infer(inputs)
+        shapes = [tuple(tensor["shape"]) for tensor in self.info()["outputs"]]
         values = np.frombuffer(reply, dtype=np.int8)
         parts = np.split(values, np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
         return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class Board:
-    """A host board in a folder: two slot files, a state file, and the process while it is on."""
+    """A host board in a folder: its flash in three files, its public key, and the process while it is on. ``options``:
+    of the binary, by name, e.g. {"erase-us": 1000}; ``key``: public keys, PEM, at most two."""
 
-    def __init__(self, folder: Path, binary: Path = BINARY, slot_bytes: int = SLOT_BYTES, ram_bytes: int | None = None):
-        self.folder, self.binary, self.slot_bytes, self.ram_bytes = folder, binary, slot_bytes, ram_bytes
+    def __init__(
+        self,
+        folder: Path,
+        *key: bytes,
+        binary: Path = BINARY,
+        slot_bytes: int = SLOT_BYTES,
+        options: Mapping[str, int | str] | None = None,
+    ) -> None:
+        self.folder, self.binary, self.slot_bytes, self.options = folder, binary, slot_bytes, dict(options or {})
         self.process: subprocess.Popen[str] | None = None
         self.port = 0
+        self.address = ""
         self.booted: dict[str, Any] = {}
+        self._keys = [folder / f"key{number}.pem" for number in range(len(key))]
+        for path, pem in zip(self._keys, key, strict=True):
+            path.write_bytes(pem)
 
     def slot(self, name: str) -> Path:
         """The file of slot 'a' or 'b'."""
         return self.folder / f"slot_{name}.bin"
 
+    @property
+    def state(self) -> Path:
+        """The journal's file."""
+        return self.folder / "state.bin"
+
     def write_slot(self, name: str, plan: bytes) -> None:
-        """Replace a slot's bytes, the rest of it erased."""
+        """What a programmer does while the board is off: replace a slot's bytes, the rest of it erased."""
         if len(plan) > self.slot_bytes:
             raise ValueError(f"the plan has {len(plan)} bytes, a slot {self.slot_bytes}")
         self.slot(name).write_bytes(plan.ljust(self.slot_bytes, ERASED))
 
-    def activate(self, name: str) -> None:
-        """Boot slot 'a' or 'b' the next time."""
-        (self.folder / "state").write_text(name)
-
     def start(self) -> dict[str, Any]:
         """Switch the board on; returns what it booted."""
-        command = [str(self.binary), "--slot-size", str(self.slot_bytes), "--state", str(self.folder / "state")]
+        command = [str(self.binary), "--slot-size", str(self.slot_bytes), "--state", str(self.state)]
         command += ["--slot-a", str(self.slot("a")), "--slot-b", str(self.slot("b"))]
-        if self.ram_bytes is not None:
-            command += ["--ram", str(self.ram_bytes)]
+        for path in self._keys:
+            command += ["--key", str(path)]
+        for name, value in self.options.items():
+            command += [f"--{name}", str(value)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         watchdog = threading.Timer(BOOT_SECONDS, self.process.kill)
         watchdog.start()
         try:
-            booted, listening = self.process.stdout.readline(), self.process.stdout.readline()
+            booted, listening, updates = (self.process.stdout.readline() for _ in range(3))
         finally:
             watchdog.cancel()
-        if not listening:
+        if not updates:
             raise ConnectionError(f"the board did not start: exit status {self.process.wait()}")
         self.booted = json.loads(booted)
         self.port = int(listening.rsplit(":", 1)[1])
+        self.address = updates.split()[-1]
         return self.booted
+
+    def kill(self) -> None:
+        """Take the board's power away."""
+        if self.process is not None:
+            self.process.kill()
+            self._end()
 
     def stop(self) -> None:
         """Switch the board off."""
@@ -138,10 +162,14 @@ class Board:
                 self.process.wait(timeout=BOOT_SECONDS)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait()
-            if self.process.stdout is not None:
-                self.process.stdout.close()
-            self.process = None
+            self._end()
+
+    def _end(self) -> None:
+        assert self.process is not None
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process = None
 
     def connect(self) -> Client:
         """A connection to the running board."""

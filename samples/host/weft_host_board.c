@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Host board: a board as a process. Two files are its plan slots, a third says which one is active. It boots the
- * active plan, serves inference on TCP loopback, and needs no rebuild to run another plan: only the slot's bytes
- * change. Without a plan, or with a bad one, it stays up and answers every inference with the reason.
+ * Host board: a board as a process. Three files are its flash (host_flash.h): two plan slots and the journal that says
+ * what is active. It serves inference on TCP and the update group of SMP on UDP, both on loopback, each in a thread of
+ * its own: inference goes on from the active slot while a plan is received into the other. A plan that is to be tried
+ * is booted at once, by the same rules as after a reset; no rebuild, no restart. With an empty journal it adopts the
+ * plan that stands in slot a, or else in b, as if it had been flashed with the firmware. Without a plan, or with bad
+ * ones, it stays up, takes updates, and answers every inference with the reason.
  *
- * Protocol (little-endian). Request: u32 length of what follows, u8 kind, payload.
+ * Inference (little-endian). Request: u32 length of what follows, u8 kind, payload.
  *   'i' nothing: what runs here.     'r' int8 values of all inputs, one after the other: one inference.
  * Reply: u32 length of what follows, u8 kind, payload.
  *   'i' JSON.     'o' int8 values of all outputs, one after the other.
@@ -17,6 +20,7 @@
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -27,47 +31,30 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "weft/weft.h"
+#include "host_device.h"
 
 #define DEFAULT_SLOT_BYTES (1u << 20)
+#define DEFAULT_SECTOR_BYTES 4096u
+#define DEFAULT_WRITE_BYTES 8u
 #define DEFAULT_RAM_BYTES (256u << 10)
-/* What this board accepts of a plan's work: bounds the time of boot and of one inference. */
-#define ROW_STEPS_MAX 1000000u
-#define CALLS_MAX 100000000u
-#define MACS_MAX UINT64_C(20000000000)
-#define ELEMENTS_MAX UINT64_C(2000000000)
+/* A session without a write for this long may be replaced by another plan's. */
+#define DEFAULT_IDLE_SECONDS 60u
 /* A client that stalls for this long is dropped: the board serves one at a time. */
 #define CLIENT_SECONDS 10
 #define DRAIN_MAX (1u << 20)
 #define TEXT_MAX (64u << 10)
-#define INPUTS_MAX 255u
-#define ERASED 0xffu
 
 typedef struct {
-    const char *slot_path[2];
-    const char *state_path;
-    size_t slot_bytes;
-    uint32_t ram_bytes;
-    uint16_t port;
+    host_options_t device;
+    uint16_t port, update_port;
 } options_t;
 
 typedef struct {
-    char name[32];
-    const char *message, *remedy;
-    weft_error_t where; /* code 0: the board runs a plan */
+    const char *name, *message, *remedy;
+    weft_error_t where;
 } fault_t;
 
-typedef struct {
-    unsigned slot;
-    uint8_t *flash; /* the active slot's bytes as they were at boot */
-    size_t flash_bytes;
-    uint8_t *ram;
-    int8_t *input;
-    size_t input_bytes, output_bytes;
-    weft_plan_t plan;
-    fault_t fault;
-    uint32_t runs;
-} board_t;
+static host_device_t device;
 
 /* ---------------------------------------------------------------- JSON text */
 
@@ -102,25 +89,21 @@ static void add_tensor(text_t *text, const weft_tensor_info_t *info)
         info->c, dtype[info->dtype], (double)info->scale, info->zero_point);
 }
 
-static size_t tensor_bytes(const weft_tensor_info_t *info)
+static fault_t fault_of(int code)
 {
-    return (size_t)info->h * info->w * info->c;
+    return (fault_t){.name = weft_error_name(code),
+                     .message = weft_error_message(code),
+                     .remedy = weft_error_remedy(code),
+                     .where = {code, 0xffff, 0}};
 }
 
-static void add_info(text_t *text, const board_t *board)
+static void add_plan(text_t *text)
 {
     static const char *const mode[] = {"resident", "streamed", "external"};
     weft_tensor_info_t tensor;
     weft_plan_info_t info;
 
-    add(text, "{\"slot\": \"%c\", \"runs\": %" PRIu32, "ab"[board->slot], board -> runs);
-    if (board->fault.where.code != WEFT_OK) {
-        add(text, ", \"error\": ");
-        add_fault(text, &board->fault);
-        add(text, "}");
-        return;
-    }
-    weft_plan_info(&board->plan, &info);
+    weft_plan_info(&device.plan, &info);
     add(text, ", \"model_id\": \"");
     for (unsigned i = 0; i < 32; i++) {
         add(text, "%02x", info.model_id[i]);
@@ -128,16 +111,16 @@ static void add_info(text_t *text, const board_t *board)
     add(text,
         "\", \"plan_version\": %" PRIu32 ", \"plan_bytes\": %" PRIu32 ", \"arena_bytes\": %zu, \"macs\": %" PRIu64
         ", \"base_macs\": %" PRIu64 ", \"inputs\": [",
-        info.plan_version, info.total_len, weft_arena_size(&board->plan), info.macs, info.base_macs);
-    for (unsigned i = 0; i < weft_input_count(&board->plan); i++) {
-        weft_input_info(&board->plan, i, &tensor);
+        info.plan_version, info.total_len, weft_arena_size(&device.plan), info.macs, info.base_macs);
+    for (unsigned i = 0; i < weft_input_count(&device.plan); i++) {
+        weft_input_info(&device.plan, i, &tensor);
         add(text, "%s", i > 0 ? ", " : "");
         add_tensor(text, &tensor);
-        add(text, ", \"mode\": \"%s\"}", mode[weft_input_mode(&board->plan, i)]);
+        add(text, ", \"mode\": \"%s\"}", mode[weft_input_mode(&device.plan, i)]);
     }
     add(text, "], \"outputs\": [");
-    for (unsigned i = 0; i < weft_output_count(&board->plan); i++) {
-        weft_output_info(&board->plan, i, &tensor);
+    for (unsigned i = 0; i < weft_output_count(&device.plan); i++) {
+        weft_output_info(&device.plan, i, &tensor);
         add(text, "%s", i > 0 ? ", " : "");
         add_tensor(text, &tensor);
         add(text, "}");
@@ -145,136 +128,21 @@ static void add_info(text_t *text, const board_t *board)
     add(text, "]}");
 }
 
-/* ---------------------------------------------------------------- boot */
-
-static void set_fault(fault_t *fault, int code)
+static void add_info(text_t *text)
 {
-    memset(fault, 0, sizeof *fault);
-    fault->where.code = code;
-    fault->where.record = 0xffff;
-    snprintf(fault->name, sizeof fault->name, "%s", weft_error_name(code));
-    fault->message = weft_error_message(code);
-    fault->remedy = weft_error_remedy(code);
-}
-
-static void set_board_fault(fault_t *fault, int code, const char *name, const char *message, const char *remedy)
-{
-    set_fault(fault, code);
-    snprintf(fault->name, sizeof fault->name, "%s", name);
-    fault->message = message;
-    fault->remedy = remedy;
-}
-
-/* The slot that the state file names; the first one if there is none. */
-static unsigned active_slot(const char *path)
-{
-    int name = 'a';
-    FILE *file = fopen(path, "rb");
-    if (file != NULL) {
-        name = fgetc(file);
-        fclose(file);
+    pthread_mutex_lock(&device.run);
+    if (device.where.code != WEFT_OK) {
+        fault_t fault = fault_of(device.where.code);
+        fault.where = device.where;
+        add(text, "{\"slot\": null, \"runs\": %" PRIu32 ", \"error\": ", device.runs);
+        add_fault(text, &fault);
+        add(text, "}");
+    } else {
+        add(text, "{\"slot\": \"%c\", \"trial\": %s, \"tries\": %u, \"runs\": %" PRIu32, 'a' + device.boot.slot,
+            device.boot.trial != 0 ? "true" : "false", device.boot.tries, device.runs);
+        add_plan(text);
     }
-    return name == 'b' ? 1u : 0u;
-}
-
-/* A copy, not a mapping: what was verified must not change when somebody writes the file. */
-static size_t read_slot(const char *path, uint8_t *bytes, size_t size)
-{
-    size_t n = 0;
-    FILE *file = fopen(path, "rb");
-    if (file != NULL) {
-        n = fread(bytes, 1, size, file);
-        fclose(file);
-    }
-    return n;
-}
-
-static bool is_erased(const uint8_t *bytes, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (bytes[i] != ERASED) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void *allocate(size_t size)
-{
-    void *memory = NULL;
-    if (posix_memalign(&memory, 64, size > 0 ? size : 1u) != 0) {
-        fprintf(stderr, "weft_host_board: %zu bytes of memory are not to be had\n", size);
-        exit(1);
-    }
-    return memory;
-}
-
-static void boot(board_t *board, const options_t *options)
-{
-    const weft_limits_t limits = {.arena_bytes = options->ram_bytes,
-                                  .row_steps = ROW_STEPS_MAX,
-                                  .calls = CALLS_MAX,
-                                  .macs = MACS_MAX,
-                                  .elements = ELEMENTS_MAX};
-    weft_tensor_info_t tensor;
-    weft_error_t error;
-
-    board->slot = active_slot(options->state_path);
-    board->flash = allocate(options->slot_bytes);
-    board->flash_bytes = read_slot(options->slot_path[board->slot], board->flash, options->slot_bytes);
-    if (is_erased(board->flash, board->flash_bytes)) {
-        set_board_fault(&board->fault, WEFT_ERR_MAGIC, "NO_PLAN", "the active slot holds no plan",
-                        "write a plan made by `weft plan` into the slot and restart the board");
-        return;
-    }
-    int status = weft_open(&board->plan, board->flash, board->flash_bytes, &limits, &error);
-    set_fault(&board->fault, status);
-    if (status != WEFT_OK) {
-        board->fault.where = error;
-        return;
-    }
-    board->ram = allocate(weft_arena_size(&board->plan));
-    for (unsigned i = 0; i < weft_input_count(&board->plan); i++) {
-        weft_input_info(&board->plan, i, &tensor);
-        board->input_bytes += tensor_bytes(&tensor);
-    }
-    for (unsigned i = 0; i < weft_output_count(&board->plan); i++) {
-        weft_output_info(&board->plan, i, &tensor);
-        board->output_bytes += tensor_bytes(&tensor);
-    }
-    board->input = allocate(board->input_bytes);
-}
-
-/* ---------------------------------------------------------------- inference */
-
-typedef struct {
-    const int8_t *input[INPUTS_MAX];
-} feed_t;
-
-static int hand_over_row(void *ctx, unsigned input, unsigned row, int8_t *dst, size_t nbytes)
-{
-    const feed_t *feed = ctx;
-    memcpy(dst, feed->input[input] + (size_t)row * nbytes, nbytes);
-    return 0;
-}
-
-/* One inference on board->input. */
-static int infer(board_t *board)
-{
-    feed_t feed;
-    const weft_io_t io = {.ctx = &feed, .input_fn = hand_over_row, .external = feed.input};
-    const int8_t *next = board->input;
-
-    for (unsigned i = 0; i < weft_input_count(&board->plan); i++) {
-        weft_tensor_info_t tensor;
-        weft_input_info(&board->plan, i, &tensor);
-        if (weft_input_mode(&board->plan, i) == WEFT_INPUT_RESIDENT) {
-            memcpy(board->ram + weft_input_offset(&board->plan, i), next, tensor_bytes(&tensor));
-        }
-        feed.input[i] = next;
-        next += tensor_bytes(&tensor);
-    }
-    return weft_run(&board->plan, board->ram, weft_arena_size(&board->plan), &io);
+    pthread_mutex_unlock(&device.run);
 }
 
 /* ---------------------------------------------------------------- server */
@@ -340,51 +208,65 @@ static bool reply_fault(int client, const fault_t *fault)
     return reply_text(client, 'e', &text);
 }
 
-static bool reply_outputs(int client, const board_t *board)
+/* How many bytes an inference takes, and why there is none. */
+static size_t input_bytes(int *fault)
 {
-    bool sent = reply_head(client, 'o', board->output_bytes);
-    for (unsigned i = 0; sent && i < weft_output_count(&board->plan); i++) {
-        weft_tensor_info_t tensor;
-        weft_output_info(&board->plan, i, &tensor);
-        sent = transmit(client, board->ram + weft_output_offset(&board->plan, i), tensor_bytes(&tensor));
+    pthread_mutex_lock(&device.run);
+    size_t n = device.input_bytes;
+    *fault = device.where.code;
+    pthread_mutex_unlock(&device.run);
+    return n;
+}
+
+/* Receives the input and answers with the outputs; false when the connection is to be closed. */
+static bool serve_inference(int client, size_t bytes)
+{
+    int8_t *input = malloc(bytes > 0 ? bytes : 1u), *output = NULL;
+    size_t output_bytes = 0;
+    bool going = input != NULL && receive(client, input, bytes);
+    if (going) {
+        int r = host_device_infer(&device, input, bytes, &output, &output_bytes);
+        if (r == WEFT_OK) {
+            going = reply_head(client, 'o', output_bytes) && transmit(client, output, output_bytes);
+        } else {
+            fault_t fault = fault_of(r);
+            going = reply_fault(client, &fault);
+        }
     }
-    return sent;
+    free(input);
+    free(output);
+    return going;
 }
 
 /* Answers one request; false when the connection is to be closed. */
-static bool serve_request(int client, board_t *board)
+static bool serve_request(int client)
 {
     uint8_t head[5];
-    fault_t fault;
+    int missing;
     if (!receive(client, head, sizeof head)) {
         return false;
     }
     uint32_t length = head[0] | (uint32_t)head[1] << 8 | (uint32_t)head[2] << 16 | (uint32_t)head[3] << 24;
     if (head[4] == 'i' && length == 1u) {
         text_t text = {.len = 0};
-        add_info(&text, board);
+        add_info(&text);
         return reply_text(client, 'i', &text);
     }
-    if (head[4] == 'r' && board->fault.where.code != WEFT_OK) {
-        reply_fault(client, &board->fault);
-        return false;
-    }
-    if (head[4] != 'r' || length - 1u != board->input_bytes) {
-        set_board_fault(&fault, WEFT_ERR_ARG, "BAD_REQUEST", "the request's kind or length is wrong",
-                        "ask for the board's info and send as many bytes as its inputs have");
+    size_t wanted = input_bytes(&missing);
+    if (head[4] == 'r' && missing != WEFT_OK) {
+        fault_t fault = fault_of(missing);
         reply_fault(client, &fault);
         return false;
     }
-    if (!receive(client, board->input, board->input_bytes)) {
+    if (head[4] != 'r' || length - 1u != wanted) {
+        fault_t fault = fault_of(WEFT_ERR_ARG);
+        fault.name = "BAD_REQUEST";
+        fault.message = "the request's kind or length is wrong";
+        fault.remedy = "ask for the board's info and send as many bytes as its inputs have";
+        reply_fault(client, &fault);
         return false;
     }
-    int status = infer(board);
-    if (status != WEFT_OK) {
-        set_fault(&fault, status);
-        return reply_fault(client, &fault);
-    }
-    board->runs++;
-    return reply_outputs(client, board);
+    return serve_inference(client, wanted);
 }
 
 /* Closing while unread bytes are left would reset the connection and lose the reply. */
@@ -399,25 +281,26 @@ static void hang_up(int client)
     close(client);
 }
 
-static int listen_on(uint16_t port)
+/* A socket of `type` on loopback; *port is the one that was asked for, then the one that was taken. */
+static int bind_to(int type, uint16_t *port)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(*port)};
     socklen_t length = sizeof address;
     const int yes = 1;
-    int server = socket(AF_INET, SOCK_STREAM, 0);
+    int bound = socket(AF_INET, type, 0);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (server < 0 || setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) != 0 ||
-        bind(server, (const struct sockaddr *)&address, sizeof address) != 0 || listen(server, 4) != 0 ||
-        getsockname(server, (struct sockaddr *)&address, &length) != 0) {
+    if (bound < 0 || setsockopt(bound, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) != 0 ||
+        bind(bound, (const struct sockaddr *)&address, sizeof address) != 0 ||
+        getsockname(bound, (struct sockaddr *)&address, &length) != 0 ||
+        (type == SOCK_STREAM && listen(bound, 4) != 0)) {
         perror("weft_host_board: cannot listen");
         exit(1);
     }
-    printf("listening on 127.0.0.1:%u\n", ntohs(address.sin_port));
-    fflush(stdout);
-    return server;
+    *port = ntohs(address.sin_port);
+    return bound;
 }
 
-static void serve(int server, board_t *board)
+static void serve(int server)
 {
     const struct timeval patience = {.tv_sec = CLIENT_SECONDS}, idle = {.tv_sec = 1};
     const int yes = 1;
@@ -430,23 +313,53 @@ static void serve(int server, board_t *board)
         setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
         setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
         setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-        while (!stopping && serve_request(client, board)) {
+        while (!stopping && serve_request(client)) {
         }
         hang_up(client);
     }
+}
+
+/* The thread that takes updates. */
+static void *take_updates(void *ctx)
+{
+    const struct timeval idle = {.tv_usec = 200000};
+    uint8_t packet[HOST_PACKET_BYTES + 1u], reply[HOST_PACKET_BYTES];
+    int line = *(const int *)ctx;
+    setsockopt(line, SOL_SOCKET, SO_RCVTIMEO, &idle, sizeof idle);
+    while (!stopping) {
+        struct sockaddr_in from;
+        socklen_t length = sizeof from;
+        ssize_t got = recvfrom(line, packet, sizeof packet, 0, (struct sockaddr *)&from, &length);
+        if (got <= 0 || (size_t)got > HOST_PACKET_BYTES) {
+            continue;
+        }
+        size_t used = host_device_packet(&device, packet, (size_t)got, reply, sizeof reply);
+        if (used > 0) {
+            (void)sendto(line, reply, used, 0, (const struct sockaddr *)&from, length);
+        }
+        host_device_settle(&device);
+    }
+    return NULL;
 }
 
 /* ---------------------------------------------------------------- start */
 
 static void usage(void)
 {
-    fprintf(stderr, "usage: weft_host_board --slot-a FILE --slot-b FILE --state FILE [--slot-size BYTES] [--ram BYTES] "
-                    "[--port PORT]\n"
-                    "  --slot-a, --slot-b  plan slots; a file that is absent is an empty slot\n"
-                    "  --state             'a' or 'b': the active slot; absent: a\n"
-                    "  --slot-size         bytes of a slot (default 1048576)\n"
-                    "  --ram               largest arena, bytes (default 262144)\n"
-                    "  --port              TCP port on 127.0.0.1; 0, the default, takes a free one\n");
+    fprintf(stderr,
+            "usage: weft_host_board --slot-a FILE --slot-b FILE --state FILE --key FILE [OPTION VALUE]...\n"
+            "  --slot-a, --slot-b  flash of the plan slots; a file that is absent is an erased slot\n"
+            "  --state             flash of the journal\n"
+            "  --key               public key whose plans are taken, PEM; twice: either key's\n"
+            "  --vendor, --class   ids that a plan must name, 32 hexadecimal digits (default: any)\n"
+            "  --slot-size         bytes of a slot (default 1048576)\n"
+            "  --sector, --write   bytes that are erased and programmed at once (default 4096 and 8)\n"
+            "  --erase-us          how long the erase of a sector takes (default 0)\n"
+            "  --ram               largest arena, bytes (default 262144)\n"
+            "  --confirm-after     inferences that confirm a plan on trial (default 0: by command only)\n"
+            "  --idle              seconds after which another plan may replace a silent session's (default 60)\n"
+            "  --port              TCP port for inference on 127.0.0.1; 0, the default, takes a free one\n"
+            "  --update-port       UDP port for SMP on 127.0.0.1, the same way\n");
     exit(2);
 }
 
@@ -461,30 +374,66 @@ static unsigned long number(const char *text, unsigned long max)
     return value;
 }
 
+static bool identifier(const char *text, uint8_t id[HOST_ID_BYTES])
+{
+    if (strlen(text) != 2u * HOST_ID_BYTES || strspn(text, "0123456789abcdefABCDEF") != 2u * HOST_ID_BYTES) {
+        usage();
+    }
+    for (unsigned i = 0; i < HOST_ID_BYTES; i++) {
+        const char digits[3] = {text[2u * i], text[2u * i + 1u], '\0'};
+        id[i] = (uint8_t)strtoul(digits, NULL, 16);
+    }
+    return true;
+}
+
 static options_t parse(int argc, char **argv)
 {
-    options_t options = {.slot_bytes = DEFAULT_SLOT_BYTES, .ram_bytes = DEFAULT_RAM_BYTES};
+    options_t options = {.device = {.slot_bytes = DEFAULT_SLOT_BYTES,
+                                    .sector_bytes = DEFAULT_SECTOR_BYTES,
+                                    .write_bytes = DEFAULT_WRITE_BYTES,
+                                    .ram_bytes = DEFAULT_RAM_BYTES,
+                                    .idle_seconds = DEFAULT_IDLE_SECONDS}};
+    host_options_t *o = &options.device;
+    const struct {
+        const char *name;
+        uint32_t *value;
+    } numbers[] = {{"--slot-size", &o->slot_bytes}, {"--sector", &o->sector_bytes},
+                   {"--write", &o->write_bytes},    {"--ram", &o->ram_bytes},
+                   {"--erase-us", &o->erase_us},    {"--confirm-after", &o->confirm_after},
+                   {"--idle", &o->idle_seconds}};
     for (int i = 1; i < argc; i += 2) {
         const char *name = argv[i], *value = argv[i + 1];
+        bool known = false;
         if (i + 1 == argc) {
             usage();
-        } else if (strcmp(name, "--slot-a") == 0) {
-            options.slot_path[0] = value;
+        }
+        for (unsigned k = 0; k < sizeof numbers / sizeof numbers[0]; k++) {
+            if (strcmp(name, numbers[k].name) == 0) {
+                *numbers[k].value = (uint32_t)number(value, UINT32_MAX);
+                known = true;
+            }
+        }
+        if (strcmp(name, "--slot-a") == 0) {
+            o->slot_path[0] = value;
         } else if (strcmp(name, "--slot-b") == 0) {
-            options.slot_path[1] = value;
+            o->slot_path[1] = value;
         } else if (strcmp(name, "--state") == 0) {
-            options.state_path = value;
-        } else if (strcmp(name, "--slot-size") == 0) {
-            options.slot_bytes = number(value, UINT32_MAX);
-        } else if (strcmp(name, "--ram") == 0) {
-            options.ram_bytes = (uint32_t)number(value, UINT32_MAX);
+            o->state_path = value;
+        } else if (strcmp(name, "--key") == 0 && o->key_path[1] == NULL) {
+            o->key_path[o->key_path[0] != NULL] = value;
+        } else if (strcmp(name, "--vendor") == 0) {
+            o->has_vendor = identifier(value, o->vendor_id);
+        } else if (strcmp(name, "--class") == 0) {
+            o->has_class = identifier(value, o->class_id);
         } else if (strcmp(name, "--port") == 0) {
             options.port = (uint16_t)number(value, UINT16_MAX);
-        } else {
+        } else if (strcmp(name, "--update-port") == 0) {
+            options.update_port = (uint16_t)number(value, UINT16_MAX);
+        } else if (!known) {
             usage();
         }
     }
-    if (options.slot_path[0] == NULL || options.slot_path[1] == NULL || options.state_path == NULL) {
+    if (o->slot_path[0] == NULL || o->slot_path[1] == NULL || o->state_path == NULL || o->key_path[0] == NULL) {
         usage();
     }
     return options;
@@ -492,21 +441,39 @@ static options_t parse(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    const options_t options = parse(argc, argv);
+    options_t options = parse(argc, argv);
     struct sigaction action = {.sa_handler = on_stop};
-    static board_t board;
     static text_t text;
+    sigset_t stops;
+    pthread_t updates;
 
+    const char *wrong = host_device_start(&device, &options.device);
+    if (wrong != NULL) {
+        fprintf(stderr, "weft_host_board: %s\n", wrong);
+        return 1;
+    }
+    int server = bind_to(SOCK_STREAM, &options.port), line = bind_to(SOCK_DGRAM, &options.update_port);
+    add_info(&text);
+    printf("%s\nlistening on 127.0.0.1:%u\nupdates at smp+udp://127.0.0.1:%u\n", text.bytes, options.port,
+           options.update_port);
+    fflush(stdout);
+
+    /* Signals are the main thread's: they end its accept(). */
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGTERM);
+    sigaddset(&stops, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &stops, NULL);
+    if (pthread_create(&updates, NULL, take_updates, &line) != 0) {
+        fprintf(stderr, "weft_host_board: no thread is to be had\n");
+        return 1;
+    }
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
-    boot(&board, &options);
-    add_info(&text, &board);
-    printf("%s\n", text.bytes);
-    int server = listen_on(options.port);
-    serve(server, &board);
+    pthread_sigmask(SIG_UNBLOCK, &stops, NULL);
+    serve(server);
+    pthread_join(updates, NULL);
     close(server);
-    free(board.input);
-    free(board.ram);
-    free(board.flash);
+    close(line);
+    host_device_stop(&device);
     return 0;
 }

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``weft push``, ``status``, ``test``, ``confirm``, ``revert`` and ``erase``: what is done to a device over the air."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from planner_service.cli import files
+from planner_service.transport import Settings, State, Stats, Transport, connect, deploy
+
+_SAID = {
+    "staged": "is on the device and verified, in slot {slot}; `weft test` has it tried",
+    "waiting": "is in slot {slot} and will be tried at the device's next start",
+    "trial": "runs in slot {slot} on trial, run {tries} of 3; `weft confirm` keeps it",
+    "active": "is the active plan, in slot {slot}",
+}
+
+
+def run_push(args: argparse.Namespace) -> int:
+    """A plan to a device, as far as asked for."""
+    plan = files.read_plan(args.plan)
+    with files.ProgressLine(quiet=args.json) as line:
+
+        def show(progress: deploy.Progress) -> None:
+            line.bar(progress.fraction, f"{progress.phase} {progress.done:,} of {progress.total:,} B")
+
+        async def work(transport: Transport) -> deploy.Deployed:
+            return await deploy.deploy(
+                transport,
+                plan,
+                goal=args.goal,
+                copy=not args.no_delta,
+                wait_seconds=args.wait,
+                progress=show,
+            )
+
+        done = _with_device(args, work)
+    files.emit(args, done.to_json(), describe(done))
+    return 0
+
+
+def describe(done: deploy.Deployed) -> str:
+    """A pushed plan in words."""
+    how = "nothing was sent: it was there" if done.sessions == 0 else f"{done.sent:,} of {done.total:,} B sent"
+    how += f", on from {done.resumed:,}" if done.resumed else ""
+    where = _SAID[done.outcome].format(slot=done.slot, tries=done.tries)
+    return f"{done.address}: version {done.plan_version} ({done.digest[:16]}) {where}\n  {how}, {done.seconds:.1f} s"
+
+
+def run_status(args: argparse.Namespace) -> int:
+    """What the device's slots are in."""
+
+    async def work(transport: Transport) -> tuple[State, Stats]:
+        return await transport.state(), await transport.stats()
+
+    state, stats = _with_device(args, work)
+    body = state.to_json() | {
+        "stats": {"slot_erases": stats.slot_erases, "state_erases": stats.state_erases, "records": stats.records}
+    }
+    files.emit(args, body, _state_text(state, stats))
+    return 0
+
+
+def run_test(args: argparse.Namespace) -> int:
+    """The staged plan on trial; waits until the device runs it or has gone back."""
+    return _run_state(args, lambda transport: deploy.try_out(transport, args.wait))
+
+
+def run_confirm(args: argparse.Namespace) -> int:
+    """The trial becomes the active plan."""
+    return _run_state(args, lambda transport: _then_state(transport, transport.confirm))
+
+
+def run_revert(args: argparse.Namespace) -> int:
+    """The staged plan or the trial is given up."""
+    return _run_state(args, lambda transport: _then_state(transport, transport.revert))
+
+
+def run_erase(args: argparse.Namespace) -> int:
+    """The slot that is not active is erased."""
+    return _run_state(args, lambda transport: _then_state(transport, transport.erase))
+
+
+async def _then_state(transport: Transport, order: Callable[[], Awaitable[None]]) -> State:
+    await order()
+    return await transport.state()
+
+
+def _run_state(args: argparse.Namespace, work: Callable[[Transport], Awaitable[State]]) -> int:
+    state = _with_device(args, work)
+    files.emit(args, state.to_json(), _state_text(state, None))
+    return 0
+
+
+def _with_device(args: argparse.Namespace, work: Callable[[Transport], Awaitable[Any]]) -> Any:
+    """The result of ``work`` on a connection to the device that the arguments name."""
+    settings = Settings(patience_seconds=args.timeout, chunk_bytes=getattr(args, "chunk", None))
+
+    async def connected() -> Any:
+        async with await connect(args.to, settings) as transport:
+            return await work(transport)
+
+    return asyncio.run(connected())
+
+
+def _state_text(state: State, stats: Stats | None) -> str:
+    found = state.to_json()
+    lines = []
+    if state.active is None:
+        lines.append("active   none")
+    else:
+        lines.append(f"active   slot {found['active']}, plan {state.active_digest.hex()[:16]}, floor {state.floor}")
+    running = "nothing runs" if state.running is None else f"slot {found['running']}"
+    lines.append(f"running  {running}" + (", on trial" if state.in_trial else ""))
+    other = f"other    {found['state']}"
+    if any(state.digest):
+        other += f", plan {state.digest.hex()[:16]}"
+    if found["state"] == "trial":
+        other += f", run {state.tries} of 3"
+    if found["reason"] is not None:
+        other += f", because of {found['reason']}"
+    if state.total:
+        other += f", {state.received:,} of {state.total:,} B received"
+    elif state.resume:
+        other += f", goes on at {state.resume:,}"
+    lines.append(other)
+    if stats is not None:
+        lines.append(
+            f"erased   {stats.slot_erases} sectors of slots, {stats.state_erases} of the journal; "
+            f"{stats.records} journal records"
+        )
+    return "\n".join(lines)
