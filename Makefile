@@ -144,7 +144,7 @@ $(HOST_BOARD): $(HOST_SRC) $(HOST_HDR) $(ENGINE_SRC) $(ENGINE_HDR) $(ZCBOR_OBJ) 
 	    -isystem $(ZCBOR_DIR)/include -o $@ $(HOST_SRC) $(ENGINE_SRC) $(ZCBOR_OBJ) -lmbedcrypto
 
 baremetal: setup $(BUILD)/.apt-test
-	$(VENV)/bin/python tests/baremetal/runner.py build
+	$(VENV)/bin/python -m planner_service.profile.emulator build
 
 # ---------------------------------------------------------------- what people run
 

@@ -287,6 +287,7 @@ class _Run:
             if tries == SPEED_TRIES:
                 return False
             tries += 1
+            self.tick(0.93, "making room for wider steps")
             wanted = [changes.get(n, stage) for n, stage in enumerate(chosen)]
             made = build_schedule(facts, wanted, mode)
             packed = place_within(facts, made, limit, self.uncounted)

@@ -16,7 +16,7 @@ from planner_service.importers import import_model
 from planner_service.ir import Graph
 
 sys.path.insert(0, str(Path(__file__).parent))
-from baremetal import firmware, runner
+from baremetal import firmware, images, runner
 from schedule_graphs import random_graph
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "models"
@@ -31,7 +31,7 @@ def shared(name: str) -> Graph:
 
 
 def instructions(core: str, plan: bytes, input_bytes: int) -> int:
-    (result,) = runner.run(core, plan, [runner.generated_input(input_bytes)], elf=firmware.image(core))
+    (result,) = runner.run(core, plan, [runner.generated_input(input_bytes)], elf=images.image(core))
     return result.instructions
 
 

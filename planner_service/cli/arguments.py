@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from planner_service.cli import device, flash, keys, look, plan, run, serve
+from planner_service.cli import device, flash, keys, look, plan, profile, run, serve
 from planner_service.errors import CATALOGUE
 from planner_service.inputs import GENERATED
+from planner_service.profile.emulator import CORES
 
 _UNITS = {"": 1, "b": 1}
 _UNITS |= {"k": 2**10, "kib": 2**10, "kb": 10**3, "m": 2**20, "mib": 2**20, "mb": 10**6, "g": 2**30, "gib": 2**30}
@@ -138,6 +139,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     command = add("run", run.run_run, "run a plan in the engine on this host", data)
     command.add_argument("plan", metavar="PLAN", type=Path)
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the outputs (.npz)")
+
+    command = add("profile", profile.run_profile, "say where a plan's instructions go on an emulated core")
+    command.add_argument("plan", metavar="PLAN", type=Path)
+    command.add_argument("--core", choices=sorted(CORES), default="m4", help="default: %(default)s")
 
     command = add("compare", run.run_compare, "compare a plan with its model in the model's own runtime", data)
     command.set_defaults(count=None)

@@ -23,8 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from baremetal import firmware, runner
-
+from baremetal import firmware, images, runner
 from planner_service import api, report
 from planner_service.engine import Engine, generated_input
 from planner_service.errors import PlannerError
@@ -32,7 +31,7 @@ from planner_service.format import Opcode
 
 MODELS = runner.ROOT.parent / "shared" / "models"
 OUTPUT = runner.ROOT / "build" / "bench" / "engine.json"
-PEERS = runner.HERE / "peers.toml"
+PEERS = Path(__file__).resolve().parent / "peers.toml"
 
 NAMES = ("mlperf-tiny-vww", "mlperf-tiny-ic-resnet8", "mlperf-tiny-kws", "mlperf-tiny-ad", "mcunet-vww")
 #: The board that plans for a machine are made for.
@@ -92,7 +91,7 @@ def measure(machine: str, model: str, schedule: str, planned: api.Planned) -> Ro
         values, state = generated_input(tensor.shape, state)
         arrays.append(values)
     expected = tuple(zlib.crc32(output.tobytes()) for output in opened.run(arrays).outputs)
-    image = firmware.image(machine)
+    image = images.image(machine)
     head, (result,) = runner.boot(machine, planned.plan, [np.concatenate([a.ravel() for a in arrays])], elf=image)
     if result.status != 0 or not result.intact or result.digests != expected:
         raise WrongBytesError(f"{model}, {schedule}, on {machine}: {result}, expected {expected}")
@@ -248,7 +247,7 @@ def flash_table(rows: Sequence[dict[str, Any]], peers: dict[str, Any]) -> str:
         theirs = peers["tflm"]["models"].get(model, {}).get("flash_bytes", "-")
         met = verdict(of["m4"] <= bar) if "m4" in of else "-"
         lines.append((model or "every operator", str(theirs), *(str(of[m]) for m in machines), f"{bar} {met}"))
-    return f"Bytes of flash, {firmware.OPTIMISATION}\n" + table(("", "TFLM m4", *machines, "bar on m4"), lines)
+    return f"Bytes of flash, {images.OPTIMISATION}\n" + table(("", "TFLM m4", *machines, "bar on m4"), lines)
 
 
 def plan_table(sizes: dict[str, Sizes]) -> str:

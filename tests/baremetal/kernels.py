@@ -44,7 +44,7 @@ def missing(core: str) -> list[str]:
 def run(core: str, *, cases: int, seed: int, cflags: Sequence[str] = ("-O2",), timeout: float = 120.0) -> list[Layer]:
     """Compare ``cases`` random calls and measure the layers; EmulationError if bytes differ or the core faults."""
     spec = runner.CORES[core]
-    sources = [HERE / "kernels.c", HERE / spec.port]
+    sources = [HERE / "kernels.c", runner.FIRMWARE / spec.port]
     sources += [*sorted((SOURCE / "kernels_ref").glob("*.c")), *sorted((SOURCE / "kernels_cortexm").glob("*.c"))]
     regions = {"TEXT": spec.text, "DATA": spec.data}
     with tempfile.TemporaryDirectory() as folder:
@@ -54,8 +54,8 @@ def run(core: str, *, cases: int, seed: int, cflags: Sequence[str] = ("-O2",), t
             "-ffreestanding", "-ffunction-sections", "-fdata-sections", "-nostartfiles",
             "-DWEFT_KERNELS_DSP=1", "-DWEFT_COUNT=1", f"-DKERNEL_CASES={cases}", f"-DKERNEL_SEED={seed}u",
             f"-DARENA_ORIGIN={spec.arena.origin:#x}u",
-            f"-I{SOURCE.parent / 'include'}", f"-I{SOURCE}", f"-I{HERE}",
-            "-T", str(HERE / "firmware.ld"), "-Wl,--gc-sections,--no-warn-rwx-segments",
+            f"-I{SOURCE.parent / 'include'}", f"-I{SOURCE}", f"-I{runner.FIRMWARE}",
+            "-T", str(runner.FIRMWARE / "firmware.ld"), "-Wl,--gc-sections,--no-warn-rwx-segments",
             *(f"-Wl,--defsym={n}_ORIGIN={r.origin:#x},--defsym={n}_LENGTH={r.length:#x}" for n, r in regions.items()),
             f"-Wl,--defsym=STACK_LENGTH={runner.STACK_BYTES:#x}", "-o", str(elf), *map(str, sources), "-lgcc",
         ]  # fmt: skip

@@ -10,7 +10,8 @@ Ticks become instructions: with ``-icount shift=0`` QEMU executes one instructio
 25 MHz SysTick counts 40 instructions (32 MHz on AN547: 31.25) and RISC-V's minstret counts them one by one. The counts
 are repeatable to the digit; they are instructions, not cycles.
 
-``python tests/baremetal/runner.py build`` builds every image; ``run CORE PLAN`` runs a plan on its generated input.
+``python -m planner_service.profile.emulator build`` builds every image; ``run CORE PLAN`` runs a plan on its generated
+input.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+FIRMWARE = Path(__file__).resolve().parent / "firmware"
+ROOT = FIRMWARE.parent.parent.parent
 BUILD = ROOT / "build" / "baremetal"
+#: The engine's source tree, which images are built from.
 MODULE = ROOT / "module"
 
 Int8 = npt.NDArray[np.int8]
@@ -207,21 +209,21 @@ def build(
     """
     spec = CORES[core]
     engine = list(sources) if sources is not None else engine_sources()
-    files = [HERE / "main.c", HERE / spec.port, *engine]
+    files = [FIRMWARE / "main.c", FIRMWARE / spec.port, *engine]
     regions = {"TEXT": spec.text, "DATA": spec.data}
     command = [
         spec.compiler, "--specs=picolibc.specs", "-std=gnu99", *WARNINGS, *spec.cflags, *cflags,
         "-ffreestanding", "-ffunction-sections", "-fdata-sections", "-fno-common", "-nostartfiles",
-        f"-I{module / 'include'}", f"-I{module / 'src'}", f"-I{HERE}",
+        f"-I{module / 'include'}", f"-I{module / 'src'}", f"-I{FIRMWARE}",
         f"-DARENA_ORIGIN={spec.arena.origin:#x}u", f"-DARENA_LENGTH={spec.arena.length:#x}u",
         f"-DJOB_ORIGIN={spec.job.origin:#x}u",
-        "-T", str(HERE / "firmware.ld"), "-Wl,--gc-sections,--no-warn-rwx-segments",
+        "-T", str(FIRMWARE / "firmware.ld"), "-Wl,--gc-sections,--no-warn-rwx-segments",
         *(f"-Wl,--defsym={n}_ORIGIN={r.origin:#x},--defsym={n}_LENGTH={r.length:#x}" for n, r in regions.items()),
         f"-Wl,--defsym=STACK_LENGTH={STACK_BYTES:#x}",
     ]  # fmt: skip
     headers = [*(module / "include").rglob("*.h"), *(module / "src").rglob("*.h")]
     digest = hashlib.sha256("\0".join(command).encode())
-    for file in [*files, HERE / "port.h", HERE / "firmware.ld", *sorted(headers)]:
+    for file in [*files, FIRMWARE / "port.h", FIRMWARE / "firmware.ld", *sorted(headers)]:
         digest.update(f"\0{file}\0".encode() + file.read_bytes())
     folder = BUILD / f"{core}-{digest.hexdigest()[:12]}"
     elf = folder / "firmware.elf"
