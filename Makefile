@@ -167,7 +167,7 @@ bench-update: setup $(BUILD)/.apt-test engine
 
 # Needs a Zephyr tree in ZEPHYR_BASE or ~/zephyrproject/zephyr.
 test-zephyr: setup engine
-	WEFT_TEST_ZEPHYR=1 $(VENV)/bin/python -m pytest -s -v tests/test_zephyr.py $(PYTEST_ARGS)
+	WEFT_TEST_ZEPHYR=1 $(VENV)/bin/python -m pytest -s -v tests/test_zephyr.py tests/test_zephyr_update.py $(PYTEST_ARGS)
 
 # Every board of the RIOT samples; needs a RIOT tree in RIOTBASE or ~/RIOT. The table tells what was built and what ran.
 .PHONY: test-riot

@@ -83,3 +83,30 @@ function(weft_slots)
     endif()
   endforeach()
 endfunction()
+
+# The public keys of CONFIG_WEFT_UPDATE_KEY_FILE and _2, as the source of `library` includes them.
+function(weft_update_keys library)
+  set(output ${CMAKE_CURRENT_BINARY_DIR}/weft_update_keys.inc)
+  set(files)
+  foreach(file "${CONFIG_WEFT_UPDATE_KEY_FILE}" "${CONFIG_WEFT_UPDATE_KEY_FILE_2}")
+    if(NOT file STREQUAL "")
+      get_filename_component(file ${file} ABSOLUTE BASE_DIR ${APPLICATION_SOURCE_DIR})
+      list(APPEND files ${file})
+    endif()
+  endforeach()
+  if(NOT files AND NOT CONFIG_WEFT_UPDATE_UNSIGNED)
+    message(FATAL_ERROR "CONFIG_WEFT_UPDATE needs a public key: make one (`weft keygen key.pem`, "
+      "`weft getpub key.pem -o key.pub`), then set CONFIG_WEFT_UPDATE_KEY_FILE=\"/path/to/key.pub\". "
+      "For development without signatures: CONFIG_WEFT_UPDATE_UNSIGNED=y")
+  endif()
+  set(script ${WEFT_MODULE_DIR}/zephyr/scripts/public_key.py)
+  execute_process(
+    COMMAND ${PYTHON_EXECUTABLE} ${script} ${output} ${files}
+    RESULT_VARIABLE failed ERROR_VARIABLE why ERROR_STRIP_TRAILING_WHITESPACE
+  )
+  if(failed)
+    message(FATAL_ERROR "${why}")
+  endif()
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${script} ${files})
+  target_include_directories(${library} PRIVATE ${CMAKE_CURRENT_BINARY_DIR})
+endfunction()

@@ -74,6 +74,8 @@ static int examine(unsigned int slot, weft_plan_t *into, struct weft_slot_report
 	return report->error.code;
 }
 
+#ifndef CONFIG_WEFT_UPDATE
+
 static int allocate(struct weft_slot_report *report)
 {
 #ifdef CONFIG_WEFT_ARENA_STATIC
@@ -92,6 +94,8 @@ static int allocate(struct weft_slot_report *report)
 	}
 	return report->error.code;
 }
+
+#endif
 
 #ifdef CONFIG_WEFT_SELFTEST
 
@@ -141,6 +145,55 @@ static void tell(unsigned int slot, const struct weft_slot_report *report)
 	LOG_ERR("to do: %s", weft_error_remedy(code));
 }
 
+static void publish(unsigned int slot, const struct weft_slot_report *report)
+{
+	tell(slot, report);
+	K_SPINLOCK(&status_lock)
+	{
+		status.slot = slot;
+		status.report = *report;
+#ifdef CONFIG_WEFT_ARENA_STATIC
+		status.arena_size = CONFIG_WEFT_ARENA_SIZE;
+#endif
+	}
+}
+
+#ifdef CONFIG_WEFT_UPDATE
+
+/* Open what the update core's journal says; with the lock. */
+static int open_active(void)
+{
+	struct weft_slot_report report = {.error.record = 0xffff};
+	weft_boot_t boot;
+
+	arena = arena_bytes;
+	arena_len = sizeof(arena_bytes);
+	report.error.code = weft_updates_boot(arena, arena_len, &limits, &plan, &boot);
+	if (boot.trial_error != WEFT_OK) {
+		LOG_ERR("the trial was reverted: %s: %s", weft_error_name(boot.trial_error),
+			weft_error_message(boot.trial_error));
+	}
+	if (boot.active_error != WEFT_OK && report.error.code == WEFT_OK) {
+		LOG_ERR("the active plan is damaged (%s), the one before it runs again",
+			weft_error_name(boot.active_error));
+	}
+	if (report.error.code == WEFT_OK) {
+		describe(&plan, &report);
+		report.in_place = weft_slots_hal()->mapped(NULL, boot.slot) != NULL;
+	} else if (boot.where.code == report.error.code) {
+		report.error = boot.where;
+	}
+	report.trial = boot.trial != 0;
+	publish(boot.slot == WEFT_SLOT_NONE ? 0 : boot.slot, &report);
+	if (report.trial) {
+		LOG_INF("on trial, run %u of %u; %u good inferences confirm it", boot.tries,
+			WEFT_UPDATE_TRIES, CONFIG_WEFT_UPDATE_CONFIRM_AFTER);
+	}
+	return report.error.code;
+}
+
+#else
+
 /* Open a slot's plan; with the lock. */
 static int open_slot(unsigned int slot)
 {
@@ -161,17 +214,16 @@ static int open_slot(unsigned int slot)
 		}
 #endif
 	}
-	tell(slot, &report);
-	K_SPINLOCK(&status_lock)
-	{
-		status.slot = slot;
-		status.report = report;
-#ifdef CONFIG_WEFT_ARENA_STATIC
-		status.arena_size = CONFIG_WEFT_ARENA_SIZE;
-#endif
-	}
+	publish(slot, &report);
 	return report.error.code;
 }
+
+static int open_active(void)
+{
+	return open_slot(weft_state_load());
+}
+
+#endif
 
 /* A callback of a run must not take the arena from under it; the lock alone would let its own
  * thread in. */
@@ -192,11 +244,33 @@ int weft_service_boot(void)
 	int r = take();
 
 	if (r == WEFT_OK) {
-		r = open_slot(weft_state_load());
+		r = open_active();
 		k_mutex_unlock(&lock);
 	}
 	return r;
 }
+
+#ifdef CONFIG_WEFT_UPDATE
+
+int weft_service_select(unsigned int slot, bool keep, weft_error_t *error)
+{
+	weft_error_t found = {WEFT_ERR_STATE, 0xffff, 0};
+	struct weft_service_status now;
+
+	ARG_UNUSED(keep);
+	weft_service_status(&now);
+	if (slot >= WEFT_SLOT_COUNT) {
+		found.code = WEFT_ERR_ARG;
+	} else if (now.slot == slot && now.report.error.code == WEFT_OK) {
+		found.code = WEFT_OK;
+	}
+	if (error != NULL) {
+		*error = found;
+	}
+	return found.code;
+}
+
+#else
 
 int weft_service_select(unsigned int slot, bool keep, weft_error_t *error)
 {
@@ -222,6 +296,8 @@ int weft_service_select(unsigned int slot, bool keep, weft_error_t *error)
 	return found.code;
 }
 
+#endif
+
 int weft_service_inspect(unsigned int slot, struct weft_slot_report *report)
 {
 	weft_plan_t other;
@@ -232,13 +308,20 @@ int weft_service_inspect(unsigned int slot, struct weft_slot_report *report)
 		report->error.code = r;
 		return r;
 	}
+#ifdef CONFIG_WEFT_UPDATE
+	/* An update is verified in the other slot's copy. */
+	weft_updates_lock();
+	r = examine(slot, &other, report);
+	weft_updates_unlock();
+#else
 	r = examine(slot, &other, report);
 	/* The one copy in RAM may hold the other slot's bytes now. */
-	if (weft_slots_hal()->mapped(NULL, slot) == NULL && status.report.error.code == WEFT_OK) {
+	if (weft_slots_ram(slot) != NULL && status.report.error.code == WEFT_OK) {
 		struct weft_slot_report again;
 
 		status.report.error.code = examine(status.slot, &plan, &again);
 	}
+#endif
 	k_mutex_unlock(&lock);
 	return r;
 }
@@ -361,6 +444,11 @@ int weft_service_run(struct weft_job *job)
 	result.plan = status.report.error.code == WEFT_OK ? &plan : NULL;
 	result.arena = arena;
 	(void)atomic_clear(&job->aborted);
+#ifdef CONFIG_WEFT_UPDATE
+	if (result.status == WEFT_OK) {
+		weft_updates_healthy();
+	}
+#endif
 	K_SPINLOCK(&status_lock)
 	{
 		if (result.status == WEFT_OK) {
@@ -432,6 +520,23 @@ int weft_service_submit(struct weft_job *job)
 	}
 	return k_work_submit_to_queue(&queue, &job->work) > 0 ? WEFT_OK : WEFT_ERR_BUSY;
 }
+
+#ifdef CONFIG_WEFT_UPDATE
+
+static void reopen(struct k_work *work)
+{
+	ARG_UNUSED(work);
+	(void)weft_service_boot();
+}
+
+static K_WORK_DEFINE(reopen_work, reopen);
+
+void weft_service_reopen(void)
+{
+	(void)k_work_submit_to_queue(&queue, &reopen_work);
+}
+
+#endif
 
 #endif
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* weft info|run|profile|slots|switch|selftest */
+/* weft info|run|profile|slots|switch|update|selftest */
 #include <stdlib.h>
 #include <string.h>
 #include <zephyr/shell/shell.h>
@@ -43,7 +43,8 @@ static int cmd_info(const struct shell *sh, size_t argc, char **argv)
 	ARG_UNUSED(argc);
 	ARG_UNUSED(argv);
 	weft_service_status(&status);
-	shell_print(sh, "slot %c is active", "ab"[status.slot]);
+	shell_print(sh, "slot %c is %s", "ab"[status.slot],
+		    status.report.trial ? "on trial" : "active");
 	if (status.report.error.code != WEFT_OK) {
 		return fail(sh, status.report.error.code, &status.report.error);
 	}
@@ -208,6 +209,85 @@ static int cmd_switch(const struct shell *sh, size_t argc, char **argv)
 	return cmd_info(sh, 0, NULL);
 }
 
+#ifdef CONFIG_WEFT_UPDATE
+
+static void show_digest(const struct shell *sh, const char *what, const uint8_t *digest)
+{
+	shell_fprintf(sh, SHELL_NORMAL, "  %s ", what);
+	for (size_t i = 0; i < 8; i++) {
+		shell_fprintf(sh, SHELL_NORMAL, "%02x", digest[i]);
+	}
+	shell_print(sh, "");
+}
+
+static int show_update(const struct shell *sh)
+{
+	static const char *const states[] = {"empty",    "receiving", "staged",
+					     "on trial", "reverted",  "old"};
+	weft_update_status_t now;
+	int r = weft_service_update_status(&now);
+
+	if (r != WEFT_OK) {
+		return fail(sh, r, NULL);
+	}
+	if (now.active < WEFT_SLOT_COUNT) {
+		shell_print(sh, "slot %c is active, least version %u", "ab"[now.active], now.floor);
+		show_digest(sh, "digest", now.active_digest);
+	} else {
+		shell_print(sh, "no slot is active");
+	}
+	shell_print(sh, "slot %c: %s", "ab"[now.active == 0 ? 1 : 0], states[now.state]);
+	switch (now.state) {
+	case WEFT_SLOT_RECEIVING:
+		shell_print(sh, "  %u of %u bytes, resumes at %u", now.received, now.total,
+			    now.resume);
+		break;
+	case WEFT_SLOT_TRIAL:
+		shell_print(sh, "  run %u of %u", now.tries, WEFT_UPDATE_TRIES);
+		break;
+	case WEFT_SLOT_REVERTED:
+		shell_print(sh, "  %s",
+			    now.reason == WEFT_OK ? "by command" : weft_error_message(now.reason));
+		break;
+	default:
+		break;
+	}
+	if (now.state != WEFT_SLOT_EMPTY) {
+		show_digest(sh, "digest", now.digest);
+	}
+	shell_print(sh, "erased so far: %u sectors of slots, %u of the journal", now.slot_erases,
+		    now.state_erases);
+	return 0;
+}
+
+static int cmd_update(const struct shell *sh, size_t argc, char **argv)
+{
+	static const struct {
+		const char *name;
+		int (*function)(void);
+	} commands[] = {
+		{"test", weft_service_test},
+		{"confirm", weft_service_confirm},
+		{"revert", weft_service_revert},
+		{"erase", weft_service_erase},
+	};
+
+	for (size_t i = 0; argc > 1 && i < ARRAY_SIZE(commands); i++) {
+		if (strcmp(argv[1], commands[i].name) == 0) {
+			int r = commands[i].function();
+
+			return r == WEFT_OK ? show_update(sh) : fail(sh, r, NULL);
+		}
+	}
+	if (argc > 1) {
+		shell_error(sh, "weft update [test|confirm|revert|erase]");
+		return -EINVAL;
+	}
+	return show_update(sh);
+}
+
+#endif
+
 SHELL_STATIC_SUBCMD_SET_CREATE(
 	weft_commands, SHELL_CMD_ARG(info, NULL, "the active plan", cmd_info, 1, 0),
 	SHELL_CMD_ARG(run, NULL, "[SEED]: one inference on a generated input", cmd_run, 1, 1),
@@ -216,6 +296,10 @@ SHELL_STATIC_SUBCMD_SET_CREATE(
 	SHELL_CMD_ARG(switch, NULL,
 		      "a|b [keep]: open the other slot's plan; keep: also after a reset",
 		      cmd_switch, 2, 1),
+	SHELL_COND_CMD_ARG(
+		CONFIG_WEFT_UPDATE, update, NULL,
+		"[test|confirm|revert|erase]: what the journal says; decide on the new plan",
+		cmd_update, 1, 1),
 	SHELL_CMD_ARG(selftest, NULL, "run the self-test that the plan carries", cmd_selftest, 1,
 		      0),
 	SHELL_SUBCMD_SET_END);

@@ -27,6 +27,10 @@
 #define SIMULATED(label) DT_NODE_HAS_COMPAT(DT_PARENT(MEMORY(label)), zephyr_sim_flash)
 #define IN_PLACE(label) (IN_CHIP(label) && !SIMULATED(label))
 #define MEMORY_ADDRESS(label) COND_CODE_1(IN_CHIP(label), (DT_REG_ADDR(MEMORY(label))), (0))
+/* Newer Zephyr gives partitions the processor's addresses. */
+#define OFFSET(label)                                                                              \
+	(DT_REG_ADDR(PARTITION(label)) -                                                           \
+	 (DT_REG_ADDR(PARTITION(label)) >= MEMORY_ADDRESS(label) ? MEMORY_ADDRESS(label) : 0))
 
 #if defined(CONFIG_FLASH) && defined(CONFIG_FLASH_HAS_DRIVER_ENABLED)
 #define HAS_DRIVER 1
@@ -46,10 +50,10 @@ struct area {
 #define AREA(label)                                                                                \
 	{                                                                                          \
 		.device = DEVICE(label),                                                           \
-		.address = IN_PLACE(label) ? (const uint8_t *)(MEMORY_ADDRESS(label) +             \
-							       DT_REG_ADDR(PARTITION(label)))      \
-					   : NULL,                                                 \
-		.offset = DT_REG_ADDR(PARTITION(label)), .size = DT_REG_SIZE(PARTITION(label)),    \
+		.address = IN_PLACE(label)                                                         \
+				   ? (const uint8_t *)(MEMORY_ADDRESS(label) + OFFSET(label))      \
+				   : NULL,                                                         \
+		.offset = OFFSET(label), .size = DT_REG_SIZE(PARTITION(label)),                    \
 	}
 
 BUILD_ASSERT(DT_REG_SIZE(PARTITION(weft_plan_a)) == DT_REG_SIZE(PARTITION(weft_plan_b)),
@@ -66,6 +70,10 @@ static const struct area areas[] = {
 	{0},
 #endif
 };
+
+#define COPY_SIZE                                                                                  \
+	(CONFIG_WEFT_SLOT_COPY_SIZE > 0 ? CONFIG_WEFT_SLOT_COPY_SIZE                               \
+					: DT_REG_SIZE(PARTITION(weft_plan_a)))
 
 static weft_update_hal_t hal;
 
@@ -161,6 +169,10 @@ const weft_update_hal_t *weft_slots_hal(void)
 {
 	if (hal.read == NULL) {
 		hal.slot = geometry(&areas[0]);
+		/* The core refuses a plan that there is no RAM for before it erases anything. */
+		if (IS_ENABLED(CONFIG_WEFT_UPDATE) && !IN_PLACE(weft_plan_a)) {
+			hal.slot.size = MIN(hal.slot.size, ROUND_DOWN(COPY_SIZE, hal.slot.sector));
+		}
 		hal.state = geometry(&areas[WEFT_AREA_STATE]);
 		hal.program = hal_program;
 		hal.erase = hal_erase;
@@ -181,14 +193,41 @@ static bool is_empty(const uint32_t *head)
 	return true;
 }
 
-#define COPY_SIZE                                                                                  \
-	(CONFIG_WEFT_SLOT_COPY_SIZE > 0 ? CONFIG_WEFT_SLOT_COPY_SIZE                               \
-					: DT_REG_SIZE(PARTITION(weft_plan_a)))
+uint32_t weft_slots_copy_size(void)
+{
+	return IN_PLACE(weft_plan_a) ? 0 : COPY_SIZE;
+}
+
+void *weft_slots_ram(unsigned int slot)
+{
+#if IN_PLACE(weft_plan_a)
+	ARG_UNUSED(slot);
+	return NULL;
+#else
+	/* An update is verified while the active plan runs. */
+	static uint8_t copy[IS_ENABLED(CONFIG_WEFT_UPDATE) ? WEFT_SLOT_COUNT : 1]
+			   [ROUND_UP(COPY_SIZE, WEFT_PLAN_ALIGN)] __aligned(WEFT_PLAN_ALIGN);
+
+	return copy[slot % ARRAY_SIZE(copy)];
+#endif
+}
+
+int weft_slots_empty(unsigned int slot)
+{
+	uint32_t head[WEFT_HEADER_SIZE / sizeof(uint32_t)];
+
+	if (weft_slots_hal()->read(NULL, slot, 0, head, sizeof(head)) != 0) {
+		return WEFT_ERR_FLASH;
+	}
+	return is_empty(head) ? 1 : 0;
+}
 
 int weft_slots_bytes(unsigned int slot, const uint8_t **bytes, size_t *len)
 {
 	const weft_update_hal_t *flash = weft_slots_hal();
 	uint32_t head[WEFT_HEADER_SIZE / sizeof(uint32_t)];
+	uint8_t *copy = weft_slots_ram(slot);
+	size_t total;
 
 	if (flash->read(NULL, slot, 0, head, sizeof(head)) != 0) {
 		return WEFT_ERR_FLASH;
@@ -198,26 +237,22 @@ int weft_slots_bytes(unsigned int slot, const uint8_t **bytes, size_t *len)
 	}
 	*bytes = areas[slot].address;
 	*len = areas[slot].size;
-	if (*bytes != NULL) {
+	if (copy == NULL) {
 		return WEFT_OK;
 	}
-#if !IN_PLACE(weft_plan_a)
-	static uint8_t copy[COPY_SIZE] __aligned(WEFT_PLAN_ALIGN);
-	size_t total = sys_get_le32((const uint8_t *)head + WEFT_HEADER_TOTAL_LEN);
-
 	/* What is no plan, or longer than the slot, is for the verifier to refuse, from its header.
 	 */
+	total = sys_get_le32((const uint8_t *)head + WEFT_HEADER_TOTAL_LEN);
 	if (sys_get_le32((const uint8_t *)head) != WEFT_MAGIC || total > *len) {
 		total = sizeof(head);
 	}
 	*len = total;
-	if (*len > sizeof(copy)) {
+	if (*len > COPY_SIZE) {
 		return WEFT_ERR_SLOT;
 	}
 	if (flash->read(NULL, slot, 0, copy, (uint32_t)*len) != 0) {
 		return WEFT_ERR_FLASH;
 	}
 	*bytes = copy;
-#endif
 	return WEFT_OK;
 }

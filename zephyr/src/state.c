@@ -1,67 +1,62 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which slot is active: the newest of one-unit records, appended to the first sector of weft_state.
+/*
+ * Which slot was chosen last, in the update core's journal, for builds without updates: a record
+ * that names the active slot and no digest. With CONFIG_WEFT_UPDATE the core itself keeps the
+ * journal (update.c).
  */
 #include <errno.h>
-#include <string.h>
 
 #include "weft_zephyr.h"
 
-#define MAGIC "WEFTSLOT"
-#define MAGIC_LEN 8u
-#define UNIT_MAX 512u
+#include "update/update_internal.h"
 
-/* Bytes of a record: the magic, the slot, its complement, filler up to whole write units. */
-static uint32_t unit(const weft_flash_t *flash)
+#define WRITE_MAX 512u /* the largest write unit that the core knows */
+
+struct journal {
+	weft_update_t core;
+	weft_update_config_t config;
+	uint64_t buffer[WRITE_MAX / sizeof(uint64_t)];
+};
+
+static int mount(struct journal *journal)
 {
-	return flash->write > 16u ? flash->write : 16u;
-}
+	const weft_update_hal_t *hal = weft_slots_hal();
 
-/* The newest record's slot and the place behind it; a record that was cut off ends the list and
- * costs an erase. */
-static unsigned int scan(const weft_update_hal_t *hal, uint32_t *end)
-{
-	unsigned int slot = 0;
-	uint8_t record[16];
-
-	for (*end = 0; *end + unit(&hal->state) <= hal->state.sector; *end += unit(&hal->state)) {
-		if (hal->read(NULL, WEFT_AREA_STATE, *end, record, sizeof(record)) != 0 ||
-		    memcmp(record, MAGIC, MAGIC_LEN) != 0 || record[8] >= WEFT_SLOT_COUNT ||
-		    record[9] != (uint8_t)~record[8]) {
-			break;
-		}
-		slot = record[8];
+	memset(journal, 0, sizeof(*journal));
+	if (hal->state.sector == 0 || hal->state.size < 2U * hal->state.sector ||
+	    hal->state.write > WRITE_MAX) {
+		return -ENOTSUP;
 	}
-	return slot;
+	journal->config.hal = hal;
+	journal->config.buffer = journal->buffer;
+	journal->config.buffer_len = sizeof(journal->buffer);
+	journal->core.cfg = &journal->config;
+	weft_journal_mount(&journal->core);
+	return 0;
 }
 
 unsigned int weft_state_load(void)
 {
-	const weft_update_hal_t *hal = weft_slots_hal();
-	uint32_t end;
+	struct journal journal;
 
-	return hal->state.size == 0 ? 0 : scan(hal, &end);
+	if (mount(&journal) != 0 || journal.core.now.active >= WEFT_SLOT_COUNT) {
+		return 0;
+	}
+	return journal.core.now.active;
 }
 
 int weft_state_store(unsigned int slot)
 {
-	const weft_update_hal_t *hal = weft_slots_hal();
-	uint8_t record[UNIT_MAX], found[16];
-	uint32_t end;
-	int r = 0;
+	struct journal journal;
+	weft_journal_t next;
+	int r = mount(&journal);
 
-	if (hal->state.size == 0 || unit(&hal->state) > sizeof(record)) {
-		return -ENOTSUP;
+	if (r != 0 || (journal.core.settled && journal.core.now.active == slot)) {
+		return r;
 	}
-	memset(record, hal->state.erased, sizeof(record));
-	(void)scan(hal, &end);
-	if (end + unit(&hal->state) > hal->state.sector ||
-	    hal->read(NULL, WEFT_AREA_STATE, end, found, sizeof(found)) != 0 ||
-	    memcmp(found, record, sizeof(found)) != 0) {
-		r = hal->erase(NULL, WEFT_AREA_STATE, 0);
-		end = 0;
-	}
-	memcpy(record, MAGIC, MAGIC_LEN);
-	record[8] = (uint8_t)slot;
-	record[9] = (uint8_t)~slot;
-	return r != 0 ? r : hal->program(NULL, WEFT_AREA_STATE, end, record, unit(&hal->state));
+	/* Digests and trials of a firmware with updates mean nothing any more; its floor stays. */
+	memset(&next, 0, sizeof(next));
+	next.active = (uint8_t)slot;
+	next.floor = journal.core.now.floor;
+	return weft_journal_append(&journal.core, &next);
 }

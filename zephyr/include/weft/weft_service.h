@@ -15,6 +15,7 @@
 #include <zephyr/kernel.h>
 
 #include "weft/weft.h"
+#include "weft/weft_update.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -33,6 +34,7 @@ struct weft_slot_report {
 	uint32_t arena_bytes;     /**< with WEFT_ERR_LIMIT too: what the plan asks for */
 	uint64_t macs, base_macs; /**< F = macs / base_macs */
 	bool in_place;            /**< read where it stands; else a copy in RAM */
+	bool trial;               /**< runs, but is not confirmed yet (CONFIG_WEFT_UPDATE) */
 };
 
 /** What the service does. */
@@ -98,7 +100,8 @@ struct weft_job {
 };
 
 /**
- * Open the active slot's plan. Called at boot with CONFIG_WEFT_BOOT.
+ * Open the active slot's plan. Called at boot with CONFIG_WEFT_BOOT. With CONFIG_WEFT_UPDATE the
+ * journal says which: a trial that is due is counted, verified, self-tested.
  * @retval WEFT_OK or the error that weft_service_status() tells too, which was logged with its
  * remedy
  */
@@ -113,6 +116,7 @@ int weft_service_boot(void);
  * @retval WEFT_OK the slot's plan is open
  * @retval WEFT_ERR_BUSY called from a callback of a run
  * @retval WEFT_ERR_FLASH the plan is open, but the choice could not be kept
+ * @retval WEFT_ERR_STATE CONFIG_WEFT_UPDATE: the journal decides, see weft_service_test()
  */
 int weft_service_select(unsigned int slot, bool keep, weft_error_t *error);
 
@@ -152,6 +156,39 @@ void weft_service_abort(struct weft_job *job);
  * WEFT_ERR_ARG the plan carries none
  */
 int weft_service_selftest(void);
+
+/**
+ * @name Updates
+ * With CONFIG_WEFT_UPDATE. Transports write plans into the slot that is not active
+ * (weft/weft_update.h has the states); these are for applications that want to decide themselves.
+ * They wait for the transfer's current step.
+ * @{
+ */
+/** Try the staged plan: between two runs with CONFIG_WEFT_UPDATE_AT_ONCE, else at the next reset.
+ */
+int weft_service_test(void);
+/** Make the plan on trial the active one; CONFIG_WEFT_UPDATE_CONFIRM_AFTER good runs do the same.
+ */
+int weft_service_confirm(void);
+/** Give up the staged plan or the one on trial; the plan before it is opened after the current run.
+ */
+int weft_service_revert(void);
+/** Erase the slot that is not active. */
+int weft_service_erase(void);
+/** @retval WEFT_ERR_STATE the update core did not start, the log says why */
+int weft_service_update_status(weft_update_status_t *out);
+/**
+ * Watchdog hook: define it in the application. Called at least once per flash sector or buffer of
+ * an update's work, and after every row step of a trial's self-test.
+ */
+void weft_service_feed(void);
+/**
+ * With CONFIG_WEFT_SMP: handle an SMP packet of a transport of your own; CONFIG_WEFT_MCUMGR does so
+ * for MCUmgr's.
+ * @return bytes of the reply at @p out, 0: none
+ */
+size_t weft_service_smp(const uint8_t *packet, size_t len, uint8_t *out, size_t room);
+/** @} */
 
 /** Output @p output of a result, int8 HWC; @p info gets its shape and scale. NULL if there is none.
  */

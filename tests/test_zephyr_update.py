@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans over the air to Zephyr: samples/zephyr/update on native_sim, spoken to by smpclient over UDP. Tests of
+``make test-zephyr``; tests/test_zephyr.py says what they need."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner_service import signing
+from tests import zephyr_rig as rig
+
+pytest.importorskip("smpclient", reason="the package smpclient is not installed: make setup")
+from tests import smp_host as smp
+
+SKIP = rig.reason_to_skip()
+pytestmark = [
+    pytest.mark.skipif(bool(SKIP), reason=SKIP or "-"),
+    pytest.mark.skipif(rig.MACHINES["native_sim"] not in rig.wanted(), reason="native_sim is not among the boards"),
+]
+
+HOST = "127.0.0.1"
+WAIT_SECONDS = 60.0
+#: Runs until a trial is confirmed: some seconds, so that tests see trials.
+CONFIRM_AFTER = 300
+
+
+@pytest.fixture(scope="module")
+def key() -> bytes:
+    return signing.generate_key()
+
+
+@pytest.fixture(scope="module")
+def build(key: bytes) -> Path:
+    """The sample with this run's key."""
+    public = rig.BUILD / "update.pub"
+    rig.BUILD.mkdir(parents=True, exist_ok=True)
+    public.write_text(signing.c_array(signing.public_key(key)))
+    settings = {"WEFT_UPDATE_KEY_FILE": f'"{public}"', "WEFT_UPDATE_CONFIRM_AFTER": str(CONFIRM_AFTER)}
+    return rig.build(rig.MACHINES["native_sim"], rig.SAMPLES / "update", rig.BUILD / "update_native_sim", settings)
+
+
+@pytest.fixture(scope="module")
+def plans(key: bytes) -> dict[str, bytes]:
+    """Signed plans: a has version 1, b version 2."""
+    return {name: signing.sign(rig.plan(f"digits_{name}"), key) for name in "ab"}
+
+
+class Board:
+    """The sample as a process with a flash file of its own."""
+
+    def __init__(self, build: Path, folder: Path) -> None:
+        self._build, self._folder = build, folder
+        self.image = rig.image(rig.MACHINES["native_sim"], build)
+
+    @contextmanager
+    def on(self) -> Iterator[tuple[smp.Device, Callable[[str], str]]]:
+        """The running board's update core, and a function that reads its console up to a text."""
+        native = rig.MACHINES["native_sim"]
+        with (
+            rig.start(native, self._build, self._folder, (), "SMP on UDP port", quiet=False) as board,
+            smp.Device(HOST) as device,
+        ):
+            yield device, lambda end: rig.read_until(board.process, end, quiet=False)
+
+
+@pytest.fixture
+def board(build: Path, tmp_path: Path) -> Board:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((HOST, 1337))
+        except OSError:
+            pytest.fail("UDP port 1337, the one of SMP, is in use on this machine")
+    return Board(build, tmp_path)
+
+
+def wait(device: smp.Device, **wanted: Any) -> dict[str, Any]:
+    """The state once it has these members."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        state = device.state()
+        if all(state[name] == value for name, value in wanted.items()):
+            return state
+        time.sleep(0.05)
+    raise AssertionError(f"{state} instead of {wanted}")
+
+
+def digest(plan: bytes) -> bytes:
+    """A plan's digest as devices show it."""
+    return bytes.fromhex(signing.describe(plan).digest)[:16]
+
+
+def install(device: smp.Device, plan: bytes) -> None:
+    """Push, test, confirm by command."""
+    device.push(plan)
+    device.ask(smp.TEST)
+    wait(device, state="TRIAL", running=1 - device.state()["active"] if device.state()["active"] < 2 else 0)
+    device.ask(smp.CONFIRM)
+    assert wait(device, running=device.state()["active"])["active_digest"] == digest(plan)
+
+
+def test_model_changes_over_the_air(board: Board, plans: dict[str, bytes]) -> None:
+    """Push, trial, reset in the trial, confirm, reset; the firmware is the same throughout."""
+    before = hashlib.sha256(board.image.read_bytes()).hexdigest()
+    with board.on() as (device, read):
+        assert device.state()["active"] == 255
+        install(device, plans["a"])
+        assert "plan version 1, 10 of 10 digits right" in read("plan version 1, 10 of 10")
+        device.push(plans["b"])
+        assert device.state()["state"] == "STAGED"
+        assert "plan version 1" in read("plan version 1")  # nothing changes before it is asked for
+        device.ask(smp.TEST)
+        wait(device, state="TRIAL", running=1, tries=1)
+        assert "plan version 2, 10 of 10 digits right" in read("plan version 2, 10 of 10")
+    with board.on() as (device, read):  # a reset in the trial: its second run
+        assert wait(device, state="TRIAL", running=1, tries=2)["floor"] == 1
+        device.ask(smp.CONFIRM)
+        assert wait(device, active=1, state="OLD", floor=2)["active_digest"] == digest(plans["b"])
+    with board.on() as (device, read):
+        assert device.state()["running"] == 1
+        assert "plan version 2, 10 of 10 digits right" in read("plan version 2, 10 of 10")
+        with pytest.raises(smp.RefusedError, match="FLOOR"):
+            device.push(plans["a"])
+    assert hashlib.sha256(board.image.read_bytes()).hexdigest() == before
+
+
+def test_trial_is_reverted_by_command_and_by_resets(board: Board, plans: dict[str, bytes]) -> None:
+    with board.on() as (device, read):
+        install(device, plans["a"])
+        device.push(plans["b"])
+        device.ask(smp.TEST)
+        wait(device, running=1)
+        device.ask(smp.REVERT)
+        wait(device, running=0, state="REVERTED")
+        read("plan version 2")
+        assert "plan version 1, 10 of 10 digits right" in read("plan version 1, 10 of 10")
+        with pytest.raises(smp.RefusedError, match="TRIED"):
+            device.push(plans["b"])
+        device.ask(smp.ERASE)
+        device.push(plans["b"])
+        device.ask(smp.TEST)
+        wait(device, running=1, tries=1)
+    for tries in (2, 3):
+        with board.on() as (device, read):
+            wait(device, running=1, state="TRIAL", tries=tries)
+    with board.on() as (device, read):
+        assert wait(device, running=0)["state"] == "REVERTED"
+        assert "plan version 1, 10 of 10 digits right" in read("plan version 1, 10 of 10")
+
+
+def test_good_runs_confirm(board: Board, plans: dict[str, bytes]) -> None:
+    with board.on() as (device, read):
+        device.push(plans["b"])
+        device.ask(smp.TEST)
+        assert f"confirmed after {CONFIRM_AFTER} runs" in read("confirmed after")
+        assert wait(device, active=0, running=0)["floor"] == 2
+
+
+def test_transfer_goes_on_after_a_reset(board: Board, plans: dict[str, bytes]) -> None:
+    with board.on() as (device, _):
+        install(device, plans["a"])
+        device.push(plans["b"], stop_at=len(plans["b"]) // 2)
+    with board.on() as (device, _):
+        resumed = device.push(plans["b"])
+        assert len(plans["b"]) // 4 < resumed <= len(plans["b"]) // 2 + 512
+        assert device.state()["state"] == "STAGED"
+
+
+def hostile(good: bytes, unsigned: bytes, key: bytes) -> dict[str, tuple[bytes, str]]:
+    """Plans that their header gives away, and the device's error."""
+    huge = rig.changed(unsigned, rig.HEADER["arena"], struct.pack("<I", 1 << 24))
+    abi = rig.changed(unsigned, rig.HEADER["abi"], b"\xff")
+    return {
+        "unsigned": (unsigned, "UNSIGNED"),
+        "another key": (signing.sign(unsigned, signing.generate_key()), "KEY"),
+        "a flipped bit": (rig.changed(good, 100, bytes([good[100] ^ 1])), "SIGNATURE"),
+        "more RAM": (signing.sign_header(huge, key), "LIMIT"),
+        "another ABI": (signing.sign_header(abi, key), "ABI"),
+    }
+
+
+def test_hostile_plans_cost_no_erase(board: Board, plans: dict[str, bytes], key: bytes) -> None:
+    cases = hostile(plans["b"], rig.plan("digits_b"), key)
+    with board.on() as (device, read):
+        install(device, plans["a"])
+        before = device.ask(smp.STATS, write=False)
+        for case, (plan, error) in cases.items():
+            with pytest.raises(smp.RefusedError) as refused:
+                device.push(plan)
+            assert refused.value.args == (error,), case
+        assert device.ask(smp.STATS, write=False) == before
+        assert "plan version 1, 10 of 10 digits right" in read("plan version 1, 10 of 10")
