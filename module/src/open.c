@@ -2,219 +2,244 @@
 /* Header and section table, then the parts of the verifier in the order in which each relies on the last. */
 #include "verify.h"
 
-/* Carves `count` records of `size` bytes off a section, in subtract form so that nothing can wrap. */
-static const uint8_t *carve(const uint8_t **at, uint32_t *left, uint32_t count, uint32_t size)
-{
-    if (count > *left / size) {
-        return NULL;
-    }
-    const uint8_t *p = *at;
-    *at += count * size;
-    *left -= count * size;
-    return p;
-}
+/* `count` bytes of the header from `at` on, each of which must lie in [least, most]. */
+typedef struct {
+    uint8_t at, count, least, most;
+    int8_t error;
+} bytes_t;
 
-static int check_header(const uint8_t *p, size_t len, weft_error_t *err)
+static const bytes_t header_bytes[] = {
+    {WEFT_HEADER_MAGIC, 1, WEFT_MAGIC & 0xffu, WEFT_MAGIC & 0xffu, WEFT_ERR_MAGIC},
+    {WEFT_HEADER_MAGIC + 1, 1, WEFT_MAGIC >> 8 & 0xffu, WEFT_MAGIC >> 8 & 0xffu, WEFT_ERR_MAGIC},
+    {WEFT_HEADER_MAGIC + 2, 1, WEFT_MAGIC >> 16 & 0xffu, WEFT_MAGIC >> 16 & 0xffu, WEFT_ERR_MAGIC},
+    {WEFT_HEADER_MAGIC + 3, 1, WEFT_MAGIC >> 24, WEFT_MAGIC >> 24, WEFT_ERR_MAGIC},
+    {WEFT_HEADER_FORMAT_MAJOR, 1, WEFT_FORMAT_MAJOR, WEFT_FORMAT_MAJOR, WEFT_ERR_VERSION},
+    {WEFT_HEADER_FORMAT_MINOR, 1, 0, WEFT_FORMAT_MINOR, WEFT_ERR_VERSION},
+    {WEFT_HEADER_ABI_MAJOR, 1, WEFT_ABI_MAJOR, WEFT_ABI_MAJOR, WEFT_ERR_ABI},
+    {WEFT_HEADER_ABI_MINOR, 1, 0, WEFT_ABI_MINOR, WEFT_ERR_ABI},
+    {WEFT_HEADER_TOTAL_LEN + 3, 1, 0, 0x7f, WEFT_ERR_TRUNCATED},
+    {WEFT_HEADER_SECTION_COUNT, 1, 3, 16, WEFT_ERR_SECTION},
+    {WEFT_HEADER_CAPABILITIES, 4, 0, 0, WEFT_ERR_UNKNOWN},
+    {WEFT_HEADER_FLAGS, 4, 0, 0, WEFT_ERR_UNKNOWN},
+    {WEFT_HEADER_RESERVED, 8, 0, 0, WEFT_ERR_UNKNOWN}, /* and RESERVED2 */
+    {WEFT_HEADER_ALIGN_LOG2, 1, 2, 6, WEFT_ERR_ALIGN},
+    {WEFT_HEADER_ARENA_BYTES + 3, 1, 0, 0x7f, WEFT_ERR_ARENA},
+};
+
+/* A figure of the header that the caller may limit. */
+typedef struct {
+    uint8_t at, limit;
+    bool wide; /* both have 64 bits, else 32 */
+} limited_t;
+
+static const limited_t limited[] = {
+    {WEFT_HEADER_ARENA_BYTES, offsetof(weft_limits_t, arena_bytes), false},
+    {WEFT_HEADER_ROW_STEPS, offsetof(weft_limits_t, row_steps), false},
+    {WEFT_HEADER_CALLS, offsetof(weft_limits_t, calls), false},
+    {WEFT_HEADER_MACS, offsetof(weft_limits_t, macs), true},
+    {WEFT_HEADER_ELEMENTS, offsetof(weft_limits_t, elements), true},
+};
+
+#define COUNT_OF(array) (sizeof(array) / sizeof(array)[0])
+
+/* Returns an error and where it lies. */
+static int check_header(const uint8_t *p, size_t len, uint32_t *at)
 {
+    *at = (uint32_t)len;
     if (len < WEFT_HEADER_SIZE) {
-        return weft_fail(err, WEFT_ERR_TRUNCATED, WEFT_NONE, (uint32_t)len);
+        return WEFT_ERR_TRUNCATED;
     }
-    if (weft_rd32(p + WEFT_HEADER_MAGIC) != WEFT_MAGIC) {
-        return weft_fail(err, WEFT_ERR_MAGIC, WEFT_NONE, WEFT_HEADER_MAGIC);
+    for (const bytes_t *b = header_bytes; b != header_bytes + COUNT_OF(header_bytes); b++) {
+        *at = b->at;
+        for (uint32_t i = b->at; i < (uint32_t)b->at + b->count; i++) {
+            if (p[i] < b->least || p[i] > b->most) {
+                return b->error;
+            }
+        }
     }
-    if (p[WEFT_HEADER_FORMAT_MAJOR] != WEFT_FORMAT_MAJOR || p[WEFT_HEADER_FORMAT_MINOR] > WEFT_FORMAT_MINOR) {
-        return weft_fail(err, WEFT_ERR_VERSION, WEFT_NONE, WEFT_HEADER_FORMAT_MAJOR);
+    const uint32_t total = weft_rd32(p + WEFT_HEADER_TOTAL_LEN);
+    const uint32_t head_len = WEFT_HEADER_SIZE + p[WEFT_HEADER_SECTION_COUNT] * WEFT_SECTION_SIZE;
+    *at = WEFT_HEADER_TOTAL_LEN;
+    if (total > len) {
+        return WEFT_ERR_TRUNCATED;
     }
-    if (p[WEFT_HEADER_ABI_MAJOR] != WEFT_ABI_MAJOR || p[WEFT_HEADER_ABI_MINOR] > WEFT_ABI_MINOR) {
-        return weft_fail(err, WEFT_ERR_ABI, WEFT_NONE, WEFT_HEADER_ABI_MAJOR);
-    }
-    uint32_t total = weft_rd32(p + WEFT_HEADER_TOTAL_LEN), count = p[WEFT_HEADER_SECTION_COUNT];
-    if (total > len || total > INT32_MAX) {
-        return weft_fail(err, WEFT_ERR_TRUNCATED, WEFT_NONE, WEFT_HEADER_TOTAL_LEN);
-    }
-    if (count < 3 || count > 16 ||
-        weft_rd16(p + WEFT_HEADER_HEADER_LEN) != WEFT_HEADER_SIZE + count * WEFT_SECTION_SIZE ||
-        WEFT_HEADER_SIZE + count * WEFT_SECTION_SIZE + WEFT_SIGNATURE_LEN > total) {
-        return weft_fail(err, WEFT_ERR_SECTION, WEFT_NONE, WEFT_HEADER_HEADER_LEN);
-    }
-    if (weft_rd32(p + WEFT_HEADER_CAPABILITIES) != 0) {
-        return weft_fail(err, WEFT_ERR_UNKNOWN, WEFT_NONE, WEFT_HEADER_CAPABILITIES);
-    }
-    if (weft_rd32(p + WEFT_HEADER_FLAGS) != 0) {
-        return weft_fail(err, WEFT_ERR_UNKNOWN, WEFT_NONE, WEFT_HEADER_FLAGS);
-    }
-    if ((weft_rd32(p + WEFT_HEADER_RESERVED) | weft_rd32(p + WEFT_HEADER_RESERVED2)) != 0) {
-        return weft_fail(err, WEFT_ERR_UNKNOWN, WEFT_NONE, WEFT_HEADER_RESERVED);
-    }
-    if (p[WEFT_HEADER_ALIGN_LOG2] < 2 || p[WEFT_HEADER_ALIGN_LOG2] > 6) {
-        return weft_fail(err, WEFT_ERR_ALIGN, WEFT_NONE, WEFT_HEADER_ALIGN_LOG2);
-    }
-    return WEFT_OK;
+    *at = WEFT_HEADER_HEADER_LEN;
+    return weft_rd16(p + WEFT_HEADER_HEADER_LEN) != head_len || head_len + WEFT_SIGNATURE_LEN > total ? WEFT_ERR_SECTION
+                                                                                                      : WEFT_OK;
 }
 
-static int check_limits(const uint8_t *p, const weft_limits_t *limits, weft_error_t *err)
+static int check_limits(const uint8_t *p, const weft_limits_t *limits, uint32_t *at)
 {
-    if (weft_rd32(p + WEFT_HEADER_ARENA_BYTES) > INT32_MAX) {
-        return weft_fail(err, WEFT_ERR_ARENA, WEFT_NONE, WEFT_HEADER_ARENA_BYTES);
-    }
-    if (limits == NULL) {
-        return WEFT_OK;
-    }
-    if (limits->arena_bytes != 0 && weft_rd32(p + WEFT_HEADER_ARENA_BYTES) > limits->arena_bytes) {
-        return weft_fail(err, WEFT_ERR_LIMIT, WEFT_NONE, WEFT_HEADER_ARENA_BYTES);
-    }
-    if (limits->row_steps != 0 && weft_rd32(p + WEFT_HEADER_ROW_STEPS) > limits->row_steps) {
-        return weft_fail(err, WEFT_ERR_LIMIT, WEFT_NONE, WEFT_HEADER_ROW_STEPS);
-    }
-    if (limits->calls != 0 && weft_rd32(p + WEFT_HEADER_CALLS) > limits->calls) {
-        return weft_fail(err, WEFT_ERR_LIMIT, WEFT_NONE, WEFT_HEADER_CALLS);
-    }
-    if (limits->macs != 0 && weft_rd64(p + WEFT_HEADER_MACS) > limits->macs) {
-        return weft_fail(err, WEFT_ERR_LIMIT, WEFT_NONE, WEFT_HEADER_MACS);
-    }
-    if (limits->elements != 0 && weft_rd64(p + WEFT_HEADER_ELEMENTS) > limits->elements) {
-        return weft_fail(err, WEFT_ERR_LIMIT, WEFT_NONE, WEFT_HEADER_ELEMENTS);
+    for (const limited_t *f = limited; f != limited + COUNT_OF(limited); f++) {
+        const uint8_t *limit = (const uint8_t *)limits + f->limit, *figure = p + f->at;
+        const uint64_t most = f->wide ? weft_rd64(limit) : weft_rd32(limit);
+        *at = f->at;
+        if (most != 0 && (f->wide ? weft_rd64(figure) : weft_rd32(figure)) > most) {
+            return WEFT_ERR_LIMIT;
+        }
     }
     return WEFT_OK;
 }
 
 int weft_verify_header(const uint8_t *p, size_t len, const weft_limits_t *limits, weft_error_t *err)
 {
-    int r = check_header(p, len, err);
-    return r != WEFT_OK ? r : check_limits(p, limits, err);
+    uint32_t at;
+    int r = check_header(p, len, &at);
+    if (r == WEFT_OK && limits != NULL) {
+        r = check_limits(p, limits, &at);
+    }
+    return r != WEFT_OK ? weft_fail(err, r, WEFT_NONE, at) : WEFT_OK;
 }
 
-/* Bounds every section; returns those that the engine reads. */
-static int check_sections(const uint8_t *p, const uint8_t **section, uint32_t *section_len, weft_error_t *err)
+void weft_locate(const weft_plan_t *plan, uint32_t record, const void *at, weft_error_t *err)
 {
-    uint32_t total = weft_rd32(p + WEFT_HEADER_TOTAL_LEN), count = p[WEFT_HEADER_SECTION_COUNT];
-    uint32_t first = WEFT_HEADER_SIZE + count * WEFT_SECTION_SIZE + WEFT_SIGNATURE_LEN;
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t at = WEFT_HEADER_SIZE + i * WEFT_SECTION_SIZE;
-        const uint8_t *s = p + at;
-        uint32_t type = weft_rd16(s + WEFT_SECTION_TYPE), flags = weft_rd16(s + WEFT_SECTION_FLAGS);
-        uint32_t offset = weft_rd32(s + WEFT_SECTION_OFFSET), length = weft_rd32(s + WEFT_SECTION_LENGTH);
+    err->record = (uint16_t)record;
+    err->offset = (uint32_t)((const uint8_t *)at - plan->bytes);
+}
+
+/* Bounds every section, of which those that the engine knows come once. */
+static int check_sections(const weft_plan_t *plan, weft_error_t *err)
+{
+    const uint8_t *p = plan->bytes, *s = p + WEFT_HEADER_SIZE;
+    const uint32_t total = weft_rd32(p + WEFT_HEADER_TOTAL_LEN), count = p[WEFT_HEADER_SECTION_COUNT];
+    const uint32_t first = WEFT_HEADER_SIZE + count * WEFT_SECTION_SIZE + WEFT_SIGNATURE_LEN;
+    for (uint32_t i = 0; i < count; i++, s += WEFT_SECTION_SIZE) {
+        const uint32_t type = weft_rd16(s + WEFT_SECTION_TYPE), flags = weft_rd16(s + WEFT_SECTION_FLAGS);
+        const uint32_t offset = weft_rd32(s + WEFT_SECTION_OFFSET), length = weft_rd32(s + WEFT_SECTION_LENGTH);
+        weft_locate(plan, i, s, err);
         if (offset % 8u != 0 || offset < first || offset > total || length > total - offset) {
-            return weft_fail(err, WEFT_ERR_SECTION, i, at + WEFT_SECTION_OFFSET);
+            return WEFT_ERR_SECTION;
         }
-        if (flags > 1u || weft_rd32(s + WEFT_SECTION_RESERVED) != 0) {
-            return weft_fail(err, WEFT_ERR_UNKNOWN, i, at + WEFT_SECTION_FLAGS);
+        const bool known = type >= WEFT_SECTION_GRAPH && type <= WEFT_SECTION_NAMES;
+        if (flags > known || weft_rd32(s + WEFT_SECTION_RESERVED) != 0) {
+            return WEFT_ERR_UNKNOWN;
         }
-        if (type >= WEFT_SECTION_GRAPH && type <= WEFT_SECTION_NAMES) {
-            if (section[type] != NULL) {
-                return weft_fail(err, WEFT_ERR_SECTION, i, at);
+        for (const uint8_t *before = p + WEFT_HEADER_SIZE; known && before != s; before += WEFT_SECTION_SIZE) {
+            if (weft_rd16(before + WEFT_SECTION_TYPE) == type) {
+                return WEFT_ERR_SECTION;
             }
-            section[type] = p + offset;
-            section_len[type] = length;
-        } else if (flags != 0) {
-            return weft_fail(err, WEFT_ERR_UNKNOWN, i, at);
         }
-    }
-    if (section[WEFT_SECTION_GRAPH] == NULL || section[WEFT_SECTION_SCHEDULE] == NULL ||
-        section[WEFT_SECTION_WEIGHTS] == NULL) {
-        return weft_fail(err, WEFT_ERR_SECTION, WEFT_NONE, WEFT_HEADER_SIZE);
     }
     return WEFT_OK;
 }
 
-static int carve_graph(weft_plan_t *plan, const uint8_t *at, uint32_t left, weft_error_t *err)
+/* What is left of a section while records are taken off it. */
+typedef struct {
+    const uint8_t *at;
+    size_t left;
+    bool good; /* there was enough so far */
+} rest_t;
+
+static const uint8_t *take(rest_t *rest, uint32_t count, uint32_t size)
 {
-    uint32_t where = (uint32_t)(at - plan->bytes);
-    const uint8_t *head = carve(&at, &left, 1, WEFT_GRAPH_SIZE);
+    const uint32_t bytes = count * size; /* counts have 16 bits */
+    const uint8_t *p = rest->at;
+    rest->good = rest->good && bytes <= rest->left;
+    if (rest->good) {
+        rest->at += bytes;
+        rest->left -= bytes;
+    }
+    return p;
+}
+
+/* The section and its head; false if one is not there. */
+static const uint8_t *take_head(const weft_plan_t *plan, unsigned type, uint32_t size, rest_t *rest, weft_error_t *err)
+{
+    weft_locate(plan, WEFT_NONE, plan->bytes + WEFT_HEADER_SIZE, err);
+    rest->at = weft_section(plan, type, &rest->left);
+    if (rest->at == NULL) {
+        return NULL;
+    }
+    weft_locate(plan, WEFT_NONE, rest->at, err);
+    rest->good = true;
+    const uint8_t *head = take(rest, 1, size);
+    return rest->good ? head : NULL;
+}
+
+static bool take_graph(weft_plan_t *plan, weft_error_t *err)
+{
+    rest_t rest;
+    const uint8_t *head = take_head(plan, WEFT_SECTION_GRAPH, WEFT_GRAPH_SIZE, &rest, err);
     if (head == NULL) {
-        return weft_fail(err, WEFT_ERR_SECTION, WEFT_NONE, where);
+        return false;
     }
     plan->tensor_count = weft_rd16(head + WEFT_GRAPH_TENSOR_COUNT);
     plan->op_count = weft_rd16(head + WEFT_GRAPH_OP_COUNT);
     plan->const_count = weft_rd16(head + WEFT_GRAPH_CONST_COUNT);
     plan->input_count = head[WEFT_GRAPH_INPUT_COUNT];
     plan->output_count = head[WEFT_GRAPH_OUTPUT_COUNT];
+    plan->io_count = (uint16_t)(plan->input_count + plan->output_count);
     plan->list_count = weft_rd16(head + WEFT_GRAPH_LIST_COUNT);
-    if (plan->tensor_count == 0 || plan->tensor_count > 4095 || plan->op_count == 0 || plan->op_count > 4095 ||
-        plan->input_count == 0 || plan->input_count > 16 || plan->output_count == 0 || plan->output_count > 16 ||
-        weft_rd16(head + WEFT_GRAPH_RESERVED) != 0) {
-        return weft_fail(err, WEFT_ERR_SECTION, WEFT_NONE, where);
-    }
-    plan->graph = carve(&at, &left, plan->tensor_count, WEFT_TENSOR_SIZE);
-    plan->ops = carve(&at, &left, plan->op_count, WEFT_OP_SIZE);
-    plan->consts = carve(&at, &left, plan->const_count, WEFT_CONST_SIZE);
-    plan->ios = carve(&at, &left, (uint32_t)plan->input_count + plan->output_count, WEFT_IO_SIZE);
-    plan->lists = carve(&at, &left, plan->list_count, 2);
-    if (plan->graph == NULL || plan->ops == NULL || plan->consts == NULL || plan->ios == NULL || plan->lists == NULL ||
-        left != 0) {
-        return weft_fail(err, WEFT_ERR_SECTION, WEFT_NONE, where);
-    }
-    return WEFT_OK;
+    plan->graph = take(&rest, plan->tensor_count, WEFT_TENSOR_SIZE);
+    plan->ops = take(&rest, plan->op_count, WEFT_OP_SIZE);
+    plan->consts = take(&rest, plan->const_count, WEFT_CONST_SIZE);
+    plan->ios = take(&rest, plan->io_count, WEFT_IO_SIZE);
+    plan->lists = take(&rest, plan->list_count, 2);
+    return rest.good && rest.left == 0 && plan->tensor_count - 1u < 4095u && plan->op_count - 1u < 4095u &&
+           plan->input_count - 1u < 16u && plan->output_count - 1u < 16u && weft_rd16(head + WEFT_GRAPH_RESERVED) == 0;
 }
 
-static int carve_schedule(weft_plan_t *plan, const uint8_t *at, uint32_t left, weft_error_t *err)
+static bool take_schedule(weft_plan_t *plan, weft_error_t *err)
 {
-    uint32_t where = (uint32_t)(at - plan->bytes);
-    const uint8_t *head = carve(&at, &left, 1, WEFT_SCHEDULE_SIZE);
+    rest_t rest;
+    const uint8_t *head = take_head(plan, WEFT_SECTION_SCHEDULE, WEFT_SCHEDULE_SIZE, &rest, err);
     if (head == NULL) {
-        return weft_fail(err, WEFT_ERR_SECTION, WEFT_NONE, where);
+        return false;
     }
     plan->stage_count = weft_rd16(head + WEFT_SCHEDULE_STAGE_COUNT);
     plan->segment_count = weft_rd16(head + WEFT_SCHEDULE_SEGMENT_COUNT);
     plan->entry_count = weft_rd16(head + WEFT_SCHEDULE_ENTRY_COUNT);
     plan->placed_count = weft_rd16(head + WEFT_SCHEDULE_PLACED_COUNT);
-    plan->stages = carve(&at, &left, plan->stage_count, WEFT_STAGE_SIZE);
-    plan->segments = carve(&at, &left, plan->segment_count, WEFT_SEGMENT_SIZE);
-    plan->entries = carve(&at, &left, plan->entry_count, WEFT_ENTRY_SIZE);
-    plan->entry_of = carve(&at, &left, plan->tensor_count, 2);
-    if (plan->stages == NULL || plan->segments == NULL || plan->entries == NULL || plan->entry_of == NULL ||
-        left != 0 || plan->stage_count == 0) {
-        return weft_fail(err, WEFT_ERR_SECTION, WEFT_NONE, where);
-    }
-    return WEFT_OK;
+    plan->stages = take(&rest, plan->stage_count, WEFT_STAGE_SIZE);
+    plan->segments = take(&rest, plan->segment_count, WEFT_SEGMENT_SIZE);
+    plan->entries = take(&rest, plan->entry_count, WEFT_ENTRY_SIZE);
+    plan->entry_of = take(&rest, plan->tensor_count, 2);
+    return rest.good && rest.left == 0 && plan->stage_count != 0;
 }
 
-/* Header, section table and the bounds of every record: fills the plan. */
-static WEFT_APART int parse(weft_plan_t *plan, const uint8_t *p, size_t len, const weft_limits_t *limits,
-                            weft_error_t *err)
+/* Section table and the bounds of every record: fills the plan. */
+static int parse(weft_plan_t *plan, weft_error_t *err)
 {
-    const uint8_t *section[WEFT_SECTION_NAMES + 1u] = {NULL};
-    uint32_t section_len[WEFT_SECTION_NAMES + 1u] = {0};
-
-    int r = weft_verify_header(p, len, limits, err);
-    r = r != WEFT_OK ? r : check_sections(p, section, section_len, err);
+    int r = check_sections(plan, err);
     if (r != WEFT_OK) {
         return r;
     }
-    memset(plan, 0, sizeof *plan);
-    plan->bytes = p;
-    plan->weights = section[WEFT_SECTION_WEIGHTS];
-    plan->weights_len = section_len[WEFT_SECTION_WEIGHTS];
-    r = carve_graph(plan, section[WEFT_SECTION_GRAPH], section_len[WEFT_SECTION_GRAPH], err);
-    return r != WEFT_OK ? r
-                        : carve_schedule(plan, section[WEFT_SECTION_SCHEDULE], section_len[WEFT_SECTION_SCHEDULE], err);
+    rest_t weights;
+    if (take_head(plan, WEFT_SECTION_WEIGHTS, 0, &weights, err) == NULL || !take_graph(plan, err) ||
+        !take_schedule(plan, err)) {
+        return WEFT_ERR_SECTION;
+    }
+    plan->weights = weights.at;
+    plan->weights_len = (uint32_t)weights.left;
+    return WEFT_OK;
 }
 
 int weft_open(weft_plan_t *plan, const void *bytes, size_t len, const weft_limits_t *limits, weft_error_t *err)
 {
     weft_error_t ignored;
     err = err != NULL ? err : &ignored;
-    err->code = WEFT_OK;
-    err->record = WEFT_NONE;
-    err->offset = 0;
+    weft_fail(err, WEFT_OK, WEFT_NONE, 0);
     if (plan == NULL || bytes == NULL) {
-        return weft_fail(err, WEFT_ERR_ARG, WEFT_NONE, 0);
+        return err->code = WEFT_ERR_ARG;
     }
     if ((uintptr_t)bytes % WEFT_PLAN_ALIGN != 0) {
-        return weft_fail(err, WEFT_ERR_ALIGN, WEFT_NONE, 0);
+        return err->code = WEFT_ERR_ALIGN;
     }
-    const uint8_t *p = bytes;
-    uint64_t op_mask = 0;
-    int r = parse(plan, p, len, limits, err);
-    r = r != WEFT_OK ? r : weft_verify_graph(plan, &op_mask, err);
-    if (r == WEFT_OK && op_mask != weft_rd64(p + WEFT_HEADER_OP_MASK)) {
-        r = weft_fail(err, WEFT_ERR_DECLARED, WEFT_NONE, WEFT_HEADER_OP_MASK);
+    int r = weft_verify_header(bytes, len, limits, err);
+    if (r != WEFT_OK) {
+        return r;
     }
+    memset(plan, 0, sizeof *plan);
+    plan->bytes = bytes;
+    r = parse(plan, err);
+    r = r != WEFT_OK ? r : weft_verify_records(plan, err);
     r = r != WEFT_OK ? r : weft_verify_regions(plan, err);
-    r = r != WEFT_OK ? r : weft_verify_figures(plan, err);
-    r = r != WEFT_OK ? r : weft_verify_arena(plan, weft_rd32(p + WEFT_HEADER_ARENA_BYTES), err);
+    r = r != WEFT_OK ? r : weft_verify_arena(plan, err);
     r = r != WEFT_OK ? r : weft_verify_replay(plan, err);
-    return r;
+    if (r == WEFT_OK) {
+        return weft_fail(err, WEFT_OK, WEFT_NONE, 0);
+    }
+    return err->code = r;
 }
 
 const uint8_t *weft_section(const weft_plan_t *plan, unsigned type, size_t *len)

@@ -1,81 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "plan.h"
 
-void weft_tensor(const weft_plan_t *plan, uint32_t tensor, weft_tensor_t *out)
-{
-    const uint8_t *p = plan->graph + tensor * WEFT_TENSOR_SIZE;
-    out->h = weft_rd16(p + WEFT_TENSOR_H);
-    out->w = weft_rd16(p + WEFT_TENSOR_W);
-    out->c = weft_rd16(p + WEFT_TENSOR_C);
-    out->zero_point = (int8_t)p[WEFT_TENSOR_ZERO_POINT];
-    out->flags = p[WEFT_TENSOR_FLAGS];
-}
-
-void weft_op(const weft_plan_t *plan, uint32_t op, weft_op_t *restrict out)
-{
-    const uint8_t *p = __builtin_assume_aligned(plan->ops + op * WEFT_OP_SIZE, 4);
-    out->opcode = p[WEFT_OP_OPCODE];
-    out->flags = p[WEFT_OP_FLAGS];
-    out->input0 = weft_rd16(p + WEFT_OP_INPUT0);
-    out->input1 = weft_rd16(p + WEFT_OP_INPUT1);
-    out->output = weft_rd16(p + WEFT_OP_OUTPUT);
-    out->kernel_h = p[WEFT_OP_KERNEL_H];
-    out->kernel_w = p[WEFT_OP_KERNEL_W];
-    out->stride_h = p[WEFT_OP_STRIDE_H];
-    out->stride_w = p[WEFT_OP_STRIDE_W];
-    out->dilation_h = p[WEFT_OP_DILATION_H];
-    out->dilation_w = p[WEFT_OP_DILATION_W];
-    out->pad_top = p[WEFT_OP_PAD_TOP];
-    out->pad_left = p[WEFT_OP_PAD_LEFT];
-    out->act_min = (int8_t)p[WEFT_OP_ACT_MIN];
-    out->act_max = (int8_t)p[WEFT_OP_ACT_MAX];
-    out->groups = weft_rd16(p + WEFT_OP_GROUPS);
-    out->params = weft_rd32(p + WEFT_OP_PARAMS);
-}
-
-void weft_stage(const weft_plan_t *plan, uint32_t stage, weft_stage_t *out)
-{
-    const uint8_t *p = plan->stages + stage * WEFT_STAGE_SIZE;
-    out->first_segment = weft_rd16(p + WEFT_STAGE_FIRST_SEGMENT);
-    out->segment_count = weft_rd16(p + WEFT_STAGE_SEGMENT_COUNT);
-    out->state = weft_rd32(p + WEFT_STAGE_STATE);
-    out->scratch = weft_rd32(p + WEFT_STAGE_SCRATCH);
-    out->scratch_len = weft_rd32(p + WEFT_STAGE_SCRATCH_LEN);
-}
-
-void weft_segment(const weft_plan_t *plan, uint32_t segment, weft_segment_t *out)
-{
-    const uint8_t *p = plan->segments + segment * WEFT_SEGMENT_SIZE;
-    out->first_entry = weft_rd16(p + WEFT_SEGMENT_FIRST_ENTRY);
-    out->entry_count = weft_rd16(p + WEFT_SEGMENT_ENTRY_COUNT);
-    out->row_steps = weft_rd16(p + WEFT_SEGMENT_ROW_STEPS);
-    out->col_steps = weft_rd16(p + WEFT_SEGMENT_COL_STEPS);
-}
-
-void weft_entry(const weft_plan_t *plan, uint32_t entry, weft_entry_t *restrict out)
-{
-    const uint8_t *p = __builtin_assume_aligned(plan->entries + entry * WEFT_ENTRY_SIZE, 4);
-    out->op = weft_rd16(p + WEFT_ENTRY_OP);
-    out->policy = p[WEFT_ENTRY_POLICY];
-    out->flags = p[WEFT_ENTRY_FLAGS];
-    out->row_adv = weft_rd16(p + WEFT_ENTRY_ROW_ADV);
-    out->row_off = (int16_t)weft_rd16(p + WEFT_ENTRY_ROW_OFF);
-    out->row_ext = weft_rd16(p + WEFT_ENTRY_ROW_EXT);
-    out->keep = weft_rd16(p + WEFT_ENTRY_KEEP);
-    out->col_adv = weft_rd16(p + WEFT_ENTRY_COL_ADV);
-    out->col_off = (int16_t)weft_rd16(p + WEFT_ENTRY_COL_OFF);
-    out->col_ext = weft_rd16(p + WEFT_ENTRY_COL_EXT);
-    out->reserved = weft_rd16(p + WEFT_ENTRY_RESERVED);
-    out->offset = weft_rd32(p + WEFT_ENTRY_OFFSET);
-    out->aux = weft_rd32(p + WEFT_ENTRY_AUX);
-}
+/* Records are read in place. */
+#define SAME_SIZE(type, size) typedef char type##_is_the_record[sizeof(type) == (size) ? 1 : -1]
+SAME_SIZE(weft_tensor_t, WEFT_TENSOR_SIZE);
+SAME_SIZE(weft_op_t, WEFT_OP_SIZE);
+SAME_SIZE(weft_stage_t, WEFT_STAGE_SIZE);
+SAME_SIZE(weft_segment_t, WEFT_SEGMENT_SIZE);
+SAME_SIZE(weft_entry_t, WEFT_ENTRY_SIZE);
 
 uint16_t weft_entry_tensor(const weft_plan_t *plan, const weft_entry_t *entry)
 {
     if (weft_is_input(entry)) {
         return weft_io_tensor(plan, entry->op & (WEFT_INPUT_BIT - 1u));
     }
-    return weft_rd16(plan->ops + entry->op * WEFT_OP_SIZE + WEFT_OP_OUTPUT);
+    return weft_op_at(plan, entry->op)->output;
 }
 
 uint32_t weft_op_inputs(const weft_op_t *op)
@@ -100,6 +39,22 @@ uint16_t weft_op_input(const weft_plan_t *plan, const weft_op_t *op, uint32_t k)
     return k == 0 ? op->input0 : op->input1;
 }
 
+bool weft_next_read(weft_reads_t *reads)
+{
+    for (; reads->entry < reads->end; reads->entry++, reads->k = 0) {
+        if (weft_is_input(reads->entry)) {
+            continue;
+        }
+        reads->op = weft_op_at(reads->plan, reads->entry->op);
+        if (reads->k < weft_op_inputs(reads->op)) {
+            reads->tensor = weft_op_input(reads->plan, reads->op, reads->k++);
+            reads->producer = weft_entry_of(reads->plan, reads->tensor);
+            return true;
+        }
+    }
+    return false;
+}
+
 const uint8_t *weft_const(const weft_plan_t *plan, uint32_t tensor)
 {
     for (uint32_t i = 0; i < plan->const_count; i++) {
@@ -117,51 +72,32 @@ bool weft_needs_whole(const weft_op_t *op)
            (op->opcode == WEFT_OP_CONCAT && op->kernel_h != 2);
 }
 
-weft_range_t weft_field(const weft_op_t *op, int axis, weft_range_t out)
+void weft_field(const weft_op_t *op, uint32_t axis, int32_t *lo, int32_t *hi)
 {
-    switch (op->opcode) {
-    case WEFT_OP_CONV2D:
-    case WEFT_OP_DWCONV2D:
-    case WEFT_OP_AVGPOOL:
-    case WEFT_OP_MAXPOOL:
-    case WEFT_OP_PAD: {
-        int32_t kernel = axis == 0 ? op->kernel_h : op->kernel_w;
-        int32_t stride = axis == 0 ? op->stride_h : op->stride_w;
-        int32_t dilation = axis == 0 ? op->dilation_h : op->dilation_w;
-        int32_t pad = axis == 0 ? op->pad_top : op->pad_left;
-        weft_range_t in = {out.lo * stride - pad, (out.hi - 1) * stride - pad + (kernel - 1) * dilation + 1};
-        return in;
-    }
-    case WEFT_OP_RESIZE: {
-        int32_t factor = axis == 0 ? op->kernel_h : op->kernel_w;
+    const int32_t kernel = weft_kernel(op, axis);
+    if (op->opcode == WEFT_OP_RESIZE) {
         /* Floor division: positions before the tensor are negative. */
-        weft_range_t in = {(out.lo >= 0 ? out.lo : out.lo - factor + 1) / factor,
-                           (out.hi > 0 ? out.hi - 1 : out.hi - factor) / factor + 1};
-        return in;
-    }
-    default:
-        return out;
+        *lo = (*lo >= 0 ? *lo : *lo - kernel + 1) / kernel;
+        *hi = (*hi > 0 ? *hi - 1 : *hi - kernel) / kernel + 1;
+    } else if (op->opcode != WEFT_OP_CONCAT) { /* without a window: kernel, stride and dilation 1, no padding */
+        const int32_t stride = weft_stride(op, axis), pad = weft_pad_before(op, axis);
+        *lo = *lo * stride - pad;
+        *hi = (*hi - 1) * stride - pad + (kernel - 1) * weft_dilation(op, axis) + 1;
     }
 }
 
-uint32_t weft_acc_bytes(const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out, const weft_entry_t *e,
+uint32_t weft_acc_bytes(const weft_plan_t *plan, const weft_op_t *op, const weft_entry_t *e,
                         const weft_segment_t *segment)
 {
-    bool rows = segment->row_steps > 1, cols = segment->col_steps > 1;
-    if (op->opcode == WEFT_OP_FULLY_CONNECTED) {
-        return rows || cols ? 4u * (uint32_t)out->c : 0;
-    }
-    if (op->opcode != WEFT_OP_REDUCE) {
+    /* Axes that the operator sums over in several steps; what it does not sum over has an accumulator each. */
+    const bool dense = op->opcode == WEFT_OP_FULLY_CONNECTED;
+    const bool over_h = weft_ends_rows(op), over_w = dense || (op->flags & WEFT_OP_REDUCE_W) != 0;
+    if (!weft_consumes(op) || !((over_h && segment->row_steps > 1) || (over_w && segment->col_steps > 1))) {
         return 0;
     }
-    switch (op->flags & (WEFT_OP_REDUCE_H | WEFT_OP_REDUCE_W)) {
-    case WEFT_OP_REDUCE_H | WEFT_OP_REDUCE_W:
-        return rows || cols ? 4u * (uint32_t)in->c : 0;
-    case WEFT_OP_REDUCE_W:
-        return cols ? 4u * (uint32_t)(weft_min(e->row_adv, in->h) * in->c) : 0;
-    default:
-        return rows ? 4u * (uint32_t)(in->w * in->c) : 0;
-    }
+    const weft_tensor_t *in = weft_tensor_at(plan, op->input0);
+    const int32_t pixels = over_h && over_w ? 1 : over_h ? in->w : weft_min(e->row_adv, in->h);
+    return 4u * (uint32_t)(pixels * weft_tensor_at(plan, op->output)->c);
 }
 
 uint32_t weft_window_bytes(const weft_entry_t *e, const weft_tensor_t *t)
@@ -183,65 +119,42 @@ uint32_t weft_line_bytes(const weft_entry_t *e, const weft_tensor_t *t)
     return e->policy == WEFT_POLICY_TILE ? (uint32_t)(weft_min(e->keep, t->h) * t->w * t->c) : 0;
 }
 
-static int32_t tensor_h(const weft_plan_t *plan, uint32_t tensor)
-{
-    return weft_rd16(plan->graph + tensor * WEFT_TENSOR_SIZE + WEFT_TENSOR_H);
-}
-
 /* Whether segment s of the stage can do its next row step: 1, 0 with the producer to run first in *wait_for, or an
  * error. */
 static int ready(const weft_plan_t *plan, const weft_stage_t *stage, const uint16_t *state, uint32_t s,
                  uint32_t *wait_for, uint32_t *at)
 {
-    weft_segment_t segment;
-    weft_segment(plan, stage->first_segment + s, &segment);
-    int32_t step = WEFT_STATE_DONE(state, s);
-    uint32_t first_entry =
-        weft_rd16(plan->segments + stage->first_segment * WEFT_SEGMENT_SIZE + WEFT_SEGMENT_FIRST_ENTRY);
+    const weft_segment_t *const first = weft_segment_at(plan, stage->first_segment), *const segment = first + s;
+    weft_reads_t r = weft_reads(plan, segment->first_entry, segment->entry_count);
 
-    for (uint32_t n = segment.first_entry; n < (uint32_t)segment.first_entry + segment.entry_count; n++) {
-        weft_entry_t e;
-        weft_entry(plan, n, &e);
-        if (weft_is_input(&e)) {
+    while (weft_next_read(&r)) {
+        if (r.producer < first->first_entry || r.producer >= segment->first_entry) {
+            continue; /* constant, complete before this stage, or of this segment */
+        }
+        const int32_t in_h = weft_tensor_at(plan, r.tensor)->h;
+        const int32_t out_h = weft_consumes(r.op) ? in_h : weft_tensor_at(plan, r.op->output)->h;
+        const weft_span_t span = weft_new_rows(r.entry);
+        weft_range_t rows = weft_at(&span, WEFT_STATE_DONE(state, s), out_h);
+        if (rows.lo >= rows.hi) {
             continue;
         }
-        weft_op_t op;
-        weft_op(plan, e.op, &op);
-        for (uint32_t k = 0; k < weft_op_inputs(&op); k++) {
-            uint16_t t = weft_op_input(plan, &op, k);
-            uint32_t p = weft_entry_of(plan, t);
-            if (p == WEFT_NONE || p < first_entry || p >= segment.first_entry) {
-                continue; /* constant, complete before this stage, or of this segment */
-            }
-            int32_t in_h = tensor_h(plan, t), out_h = weft_consumes(&op) ? in_h : tensor_h(plan, op.output);
-            weft_span_t span = weft_new_rows(&e);
-            weft_range_t rows = weft_at(&span, step, out_h);
-            if (rows.lo >= rows.hi) {
-                continue;
-            }
-            rows = weft_field(&op, 0, rows);
-            rows.lo = weft_clamp(rows.lo, 0, in_h);
-            rows.hi = weft_clamp(rows.hi, 0, in_h);
-            const uint8_t *producer = plan->entries + p * WEFT_ENTRY_SIZE;
-            uint32_t q = s;
-            weft_segment_t made_by;
-            do {
-                q--;
-                weft_segment(plan, stage->first_segment + q, &made_by);
-            } while (made_by.first_entry > p);
-            int32_t produced = weft_rd16(producer + WEFT_ENTRY_ROW_ADV) * (int32_t)WEFT_STATE_DONE(state, q) +
-                               (int16_t)weft_rd16(producer + WEFT_ENTRY_ROW_OFF);
-            produced = weft_clamp(produced, 0, in_h);
-            if (produced < rows.hi) {
-                *wait_for = q;
-                *at = n;
-                return WEFT_STATE_DONE(state, q) < made_by.row_steps ? 0 : WEFT_ERR_NEED;
-            }
-            if (producer[WEFT_ENTRY_POLICY] == WEFT_POLICY_ROWS && rows.lo < rows.hi &&
-                rows.lo < produced - weft_rd16(producer + WEFT_ENTRY_KEEP)) {
-                *at = n;
-                return WEFT_ERR_RING;
-            }
+        weft_field(r.op, 0, &rows.lo, &rows.hi);
+        rows.lo = weft_clamp(rows.lo, 0, in_h);
+        rows.hi = weft_clamp(rows.hi, 0, in_h);
+        const weft_entry_t *producer = weft_entry_at(plan, r.producer);
+        uint32_t q = s;
+        do {
+            q--;
+        } while (first[q].first_entry > r.producer);
+        const int32_t done = WEFT_STATE_DONE(state, q);
+        const int32_t produced = weft_clamp(producer->row_adv * done + producer->row_off, 0, in_h);
+        *at = (uint32_t)(r.entry - weft_entry_at(plan, 0));
+        if (produced < rows.hi) {
+            *wait_for = q;
+            return done < first[q].row_steps ? 0 : WEFT_ERR_NEED;
+        }
+        if (producer->policy == WEFT_POLICY_ROWS && rows.lo < rows.hi && rows.lo < produced - producer->keep) {
+            return WEFT_ERR_RING;
         }
     }
     return 1;
@@ -251,15 +164,13 @@ int weft_pull(const weft_plan_t *plan, const weft_stage_t *stage, uint16_t *stat
 {
     uint32_t next = cur < stage->segment_count ? WEFT_STATE_ASKED_BY(state, cur) : stage->segment_count;
     if (next >= stage->segment_count) { /* nobody asked: the last segment that has steps left drives */
-        weft_segment_t segment;
         next = stage->segment_count;
         do {
             if (next == 0) {
                 return stage->segment_count;
             }
             next--;
-            weft_segment(plan, stage->first_segment + next, &segment);
-        } while (WEFT_STATE_DONE(state, next) >= segment.row_steps);
+        } while (WEFT_STATE_DONE(state, next) >= weft_segment_at(plan, stage->first_segment + next)->row_steps);
         WEFT_STATE_ASKED_BY(state, next) = stage->segment_count;
     }
     for (;;) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Private: decoded schedule records and what the verifier and the executor both need to know about them. */
+/* Private: schedule records and what the verifier and the executor both need to know about them. */
 #ifndef WEFT_PLAN_H
 #define WEFT_PLAN_H
 
@@ -10,17 +10,16 @@
 /* Inputs of one CONCAT. */
 #define WEFT_MAX_INPUTS 64u
 
-typedef struct {
+typedef struct WEFT_RECORD {
     uint16_t first_segment, segment_count;
     uint32_t state, scratch, scratch_len;
 } weft_stage_t;
 
-typedef struct {
+typedef struct WEFT_RECORD {
     uint16_t first_entry, entry_count;
     uint16_t row_steps, col_steps;
 } weft_segment_t;
 
-/* As wide and in the order of the record's fields, like weft_op_t: little-endian cores read records where they are. */
 typedef struct WEFT_RECORD {
     uint16_t op; /* or WEFT_INPUT_BIT | number */
     uint8_t policy, flags;
@@ -42,37 +41,36 @@ typedef struct {
     int32_t lo, hi;
 } weft_range_t;
 
-void weft_stage(const weft_plan_t *plan, uint32_t stage, weft_stage_t *out);
-void weft_segment(const weft_plan_t *plan, uint32_t segment, weft_segment_t *out);
-void weft_entry(const weft_plan_t *plan, uint32_t entry, weft_entry_t *out);
-
-#if WEFT_IN_PLACE
-typedef char weft_entry_as_stored
-    [sizeof(weft_entry_t) == WEFT_ENTRY_SIZE && offsetof(weft_entry_t, col_ext) == WEFT_ENTRY_COL_EXT ? 1 : -1];
-typedef char
-    weft_op_as_stored[sizeof(weft_op_t) == WEFT_OP_SIZE && offsetof(weft_op_t, params) == WEFT_OP_PARAMS ? 1 : -1];
-#endif
-
-/* Records of entries and operators, in place or decoded into *store. */
-static inline const weft_entry_t *weft_entry_at(const weft_plan_t *plan, uint32_t entry, weft_entry_t *store)
+static inline const weft_stage_t *weft_stage_at(const weft_plan_t *plan, uint32_t stage)
 {
-#if WEFT_IN_PLACE
-    (void)store;
-    return (const weft_entry_t *)(const void *)(plan->entries + entry * WEFT_ENTRY_SIZE);
-#else
-    weft_entry(plan, entry, store);
-    return store;
-#endif
+    return (const weft_stage_t *)(const void *)plan->stages + stage;
 }
-static inline const weft_op_t *weft_op_at(const weft_plan_t *plan, uint32_t op, weft_op_t *store)
+static inline const weft_segment_t *weft_segment_at(const weft_plan_t *plan, uint32_t segment)
 {
-#if WEFT_IN_PLACE
-    (void)store;
-    return (const weft_op_t *)(const void *)(plan->ops + op * WEFT_OP_SIZE);
-#else
-    weft_op(plan, op, store);
-    return store;
-#endif
+    return (const weft_segment_t *)(const void *)plan->segments + segment;
+}
+static inline const weft_entry_t *weft_entry_at(const weft_plan_t *plan, uint32_t entry)
+{
+    return (const weft_entry_t *)(const void *)plan->entries + entry;
+}
+/* Copies of them. */
+static inline void weft_stage(const weft_plan_t *plan, uint32_t stage, weft_stage_t *out)
+{
+    *out = *weft_stage_at(plan, stage);
+}
+static inline void weft_segment(const weft_plan_t *plan, uint32_t segment, weft_segment_t *out)
+{
+    *out = *weft_segment_at(plan, segment);
+}
+static inline void weft_entry(const weft_plan_t *plan, uint32_t entry, weft_entry_t *out)
+{
+    *out = *weft_entry_at(plan, entry);
+}
+
+/* First entry of a stage. */
+static inline uint32_t weft_first_entry(const weft_plan_t *plan, const weft_stage_t *stage)
+{
+    return weft_segment_at(plan, stage->first_segment)->first_entry;
 }
 
 static inline uint32_t weft_entry_of(const weft_plan_t *plan, uint32_t tensor)
@@ -101,10 +99,35 @@ uint16_t weft_op_input(const weft_plan_t *plan, const weft_op_t *op, uint32_t k)
 /* Bytes of a constant tensor; NULL if there is no such record. */
 const uint8_t *weft_const(const weft_plan_t *plan, uint32_t tensor);
 
+/* Walks what the operators of a run of entries read. */
+typedef struct {
+    const weft_plan_t *plan;
+    const weft_entry_t *entry, *end; /* the one that reads; where to stop */
+    const weft_op_t *op;
+    uint32_t k; /* its inputs so far */
+    uint32_t tensor;
+    uint32_t producer; /* entry that makes it, WEFT_NONE if constant */
+} weft_reads_t;
+
+static inline weft_reads_t weft_reads(const weft_plan_t *plan, uint32_t first, uint32_t count)
+{
+    weft_reads_t r = {plan, weft_entry_at(plan, first), weft_entry_at(plan, first + count), NULL, 0, 0, 0};
+    return r;
+}
+
+/* The next read; false at the end. */
+bool weft_next_read(weft_reads_t *reads);
+
 /* The operator's region is over its input (REDUCE, FULLY_CONNECTED). */
 static inline bool weft_consumes(const weft_op_t *op)
 {
     return op->opcode == WEFT_OP_REDUCE || op->opcode == WEFT_OP_FULLY_CONNECTED;
+}
+
+/* ADD, SUB, MUL. */
+static inline bool weft_is_binary(const weft_op_t *op)
+{
+    return op->opcode >= WEFT_OP_ADD && op->opcode <= WEFT_OP_MUL;
 }
 
 /* The operator needs whole inputs: its receptive field is not affine. */
@@ -135,11 +158,50 @@ static inline weft_range_t weft_at(const weft_span_t *s, int32_t step, int32_t s
     return r;
 }
 
-/* Receptive field of output positions [lo, hi), not empty, on the rows (axis 0) or columns (axis 1). Not clamped. */
-weft_range_t weft_field(const weft_op_t *op, int axis, weft_range_t out);
+/*
+ * Fields that come once per axis, rows (0) and columns (1): size of a tensor, steps of a segment, region of an entry,
+ * kernel, stride, dilation and padding of an operator.
+ */
+typedef struct WEFT_RECORD {
+    uint16_t adv;
+    int16_t off;
+    uint16_t ext, keep;
+} weft_region_t;
+
+static inline int32_t weft_size(const weft_tensor_t *t, uint32_t axis)
+{
+    return weft_rd16((const uint8_t *)t + WEFT_TENSOR_H + 2u * axis);
+}
+static inline int32_t weft_steps(const weft_segment_t *s, uint32_t axis)
+{
+    return weft_rd16((const uint8_t *)s + WEFT_SEGMENT_ROW_STEPS + 2u * axis);
+}
+static inline const weft_region_t *weft_region(const weft_entry_t *e, uint32_t axis)
+{
+    return (const weft_region_t *)(const void *)((const uint8_t *)e + WEFT_ENTRY_ROW_ADV) + axis;
+}
+static inline int32_t weft_kernel(const weft_op_t *op, uint32_t axis)
+{
+    return ((const uint8_t *)op)[WEFT_OP_KERNEL_H + axis];
+}
+static inline int32_t weft_stride(const weft_op_t *op, uint32_t axis)
+{
+    return ((const uint8_t *)op)[WEFT_OP_STRIDE_H + axis];
+}
+static inline int32_t weft_dilation(const weft_op_t *op, uint32_t axis)
+{
+    return ((const uint8_t *)op)[WEFT_OP_DILATION_H + axis];
+}
+static inline int32_t weft_pad_before(const weft_op_t *op, uint32_t axis)
+{
+    return ((const uint8_t *)op)[WEFT_OP_PAD_TOP + axis];
+}
+
+/* From output positions [lo, hi), not empty, on an axis to their receptive field. Not clamped. */
+void weft_field(const weft_op_t *op, uint32_t axis, int32_t *lo, int32_t *hi);
 
 /* Whether the accumulators of a REDUCE or FULLY_CONNECTED are needed, and their bytes (0 if not). */
-uint32_t weft_acc_bytes(const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out, const weft_entry_t *e,
+uint32_t weft_acc_bytes(const weft_plan_t *plan, const weft_op_t *op, const weft_entry_t *e,
                         const weft_segment_t *segment);
 
 /* Bytes of an entry's window at `offset`, and of its line store at `aux`. */

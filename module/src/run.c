@@ -59,8 +59,7 @@ static void view(const run_t *run, uint32_t t, weft_view_t *v)
         v->ring = (int8_t *)(uintptr_t)weft_const(plan, t);
         return;
     }
-    weft_entry_t store;
-    const weft_entry_t *e = weft_entry_at(plan, p, &store);
+    const weft_entry_t *e = weft_entry_at(plan, p);
     int8_t *window = (int8_t *)run->arena + e->offset;
     if (e->policy == WEFT_POLICY_TILE) {
         v->ring = (int8_t *)run->arena + e->aux;
@@ -146,11 +145,10 @@ static void accumulate(const run_t *run, const weft_entry_t *e, weft_call_t *cal
 {
     const weft_op_t *op = call->op;
     const weft_view_t *in = &call->in0;
-    const weft_tensor_t shape = {in->h, in->w, in->c, 0, 0}, out = {call->out.h, call->out.w, call->out.c, 0, 0};
     const bool h = weft_ends_rows(op), w = op->opcode == WEFT_OP_FULLY_CONNECTED || (op->flags & WEFT_OP_REDUCE_W) != 0;
     call->first = (!h || call->y0 == 0) && (!w || call->x0 == 0);
     call->last = (!h || call->y1 == in->h) && (!w || call->x1 == in->w);
-    if (weft_acc_bytes(op, &shape, &out, e, &run->segment) != 0) {
+    if (weft_acc_bytes(run->plan, op, e, &run->segment) != 0) {
         call->acc = (int32_t *)(void *)(run->arena + e->aux);
     }
 }
@@ -158,12 +156,10 @@ static void accumulate(const run_t *run, const weft_entry_t *e, weft_call_t *cal
 static void produce(const run_t *run, uint32_t n)
 {
     const weft_io_t *io = run->io;
-    weft_entry_t entry;
-    weft_op_t record;
     /* Views are filled in where they are used: the whole call is too much to clear every time. */
     weft_call_t call;
-    const weft_entry_t *e = weft_entry_at(run->plan, n, &entry);
-    const weft_op_t *op = weft_op_at(run->plan, e->op, &record);
+    const weft_entry_t *e = weft_entry_at(run->plan, n);
+    const weft_op_t *op = weft_op_at(run->plan, e->op);
     const bool consumes = weft_consumes(op);
     view(run, op->output, &call.out);
     if (op->opcode != WEFT_OP_CONCAT) {
@@ -255,8 +251,7 @@ static void keep_lines(const run_t *run, const weft_entry_t *e)
 static int run_row_step(run_t *run)
 {
     const uint32_t first = run->segment.first_entry, end = first + run->segment.entry_count;
-    weft_entry_t store;
-    const weft_entry_t *e = weft_entry_at(run->plan, first, &store);
+    const weft_entry_t *e = weft_entry_at(run->plan, first);
     run->j = 0;
     if (weft_is_input(e)) {
         return receive(run, e);
@@ -268,7 +263,7 @@ static int run_row_step(run_t *run)
     }
     run->j--;
     for (uint32_t n = first; n < end; n++) {
-        e = weft_entry_at(run->plan, n, &store);
+        e = weft_entry_at(run->plan, n);
         if (e->policy == WEFT_POLICY_TILE && e->keep > 0) {
             keep_lines(run, e);
         }

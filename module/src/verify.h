@@ -20,38 +20,41 @@ static inline int weft_fail(weft_error_t *err, int code, uint32_t record, uint32
     return code;
 }
 
-/* Offset of a record's first byte in the plan, for errors. */
-static inline uint32_t weft_where(const weft_plan_t *plan, const uint8_t *base, uint32_t record, uint32_t size)
-{
-    return (uint32_t)(base - plan->bytes) + record * size;
-}
+/* Where an error that follows lies: in record number `record`, at `at` of the plan's bytes. */
+void weft_locate(const weft_plan_t *plan, uint32_t record, const void *at, weft_error_t *err);
 
-static inline uint64_t weft_mul_sat(uint64_t a, uint64_t b)
-{
-    return a != 0 && b > UINT64_MAX / a ? UINT64_MAX : a * b;
-}
-static inline uint64_t weft_add_sat(uint64_t a, uint64_t b)
-{
-    return b > UINT64_MAX - a ? UINT64_MAX : a + b;
-}
+/* Tensors have the same height, width and channels. */
+bool weft_same_shape(const weft_tensor_t *a, const weft_tensor_t *b);
 
-/* Every field of HEADER, of which all must be readable, and the caller's limits; `len`: bytes that the plan may have.
+/* *sum += a * b, UINT64_MAX if that is too much. */
+void weft_add_product(uint64_t *sum, uint64_t a, uint64_t b);
+
+/*
+ * Every field of HEADER, of which all must be readable, and the caller's limits; `len`: bytes that the plan may have.
  */
 int weft_verify_header(const uint8_t *p, size_t len, const weft_limits_t *limits, weft_error_t *err);
 
-/* Tensors, operators, parameter blocks: shapes, ranges, overflow. Recomputes the op mask. */
-int weft_verify_graph(const weft_plan_t *plan, uint64_t *op_mask, weft_error_t *err);
+/*
+ * The parts of weft_open(). Each returns WEFT_OK or an error, of which *err then has the place but not the code.
+ *
+ * Every record by itself: tensors, operators, parameter blocks (shapes, ranges, overflow), the structure of the
+ * schedule, and that every tensor has one producer. After this, every index is in range.
+ */
+int weft_verify_records(const weft_plan_t *plan, weft_error_t *err);
 
-/* Structure of the schedule, regions, windows, reads (rules 1 to 5 of docs/design.md). */
+/* One record, number i, of those that it looks at. */
+int weft_check_tensor(const weft_plan_t *plan, const void *record, uint32_t i);
+int weft_check_const(const weft_plan_t *plan, const void *record, uint32_t i);
+int weft_check_io(const weft_plan_t *plan, const void *record, uint32_t i);
+int weft_check_op(const weft_plan_t *plan, const void *record, uint32_t i);
+
+/* Regions, windows, reads (rules 1 to 5 of docs/design.md), and the declared figures (rule 7). */
 int weft_verify_regions(const weft_plan_t *plan, weft_error_t *err);
 
 /* Windows that are live together do not overlap and lie inside the arena (rule 6). */
-int weft_verify_arena(const weft_plan_t *plan, uint32_t arena_bytes, weft_error_t *err);
+int weft_verify_arena(const weft_plan_t *plan, weft_error_t *err);
 
 /* Pull order of every stage: no ring is overwritten too early, every stage ends (rule 4). */
 int weft_verify_replay(const weft_plan_t *plan, weft_error_t *err);
-
-/* Declared figures (rule 7). */
-int weft_verify_figures(const weft_plan_t *plan, weft_error_t *err);
 
 #endif

@@ -4,217 +4,179 @@
 
 /* A block of the arena that is live in one stage: in one of its segments, or in all of them. */
 typedef struct {
-    uint64_t begin, end;
-    uint32_t segment; /* EVERY if live during the whole stage */
-    uint32_t entry;   /* for errors; WEFT_NONE for counters and scratch */
-    bool overlaps;    /* may overwrite dead rows of what its stage is the last to read */
+    uint32_t begin, end;           /* UINT32_MAX if it lies beyond */
+    const weft_segment_t *segment; /* NULL if live during the whole stage */
+    const weft_entry_t *entry;     /* NULL for counters and scratch */
+    bool window;                   /* the entry's window, not its line store or accumulators */
 } block_t;
 
-#define EVERY UINT32_MAX
+/* Blocks of a stage: counters, scratch, then two per entry. */
+enum { STATE, SCRATCH, WINDOW, AUX };
 
-/* Walks the blocks of one stage: counters, scratch, then two per entry. */
+/* Walks them. */
 typedef struct {
     const weft_plan_t *plan;
-    weft_stage_t stage;
-    weft_segment_t segment;
-    uint32_t g, n, part;
+    const weft_stage_t *stage;
+    const weft_segment_t *segment;
+    const weft_entry_t *entry;        /* the next one */
+    uint32_t entries_left, segments_left; /* of the segment; segments with this one */
+    uint32_t part;                        /* STATE, ... */
 } walk_t;
 
-static void walk_begin(walk_t *w, const weft_plan_t *plan, uint32_t stage)
+/* Number of what comes before the first stage: the network inputs that are placed. */
+#define PLACED (-1)
+
+static void walk_begin(walk_t *w, const weft_plan_t *plan, int32_t stage)
 {
+    static const weft_segment_t placed = {0, 0, 1, 1};
     w->plan = plan;
-    weft_stage(plan, stage, &w->stage);
-    weft_segment(plan, w->stage.first_segment, &w->segment);
-    w->g = 0;
-    w->n = w->segment.first_entry;
-    w->part = 0;
+    w->segment = &placed;
+    w->entry = weft_entry_at(plan, 0);
+    w->entries_left = plan->placed_count;
+    w->segments_left = 1;
+    w->part = WINDOW;
+    if (stage != PLACED) {
+        w->stage = weft_stage_at(plan, (uint32_t)stage);
+        w->segment = weft_segment_at(plan, w->stage->first_segment);
+        w->entry = weft_entry_at(plan, w->segment->first_entry);
+        w->entries_left = w->segment->entry_count;
+        w->segments_left = w->stage->segment_count;
+        w->part = STATE;
+    }
 }
 
-static void entry_block(const weft_plan_t *plan, uint32_t n, const weft_segment_t *segment, uint32_t g, bool aux,
-                        block_t *b)
+/* Bytes of the next entry's window, or of its line store or accumulators. */
+static uint32_t entry_bytes(const walk_t *w)
 {
-    weft_entry_t e;
-    weft_entry(plan, n, &e);
-    weft_tensor_t t;
-    weft_tensor(plan, weft_entry_tensor(plan, &e), &t);
-    uint32_t size;
-    if (!aux) {
-        size = weft_window_bytes(&e, &t);
-    } else {
-        size = weft_line_bytes(&e, &t);
-        if (!weft_is_input(&e)) {
-            weft_op_t op;
-            weft_tensor_t in;
-            weft_op(plan, e.op, &op);
-            weft_tensor(plan, weft_op_input(plan, &op, 0), &in);
-            size += weft_acc_bytes(&op, &in, &t, &e, segment);
-        }
+    const weft_entry_t *e = w->entry;
+    const weft_tensor_t *t = weft_tensor_at(w->plan, weft_entry_tensor(w->plan, e));
+    if (w->part == WINDOW) {
+        return weft_window_bytes(e, t);
     }
-    b->begin = aux ? e.aux : e.offset;
-    b->end = b->begin + size;
-    b->segment = !aux && e.policy == WEFT_POLICY_TILE ? g : EVERY;
-    b->entry = n;
-    b->overlaps = !aux && (e.flags & WEFT_ENTRY_OVERLAP) != 0;
+    uint32_t size = weft_line_bytes(e, t);
+    if (!weft_is_input(e)) {
+        size += weft_acc_bytes(w->plan, weft_op_at(w->plan, e->op), e, w->segment);
+    }
+    return size;
 }
 
 /* Next block that is not empty; false at the end. */
 static bool walk_next(walk_t *w, block_t *b)
 {
-    for (;;) {
-        if (w->part < 2) {
-            bool state = w->part == 0;
-            b->begin = state ? w->stage.state : w->stage.scratch;
-            b->end = b->begin + (state ? 4u * (uint64_t)w->stage.segment_count : w->stage.scratch_len);
-            b->segment = EVERY;
-            b->entry = WEFT_NONE;
-            b->overlaps = false;
+    uint32_t size;
+    do {
+        b->segment = NULL;
+        b->entry = NULL;
+        b->window = w->part == WINDOW;
+        if (w->part < WINDOW) {
+            b->begin = w->part == STATE ? w->stage->state : w->stage->scratch;
+            size = w->part == STATE ? 4u * w->stage->segment_count : w->stage->scratch_len;
             w->part++;
-        } else {
-            if (w->n == (uint32_t)w->segment.first_entry + w->segment.entry_count) {
-                if (++w->g == w->stage.segment_count) {
-                    return false;
-                }
-                weft_segment(w->plan, w->stage.first_segment + w->g, &w->segment);
-            }
-            entry_block(w->plan, w->n, &w->segment, w->g, w->part == 3, b);
-            if (w->part == 3) {
-                w->n++;
-            }
-            w->part = 5u - w->part; /* 2, 3, 2, 3... */
+            continue;
         }
-        if (b->end > b->begin) {
-            return true;
+        while (w->entries_left == 0) {
+            if (--w->segments_left == 0) {
+                return false;
+            }
+            w->segment++;
+            w->entries_left = w->segment->entry_count;
         }
+        size = entry_bytes(w);
+        b->entry = w->entry;
+        b->begin = b->window ? w->entry->offset : w->entry->aux;
+        if (!b->window) {
+            w->entry++;
+            w->entries_left--;
+        } else if (w->entry->policy == WEFT_POLICY_TILE) {
+            b->segment = w->segment;
+        }
+        w->part = WINDOW + AUX - w->part;
+    } while (size == 0);
+    b->end = b->begin + size;
+    if (b->end < size) {
+        b->end = UINT32_MAX;
     }
+    return true;
 }
 
 static bool apart(const block_t *a, const block_t *b)
 {
     return a->end <= b->begin || b->end <= a->begin ||
-           (a->segment != EVERY && b->segment != EVERY && a->segment != b->segment);
-}
-
-static int fail_at(const weft_plan_t *plan, int code, const block_t *b, weft_error_t *err)
-{
-    return weft_fail(err, code, b->entry,
-                     weft_where(plan, plan->entries, b->entry == WEFT_NONE ? 0 : b->entry, WEFT_ENTRY_SIZE));
+           (a->segment != NULL && b->segment != NULL && a->segment != b->segment);
 }
 
 /* Stage of the last reader of a FULL tensor; `born` if there is none; stage_count for a network output. */
-static uint32_t death(const weft_plan_t *plan, uint32_t tensor, uint32_t born)
+static int32_t death(const weft_plan_t *plan, uint32_t tensor, int32_t born)
 {
-    for (uint32_t i = 0; i < plan->output_count; i++) {
-        if (weft_io_tensor(plan, plan->input_count + i) == tensor) {
+    for (uint32_t i = plan->input_count; i < plan->io_count; i++) {
+        if (weft_io_tensor(plan, i) == tensor) {
             return plan->stage_count;
         }
     }
-    for (uint32_t s = plan->stage_count; s-- > born;) {
-        weft_stage_t stage;
-        weft_segment_t segment;
-        weft_stage(plan, s, &stage);
-        weft_segment(plan, stage.first_segment, &segment);
-        uint32_t n = segment.first_entry;
-        weft_segment(plan, (uint32_t)stage.first_segment + stage.segment_count - 1u, &segment);
-        for (; n < (uint32_t)segment.first_entry + segment.entry_count; n++) {
-            weft_entry_t e;
-            weft_entry(plan, n, &e);
-            if (weft_is_input(&e)) {
-                continue;
-            }
-            weft_op_t op;
-            weft_op(plan, e.op, &op);
-            for (uint32_t k = 0; k < weft_op_inputs(&op); k++) {
-                if (weft_op_input(plan, &op, k) == tensor) {
-                    return s;
-                }
-            }
+    const weft_entry_t *last = NULL;
+    weft_reads_t r = weft_reads(plan, 0, plan->entry_count);
+    while (weft_next_read(&r)) {
+        if (r.tensor == tensor) {
+            last = r.entry;
         }
     }
-    return born;
+    int32_t stage = weft_max(born, 0);
+    if (last != NULL) {
+        stage = plan->stage_count;
+        do {
+            stage--;
+        } while (weft_entry_at(plan, weft_first_entry(plan, weft_stage_at(plan, (uint32_t)stage))) > last);
+    }
+    return stage;
 }
 
-/* A FULL tensor against everything in the stages [from, until]. What may overlap it in its last stage, and does not
- * start above it, is left to the replay. */
-static int check_full(const weft_plan_t *plan, const block_t *full, uint32_t from, uint32_t until, weft_error_t *err)
+/*
+ * A block of a stage against those behind it; a FULL tensor also against everything until its last stage. What may
+ * overlap it there, and does not start above it, is left to the replay.
+ */
+static bool check_block(const walk_t *rest, int32_t stage, const block_t *x, block_t *y)
 {
-    for (uint32_t s = from; s <= until && s < plan->stage_count; s++) {
-        walk_t w;
-        block_t b;
+    const weft_plan_t *plan = rest->plan;
+    int32_t until = stage;
+    if (x->window && x->entry->policy == WEFT_POLICY_FULL) {
+        until = death(plan, weft_entry_tensor(plan, x->entry), stage);
+    }
+    walk_t w = *rest;
+    for (int32_t s = stage;;) {
+        while (walk_next(&w, y)) {
+            const bool may = s != stage && s == until && y->window && y->entry->flags != 0 && y->begin <= x->begin;
+            if (!may && !apart(x, y)) {
+                return false;
+            }
+        }
+        if (++s > until || s == plan->stage_count) {
+            return true;
+        }
         walk_begin(&w, plan, s);
-        while (walk_next(&w, &b)) {
-            if (!apart(full, &b) && !(s == until && b.overlaps && b.begin <= full->begin)) {
-                return fail_at(plan, WEFT_ERR_OVERLAP, &b, err);
-            }
-        }
     }
-    return WEFT_OK;
 }
 
-/* Inside the arena; *top becomes the highest end of all blocks. */
-static int check_bounds(const weft_plan_t *plan, const block_t *b, uint32_t arena_bytes, uint32_t *top,
-                        weft_error_t *err)
+int weft_verify_arena(const weft_plan_t *plan, weft_error_t *err)
 {
-    *top = b->end > *top && b->end <= arena_bytes ? (uint32_t)b->end : *top;
-    return b->begin % 4u == 0 && b->end <= arena_bytes ? WEFT_OK : fail_at(plan, WEFT_ERR_ARENA, b, err);
-}
-
-static int check_placed(const weft_plan_t *plan, uint32_t arena_bytes, uint32_t *top, weft_error_t *err)
-{
-    static const weft_segment_t none = {0, 0, 1, 1};
-    for (uint32_t n = 0; n < plan->placed_count; n++) {
-        weft_entry_t e;
-        block_t full, other;
-        weft_entry(plan, n, &e);
-        entry_block(plan, n, &none, 0, false, &full);
-        if (full.begin == full.end) {
-            continue; /* external */
-        }
-        int r = check_bounds(plan, &full, arena_bytes, top, err);
-        for (uint32_t m = n + 1; r == WEFT_OK && m < plan->placed_count; m++) {
-            entry_block(plan, m, &none, 0, false, &other);
-            if (other.begin != other.end && !apart(&full, &other)) {
-                r = fail_at(plan, WEFT_ERR_OVERLAP, &other, err);
-            }
-        }
-        r = r != WEFT_OK ? r : check_full(plan, &full, 0, death(plan, weft_entry_tensor(plan, &e), 0), err);
-        if (r != WEFT_OK) {
-            return r;
-        }
-    }
-    return WEFT_OK;
-}
-
-int weft_verify_arena(const weft_plan_t *plan, uint32_t arena_bytes, weft_error_t *err)
-{
+    const uint8_t *declared = plan->bytes + WEFT_HEADER_ARENA_BYTES;
+    const uint32_t arena_bytes = weft_rd32(declared);
     uint32_t top = 0;
-    int r = check_placed(plan, arena_bytes, &top, err);
-    for (uint32_t s = 0; s < plan->stage_count; s++) {
-        walk_t a;
+    for (int32_t s = PLACED; s < plan->stage_count; s++) {
+        walk_t w;
         block_t x, y;
-        walk_begin(&a, plan, s);
-        while (r == WEFT_OK && walk_next(&a, &x)) {
-            r = check_bounds(plan, &x, arena_bytes, &top, err);
-            walk_t b = a;
-            while (r == WEFT_OK && walk_next(&b, &y)) {
-                if (!apart(&x, &y)) {
-                    r = fail_at(plan, WEFT_ERR_OVERLAP, &y, err);
-                }
+        walk_begin(&w, plan, s);
+        while (walk_next(&w, &x)) {
+            const bool inside = x.begin % 4u == 0 && x.end <= arena_bytes;
+            const block_t *at = inside ? &y : &x;
+            if (!inside || !check_block(&w, s, &x, &y)) {
+                const weft_entry_t *first = weft_entry_at(plan, 0), *e = at->entry;
+                weft_locate(plan, e != NULL ? (uint32_t)(e - first) : WEFT_NONE, e != NULL ? e : first, err);
+                return inside ? WEFT_ERR_OVERLAP : WEFT_ERR_ARENA;
             }
-            if (r != WEFT_OK || x.entry == WEFT_NONE || x.segment != EVERY) {
-                continue;
-            }
-            weft_entry_t e;
-            weft_entry(plan, x.entry, &e);
-            if (e.policy == WEFT_POLICY_FULL && x.begin == e.offset) {
-                r = check_full(plan, &x, s + 1, death(plan, weft_entry_tensor(plan, &e), s), err);
-            }
-        }
-        if (r != WEFT_OK) {
-            return r;
+            top = x.end > top ? x.end : top;
         }
     }
     /* Exactly what the blocks need, in units of the arena's alignment. */
-    return arena_bytes - top < weft_arena_align(plan)
-               ? WEFT_OK
-               : weft_fail(err, WEFT_ERR_DECLARED, WEFT_NONE, WEFT_HEADER_ARENA_BYTES);
+    weft_locate(plan, WEFT_NONE, declared, err);
+    return arena_bytes - top < weft_arena_align(plan) ? WEFT_OK : WEFT_ERR_DECLARED;
 }

@@ -3,153 +3,147 @@
 #include "verify.h"
 
 /* Whether [offset, offset + size) lies in WEIGHTS, 4-aligned. */
-static bool in_weights(const weft_plan_t *plan, uint32_t offset, uint64_t size)
+static bool in_weights(const weft_plan_t *plan, uint32_t offset, uint32_t size)
 {
     return offset % 4u == 0 && offset <= plan->weights_len && size <= plan->weights_len - offset;
 }
 
-static uint64_t volume(const weft_tensor_t *t)
+/* Of a tensor that has passed its check. */
+static uint32_t volume(const weft_tensor_t *t)
 {
-    return (uint64_t)t->h * (uint64_t)t->w * (uint64_t)t->c;
+    return (uint32_t)t->h * t->w * t->c;
 }
 
-static bool same_shape(const weft_tensor_t *a, const weft_tensor_t *b)
+static bool is_const(const weft_tensor_t *t)
 {
-    return a->h == b->h && a->w == b->w && a->c == b->c;
+    return (t->flags & WEFT_TENSOR_CONST) != 0;
 }
 
-static int check_tensors(const weft_plan_t *plan, weft_error_t *err)
+int weft_check_tensor(const weft_plan_t *plan, const void *record, uint32_t i)
 {
-    for (uint32_t i = 0; i < plan->tensor_count; i++) {
-        weft_tensor_t t;
-        weft_tensor(plan, i, &t);
-        uint32_t where = weft_where(plan, plan->graph, i, WEFT_TENSOR_SIZE);
-        if (t.h < 1 || t.w < 1 || t.c < 1 || t.h > 32767 || t.w > 32767 || t.c > 32767 || volume(&t) > INT32_MAX / 2) {
-            return weft_fail(err, WEFT_ERR_SHAPE, i, where);
+    (void)plan;
+    (void)i;
+    const weft_tensor_t *t = record;
+    uint64_t product = 1;
+    for (uint32_t axis = 0; axis < 3; axis++) {
+        const uint32_t size = (uint32_t)weft_size(t, axis);
+        if (size - 1u >= 32767u) {
+            return WEFT_ERR_SHAPE;
         }
-        if ((t.flags & ~WEFT_TENSOR_CONST) != 0) {
-            return weft_fail(err, WEFT_ERR_UNKNOWN, i, where);
-        }
+        product *= size;
     }
-    uint32_t constants = 0;
-    for (uint32_t i = 0; i < plan->tensor_count; i++) {
-        weft_tensor_t t;
-        weft_tensor(plan, i, &t);
-        constants += (t.flags & WEFT_TENSOR_CONST) != 0;
-    }
-    uint32_t last = 0;
-    for (uint32_t i = 0; i < plan->const_count; i++) {
-        const uint8_t *p = plan->consts + i * WEFT_CONST_SIZE;
-        uint32_t where = weft_where(plan, plan->consts, i, WEFT_CONST_SIZE);
-        uint32_t n = weft_rd16(p + WEFT_CONST_TENSOR);
-        if (n >= plan->tensor_count || (i > 0 && n <= last)) {
-            return weft_fail(err, WEFT_ERR_INDEX, i, where);
-        }
-        last = n;
-        weft_tensor_t t;
-        weft_tensor(plan, n, &t);
-        if ((t.flags & WEFT_TENSOR_CONST) == 0 || constants != plan->const_count) {
-            return weft_fail(err, WEFT_ERR_GRAPH, i, where);
-        }
-        if (!in_weights(plan, weft_rd32(p + WEFT_CONST_OFFSET), volume(&t))) {
-            return weft_fail(err, WEFT_ERR_WEIGHTS, i, where);
-        }
-    }
-    return constants == plan->const_count
-               ? WEFT_OK
-               : weft_fail(err, WEFT_ERR_GRAPH, WEFT_NONE, weft_where(plan, plan->consts, 0, WEFT_CONST_SIZE));
+    return product > INT32_MAX / 2 ? WEFT_ERR_SHAPE : (t->flags & ~WEFT_TENSOR_CONST) != 0 ? WEFT_ERR_UNKNOWN : WEFT_OK;
 }
 
-static int check_ios(const weft_plan_t *plan, weft_error_t *err)
+int weft_check_const(const weft_plan_t *plan, const void *record, uint32_t i)
 {
-    for (uint32_t i = 0; i < (uint32_t)plan->input_count + plan->output_count; i++) {
-        const uint8_t *p = plan->ios + i * WEFT_IO_SIZE;
-        uint32_t where = weft_where(plan, plan->ios, i, WEFT_IO_SIZE);
-        uint32_t n = weft_rd16(p + WEFT_IO_TENSOR);
-        if (n >= plan->tensor_count) {
-            return weft_fail(err, WEFT_ERR_INDEX, i, where);
-        }
-        weft_tensor_t t;
-        weft_tensor(plan, n, &t);
-        if ((t.flags & WEFT_TENSOR_CONST) != 0) {
-            return weft_fail(err, WEFT_ERR_GRAPH, i, where);
-        }
-        if (p[WEFT_IO_DTYPE] > WEFT_DTYPE_FLOAT32 || p[WEFT_IO_RESERVED] != 0) {
-            return weft_fail(err, WEFT_ERR_UNKNOWN, i, where);
-        }
+    const uint8_t *p = record;
+    const uint32_t n = weft_rd16(p + WEFT_CONST_TENSOR);
+    if (n >= plan->tensor_count || (i > 0 && n <= weft_rd16(p - WEFT_CONST_SIZE + WEFT_CONST_TENSOR))) {
+        return WEFT_ERR_INDEX;
     }
-    return WEFT_OK;
+    const weft_tensor_t *t = weft_tensor_at(plan, n);
+    return !is_const(t)                                                        ? WEFT_ERR_GRAPH
+           : !in_weights(plan, weft_rd32(p + WEFT_CONST_OFFSET), volume(t)) ? WEFT_ERR_WEIGHTS
+                                                                               : WEFT_OK;
+}
+
+int weft_check_io(const weft_plan_t *plan, const void *record, uint32_t i)
+{
+    (void)i;
+    const uint8_t *p = record;
+    const uint32_t n = weft_rd16(p + WEFT_IO_TENSOR);
+    return n >= plan->tensor_count                                                  ? WEFT_ERR_INDEX
+           : is_const(weft_tensor_at(plan, n))                                      ? WEFT_ERR_GRAPH
+           : p[WEFT_IO_DTYPE] > WEFT_DTYPE_FLOAT32 || p[WEFT_IO_RESERVED] != 0 ? WEFT_ERR_UNKNOWN
+                                                                                    : WEFT_OK;
+}
+
+/* Multiplier at `p`, and its shift, which may be up to `most`. */
+static bool good_scale(const uint8_t *p, int32_t shift, int32_t most)
+{
+    return (int32_t)weft_rd32(p) >= 0 && shift >= -31 && shift <= most;
 }
 
 /* bias, multiplier, shift and weights of the operators that multiply; `taps` is the length of one dot product. */
-static int check_dense(const weft_plan_t *plan, const weft_op_t *op, uint64_t n, uint64_t taps, uint64_t weights)
+static int check_dense(const weft_plan_t *plan, const weft_op_t *op, uint32_t n, uint32_t taps)
 {
-    uint64_t scales = (op->flags & WEFT_OP_PER_TENSOR) != 0 ? 1 : n;
-    uint64_t shifts = (scales + 3u) & ~(uint64_t)3;
-    if (weights > INT32_MAX || !in_weights(plan, op->params, 4u * n + 4u * scales + shifts + weights)) {
+    const uint64_t weights = (uint64_t)taps * n;
+    const uint32_t scales = (op->flags & WEFT_OP_PER_TENSOR) != 0 ? 1 : n, shifts = (scales + 3u) & ~3u;
+    if (weights > INT32_MAX || !in_weights(plan, op->params, 4u * n + 4u * scales + shifts + (uint32_t)weights)) {
         return WEFT_ERR_WEIGHTS;
     }
-    const uint8_t *p = plan->weights + op->params;
-    if (taps > (uint64_t)INT32_MAX / (255u * 128u)) {
+    if (taps > (uint32_t)INT32_MAX / (255u * 128u)) {
         return WEFT_ERR_OVERFLOW;
     }
-    int64_t room = (int64_t)INT32_MAX - (int64_t)(taps * 255u * 128u);
-    for (uint64_t i = 0; i < n; i++) {
-        int64_t bias = (int32_t)weft_rd32(p + 4u * i);
-        if (bias > room || -bias > room) {
+    const uint8_t *p = plan->weights + op->params;
+    const int32_t room = INT32_MAX - (int32_t)(taps * 255u * 128u);
+    for (uint32_t i = n; i > 0; i--, p += 4) {
+        const int32_t bias = (int32_t)weft_rd32(p);
+        if (bias > room || bias < -room) {
             return WEFT_ERR_OVERFLOW;
         }
     }
-    p += 4u * n;
-    for (uint64_t i = 0; i < scales; i++) {
-        int shift = (int8_t)p[4u * scales + i];
-        if ((int32_t)weft_rd32(p + 4u * i) < 0 || shift < -31 || shift > 30) {
+    const int8_t *shift = (const int8_t *)p + 4u * scales;
+    for (uint32_t i = scales; i > 0; i--, p += 4) {
+        if (!good_scale(p, *shift++, 30)) {
             return WEFT_ERR_PARAM;
         }
     }
     return WEFT_OK;
 }
 
-static int check_binary(const weft_plan_t *plan, const weft_op_t *op)
+/* ADD, SUB, MUL. */
+static int check_binary(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out)
 {
+    const weft_tensor_t *in1 = weft_tensor_at(plan, op->input1);
+    for (uint32_t axis = 0; axis < 3; axis++) {
+        const int32_t size = weft_size(out, axis), size0 = weft_size(in, axis), size1 = weft_size(in1, axis);
+        if ((size0 != size && size0 != 1) || (size1 != size && size1 != 1)) {
+            return WEFT_ERR_SHAPE;
+        }
+    }
     if (!in_weights(plan, op->params, 16)) {
         return WEFT_ERR_WEIGHTS;
     }
     const uint8_t *p = plan->weights + op->params;
-    for (uint32_t i = 0; i < 3; i++) {
-        if ((int32_t)weft_rd32(p + 4u * i) < 0) {
-            return WEFT_ERR_PARAM;
-        }
-    }
-    int shift0 = (int8_t)p[12], shift1 = (int8_t)p[13], shift_out = (int8_t)p[14], left = (int8_t)p[15];
-    if (shift0 < -31 || shift0 > 0 || shift1 < -31 || shift1 > 0 || shift_out < -31 || shift_out > 30 || left < 0 ||
-        left > 20) {
-        return WEFT_ERR_PARAM;
-    }
-    return WEFT_OK;
+    return good_scale(p, (int8_t)p[12], 0) && good_scale(p + 4, (int8_t)p[13], 0) &&
+                   good_scale(p + 8, (int8_t)p[14], 30) && p[15] <= 20
+               ? WEFT_OK
+               : WEFT_ERR_PARAM;
 }
 
 /* Every output position of a pooling operator has a tap inside the tensor, so the divisor is not zero. */
-static bool pool_has_tap(int32_t in, int32_t out, int32_t kernel, int32_t stride, int32_t dilation, int32_t pad)
+static bool pool_has_taps(const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out)
 {
-    return pad <= (kernel - 1) * dilation && (out - 1) * stride - pad < in && (dilation == 1 || in >= dilation);
+    for (uint32_t axis = 0; axis < 2; axis++) {
+        const int32_t dilation = weft_dilation(op, axis), pad = weft_pad_before(op, axis), size = weft_size(in, axis);
+        if (pad > (weft_kernel(op, axis) - 1) * dilation ||
+            (weft_size(out, axis) - 1) * weft_stride(op, axis) - pad >= size ||
+            (dilation != 1 && (size < dilation || op->opcode == WEFT_OP_AVGPOOL))) {
+            return false;
+        }
+    }
+    return in->c == out->c;
 }
 
 static int check_resize(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out)
 {
-    if (in->c != out->c) {
+    const bool by_table = (op->flags & WEFT_OP_RESIZE_TABLE) != 0;
+    const uint32_t n = (uint32_t)out->h + out->w;
+    if (in->c != out->c ||
+        (!by_table && (in->h * op->kernel_h != out->h || in->w * op->kernel_w != out->w))) {
         return WEFT_ERR_SHAPE;
     }
-    if ((op->flags & WEFT_OP_RESIZE_TABLE) == 0) {
-        return in->h * op->kernel_h == out->h && in->w * op->kernel_w == out->w ? WEFT_OK : WEFT_ERR_SHAPE;
+    if (!by_table) {
+        return WEFT_OK;
     }
-    uint32_t n = (uint32_t)(out->h + out->w);
-    if (!in_weights(plan, op->params, 2u * (uint64_t)((n + 1u) & ~1u))) {
+    if (!in_weights(plan, op->params, 2u * ((n + 1u) & ~1u))) {
         return WEFT_ERR_WEIGHTS;
     }
-    for (uint32_t i = 0; i < n; i++) {
-        int32_t source = weft_rd16(plan->weights + op->params + 2u * i);
-        if (source >= (i < (uint32_t)out->h ? in->h : in->w)) {
+    const uint8_t *p = plan->weights + op->params;
+    for (uint32_t i = 0; i < n; i++, p += 2) {
+        if (weft_rd16(p) >= (i < out->h ? in->h : in->w)) {
             return WEFT_ERR_PARAM;
         }
     }
@@ -158,95 +152,99 @@ static int check_resize(const weft_plan_t *plan, const weft_op_t *op, const weft
 
 static int check_reduce(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out)
 {
-    uint32_t axes = op->flags & (WEFT_OP_REDUCE_H | WEFT_OP_REDUCE_W);
-    if (axes == 0 || out->c != in->c || out->h != ((axes & WEFT_OP_REDUCE_H) != 0 ? 1 : in->h) ||
-        out->w != ((axes & WEFT_OP_REDUCE_W) != 0 ? 1 : in->w)) {
+    const bool h = (op->flags & WEFT_OP_REDUCE_H) != 0, w = (op->flags & WEFT_OP_REDUCE_W) != 0;
+    if (!(h || w) || out->c != in->c || out->h != (h ? 1 : in->h) || out->w != (w ? 1 : in->w)) {
         return WEFT_ERR_SHAPE;
     }
-    if ((int64_t)in->h * in->w > INT32_MAX / 256) {
+    if (in->h * in->w > INT32_MAX / 256) {
         return WEFT_ERR_OVERFLOW;
     }
-    if ((op->flags & (WEFT_OP_REDUCE_AVG | WEFT_OP_REDUCE_MAX)) == 0) {
-        if (!in_weights(plan, op->params, 8)) {
-            return WEFT_ERR_WEIGHTS;
+    if ((op->flags & (WEFT_OP_REDUCE_AVG | WEFT_OP_REDUCE_MAX)) != 0) {
+        return WEFT_OK;
+    }
+    if (!in_weights(plan, op->params, 8)) {
+        return WEFT_ERR_WEIGHTS;
+    }
+    const uint8_t *p = plan->weights + op->params;
+    return good_scale(p, (int32_t)weft_rd32(p + 4), 30) ? WEFT_OK : WEFT_ERR_PARAM;
+}
+
+static int check_softmax(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *in)
+{
+    if (!in_weights(plan, op->params, 12)) {
+        return WEFT_ERR_WEIGHTS;
+    }
+    const uint8_t *p = plan->weights + op->params;
+    const int32_t shift = (int32_t)weft_rd32(p + 4), diff_min = (int32_t)weft_rd32(p + 8);
+    if (!good_scale(p, shift, 30) || shift < 0 || diff_min > 0) {
+        return WEFT_ERR_PARAM;
+    }
+    /* Differences down to diff_min, at most 255, are shifted left; exponentials are Q12.19 sums over C. */
+    const int32_t deepest = diff_min < -255 ? 255 : -diff_min;
+    return deepest <= INT32_MAX >> shift && in->c < 4096 ? WEFT_OK : WEFT_ERR_OVERFLOW;
+}
+
+static int check_concat(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *out)
+{
+    for (uint32_t axis = 0; axis < 3; axis++) {
+        int32_t sum = 0;
+        for (uint32_t k = 0; k < op->input1; k++) {
+            const int32_t size = weft_size(weft_tensor_at(plan, weft_op_input(plan, op, k)), axis);
+            if (axis == op->kernel_h) {
+                sum += size;
+            } else if (size != weft_size(out, axis)) {
+                return WEFT_ERR_SHAPE;
+            }
         }
-        const uint8_t *p = plan->weights + op->params;
-        int32_t shift = (int32_t)weft_rd32(p + 4);
-        if ((int32_t)weft_rd32(p) < 0 || shift < -31 || shift > 30) {
-            return WEFT_ERR_PARAM;
+        if (axis == op->kernel_h && sum != weft_size(out, axis)) {
+            return WEFT_ERR_SHAPE;
         }
     }
     return WEFT_OK;
 }
 
-static int check_softmax(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *in,
-                         const weft_tensor_t *out)
-{
-    if (!same_shape(in, out)) {
-        return WEFT_ERR_SHAPE;
-    }
-    if (!in_weights(plan, op->params, 12)) {
-        return WEFT_ERR_WEIGHTS;
-    }
-    const uint8_t *p = plan->weights + op->params;
-    int32_t shift = (int32_t)weft_rd32(p + 4), diff_min = (int32_t)weft_rd32(p + 8);
-    if ((int32_t)weft_rd32(p) < 0 || shift < 0 || shift > 30 || diff_min > 0) {
-        return WEFT_ERR_PARAM;
-    }
-    /* Differences down to diff_min, at most 255, are shifted left; exponentials are Q12.19 sums over C. */
-    int64_t deepest = diff_min < -255 ? 255 : -(int64_t)diff_min;
-    return (deepest << shift) <= INT32_MAX && in->c < 4096 ? WEFT_OK : WEFT_ERR_OVERFLOW;
-}
+/*
+ * Of each opcode, the flags that it may carry, and which pairs of fields it uses: kernel, stride, dilation, padding. The
+ * others are 1, padding 0.
+ */
+#define KERNEL 0x100u
+#define PAD 0x800u
+#define WINDOW 0xf00u
 
-static int check_concat(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *out)
+static const uint16_t uses[WEFT_OPCODE_MAX + 1u] = {
+    [WEFT_OP_CONV2D] = WEFT_OP_PER_TENSOR | WINDOW,
+    [WEFT_OP_DWCONV2D] = WEFT_OP_PER_TENSOR | WINDOW,
+    [WEFT_OP_FULLY_CONNECTED] = WEFT_OP_PER_TENSOR,
+    [WEFT_OP_CONCAT] = KERNEL,
+    [WEFT_OP_PAD] = PAD,
+    [WEFT_OP_AVGPOOL] = WEFT_OP_COUNT_PAD | WINDOW,
+    [WEFT_OP_MAXPOOL] = WINDOW,
+    [WEFT_OP_REDUCE] = WEFT_OP_REDUCE_H | WEFT_OP_REDUCE_W | WEFT_OP_REDUCE_AVG | WEFT_OP_REDUCE_MAX,
+    [WEFT_OP_RESIZE] = WEFT_OP_RESIZE_TABLE | KERNEL,
+};
+
+/* What is alike for all opcodes: fields and tensor numbers. */
+static int check_fields(const weft_plan_t *plan, const weft_op_t *op)
 {
-    int32_t sum = 0;
-    for (uint32_t k = 0; k < op->input1; k++) {
-        weft_tensor_t in;
-        weft_tensor(plan, weft_op_input(plan, op, k), &in);
-        int32_t along = op->kernel_h == 0 ? in.h : op->kernel_h == 1 ? in.w : in.c;
-        if ((op->kernel_h != 0 && in.h != out->h) || (op->kernel_h != 1 && in.w != out->w) ||
-            (op->kernel_h != 2 && in.c != out->c)) {
-            return WEFT_ERR_SHAPE;
+    if (op->opcode > WEFT_OPCODE_MAX || weft_kernels[op->opcode] == NULL) {
+        return WEFT_ERR_OPCODE;
+    }
+    const uint32_t used = uses[op->opcode];
+    if ((op->flags & ~used) != 0) {
+        return WEFT_ERR_UNKNOWN;
+    }
+    const bool concat = op->opcode == WEFT_OP_CONCAT;
+    if (concat && (op->kernel_h > 2 || op->input1 - 1u >= WEFT_MAX_INPUTS || op->input0 > plan->list_count ||
+                   op->input1 > plan->list_count - op->input0)) {
+        return WEFT_ERR_INDEX;
+    }
+    for (uint32_t i = concat ? 2 : 0; i < 8; i++) {
+        const uint32_t field = ((const uint8_t *)op)[WEFT_OP_KERNEL_H + i], unused = i < 6;
+        if (field != unused && (field < unused || (used >> i / 2u & KERNEL) == 0)) {
+            return WEFT_ERR_PARAM;
         }
-        sum += along;
     }
-    return sum == (op->kernel_h == 0 ? out->h : op->kernel_h == 1 ? out->w : out->c) ? WEFT_OK : WEFT_ERR_SHAPE;
-}
-
-/* Which flags an opcode may carry. */
-static uint32_t allowed_flags(uint8_t opcode)
-{
-    switch (opcode) {
-    case WEFT_OP_CONV2D:
-    case WEFT_OP_DWCONV2D:
-    case WEFT_OP_FULLY_CONNECTED:
-        return WEFT_OP_PER_TENSOR;
-    case WEFT_OP_AVGPOOL:
-        return WEFT_OP_COUNT_PAD;
-    case WEFT_OP_REDUCE:
-        return WEFT_OP_REDUCE_H | WEFT_OP_REDUCE_W | WEFT_OP_REDUCE_AVG | WEFT_OP_REDUCE_MAX;
-    case WEFT_OP_RESIZE:
-        return WEFT_OP_RESIZE_TABLE;
-    default:
-        return 0;
-    }
-}
-
-static bool has_kernel(uint8_t opcode)
-{
-    return opcode == WEFT_OP_CONV2D || opcode == WEFT_OP_DWCONV2D || opcode == WEFT_OP_AVGPOOL ||
-           opcode == WEFT_OP_MAXPOOL;
-}
-
-static int check_op(const weft_plan_t *plan, const weft_op_t *op)
-{
-    if (op->opcode == WEFT_OP_CONCAT) {
-        if (op->kernel_h > 2 || op->input1 == 0 || op->input1 > WEFT_MAX_INPUTS || op->input0 > plan->list_count ||
-            op->input1 > plan->list_count - op->input0) {
-            return WEFT_ERR_INDEX;
-        }
-    } else if (op->kernel_h == 0 || op->kernel_w == 0) {
+    if (op->groups == 0 || (op->opcode != WEFT_OP_PAD && op->act_min > op->act_max)) {
         return WEFT_ERR_PARAM;
     }
     for (uint32_t k = 0; k < weft_op_inputs(op); k++) {
@@ -254,105 +252,59 @@ static int check_op(const weft_plan_t *plan, const weft_op_t *op)
             return WEFT_ERR_INDEX;
         }
     }
-    if (op->output >= plan->tensor_count) {
-        return WEFT_ERR_INDEX;
-    }
-    if (op->stride_h == 0 || op->stride_w == 0 || op->dilation_h == 0 || op->dilation_w == 0 || op->groups == 0 ||
-        (op->opcode != WEFT_OP_PAD && op->act_min > op->act_max)) {
-        return WEFT_ERR_PARAM;
-    }
-    if (!has_kernel(op->opcode) && (op->stride_h | op->stride_w | op->dilation_h | op->dilation_w) != 1) {
-        return WEFT_ERR_PARAM;
-    }
-    if (!has_kernel(op->opcode) && op->opcode != WEFT_OP_PAD && (op->pad_top | op->pad_left) != 0) {
-        return WEFT_ERR_PARAM;
-    }
-    if (!has_kernel(op->opcode) && op->opcode != WEFT_OP_RESIZE && op->opcode != WEFT_OP_CONCAT &&
-        (op->kernel_h != 1 || op->kernel_w != 1)) {
-        return WEFT_ERR_PARAM;
-    }
-    weft_tensor_t in, out;
-    weft_tensor(plan, weft_op_input(plan, op, 0), &in);
-    weft_tensor(plan, op->output, &out);
-    if ((out.flags & WEFT_TENSOR_CONST) != 0) {
-        return WEFT_ERR_GRAPH;
-    }
-    uint64_t area = (uint64_t)op->kernel_h * op->kernel_w;
-    switch (op->opcode) {
-    case WEFT_OP_CONV2D: {
-        if (in.c % op->groups != 0 || out.c % op->groups != 0) {
-            return WEFT_ERR_SHAPE;
-        }
-        uint64_t taps = area * (uint64_t)(in.c / op->groups);
-        return check_dense(plan, op, (uint64_t)out.c, taps, weft_mul_sat(taps, (uint64_t)out.c));
-    }
-    case WEFT_OP_DWCONV2D:
-        return out.c % in.c != 0 ? WEFT_ERR_SHAPE
-                                 : check_dense(plan, op, (uint64_t)out.c, area, area * (uint64_t)out.c);
-    case WEFT_OP_FULLY_CONNECTED:
-        return out.h != 1 || out.w != 1
-                   ? WEFT_ERR_SHAPE
-                   : check_dense(plan, op, (uint64_t)out.c, volume(&in), weft_mul_sat(volume(&in), (uint64_t)out.c));
-    case WEFT_OP_ADD:
-    case WEFT_OP_SUB:
-    case WEFT_OP_MUL: {
-        weft_tensor_t in1;
-        weft_tensor(plan, op->input1, &in1);
-        if ((in.h != out.h && in.h != 1) || (in.w != out.w && in.w != 1) || (in.c != out.c && in.c != 1) ||
-            (in1.h != out.h && in1.h != 1) || (in1.w != out.w && in1.w != 1) || (in1.c != out.c && in1.c != 1)) {
-            return WEFT_ERR_SHAPE;
-        }
-        return check_binary(plan, op);
-    }
-    case WEFT_OP_CONCAT:
-        return check_concat(plan, op, &out);
-    case WEFT_OP_PAD:
-        return in.c == out.c ? WEFT_OK : WEFT_ERR_SHAPE;
-    case WEFT_OP_AVGPOOL:
-    case WEFT_OP_MAXPOOL:
-        return in.c == out.c && (op->opcode == WEFT_OP_MAXPOOL || (op->dilation_h == 1 && op->dilation_w == 1)) &&
-                       pool_has_tap(in.h, out.h, op->kernel_h, op->stride_h, op->dilation_h, op->pad_top) &&
-                       pool_has_tap(in.w, out.w, op->kernel_w, op->stride_w, op->dilation_w, op->pad_left)
-                   ? WEFT_OK
-                   : WEFT_ERR_SHAPE;
-    case WEFT_OP_REDUCE:
-        return check_reduce(plan, op, &in, &out);
-    case WEFT_OP_LUT:
-        return !same_shape(&in, &out) ? WEFT_ERR_SHAPE : in_weights(plan, op->params, 256) ? WEFT_OK : WEFT_ERR_WEIGHTS;
-    case WEFT_OP_SOFTMAX:
-        return check_softmax(plan, op, &in, &out);
-    case WEFT_OP_RESHAPE:
-        return volume(&in) == volume(&out) ? WEFT_OK : WEFT_ERR_SHAPE;
-    case WEFT_OP_RESIZE:
-        return check_resize(plan, op, &in, &out);
-    default:
-        return WEFT_ERR_OPCODE;
-    }
+    return op->output >= plan->tensor_count                    ? WEFT_ERR_INDEX
+           : is_const(weft_tensor_at(plan, op->output)) ? WEFT_ERR_GRAPH
+                                                               : WEFT_OK;
 }
 
-int weft_verify_graph(const weft_plan_t *plan, uint64_t *op_mask, weft_error_t *err)
+int weft_check_op(const weft_plan_t *plan, const void *record, uint32_t i)
 {
-    int r = check_tensors(plan, err);
-    r = r != WEFT_OK ? r : check_ios(plan, err);
+    (void)i;
+    const weft_op_t *op = record;
+    const int r = check_fields(plan, op);
     if (r != WEFT_OK) {
         return r;
     }
-    *op_mask = 0;
-    for (uint32_t i = 0; i < plan->op_count; i++) {
-        weft_op_t op;
-        weft_op(plan, i, &op);
-        uint32_t where = weft_where(plan, plan->ops, i, WEFT_OP_SIZE);
-        if (op.opcode > WEFT_OPCODE_MAX || weft_kernels[op.opcode] == NULL) {
-            return weft_fail(err, WEFT_ERR_OPCODE, i, where);
-        }
-        if ((op.flags & ~allowed_flags(op.opcode)) != 0) {
-            return weft_fail(err, WEFT_ERR_UNKNOWN, i, where + WEFT_OP_FLAGS);
-        }
-        r = check_op(plan, &op);
-        if (r != WEFT_OK) {
-            return weft_fail(err, r, i, where);
-        }
-        *op_mask |= (uint64_t)1 << op.opcode;
+    const weft_tensor_t *in = weft_tensor_at(plan, weft_op_input(plan, op, 0)), *out = weft_tensor_at(plan, op->output);
+    const uint32_t area = (uint32_t)op->kernel_h * op->kernel_w;
+    bool agree;
+    switch (op->opcode) {
+    case WEFT_OP_CONV2D:
+        return in->c % op->groups != 0 || out->c % op->groups != 0
+                   ? WEFT_ERR_SHAPE
+                   : check_dense(plan, op, out->c, area * (uint32_t)(in->c / op->groups));
+    case WEFT_OP_DWCONV2D:
+        return out->c % in->c != 0 ? WEFT_ERR_SHAPE : check_dense(plan, op, out->c, area);
+    case WEFT_OP_FULLY_CONNECTED:
+        return out->h != 1 || out->w != 1 ? WEFT_ERR_SHAPE : check_dense(plan, op, out->c, volume(in));
+    case WEFT_OP_ADD:
+    case WEFT_OP_SUB:
+    case WEFT_OP_MUL:
+        return check_binary(plan, op, in, out);
+    case WEFT_OP_CONCAT:
+        return check_concat(plan, op, out);
+    case WEFT_OP_REDUCE:
+        return check_reduce(plan, op, in, out);
+    case WEFT_OP_RESIZE:
+        return check_resize(plan, op, in, out);
+    case WEFT_OP_LUT:
+        return !weft_same_shape(in, out)                ? WEFT_ERR_SHAPE
+               : !in_weights(plan, op->params, 256) ? WEFT_ERR_WEIGHTS
+                                                        : WEFT_OK;
+    case WEFT_OP_SOFTMAX:
+        return !weft_same_shape(in, out) ? WEFT_ERR_SHAPE : check_softmax(plan, op, in);
+    case WEFT_OP_PAD:
+        agree = in->c == out->c;
+        break;
+    case WEFT_OP_AVGPOOL:
+    case WEFT_OP_MAXPOOL:
+        agree = pool_has_taps(op, in, out);
+        break;
+    case WEFT_OP_RESHAPE:
+        agree = volume(in) == volume(out);
+        break;
+    default:
+        return WEFT_ERR_OPCODE;
     }
-    return WEFT_OK;
+    return agree ? WEFT_OK : WEFT_ERR_SHAPE;
 }

@@ -14,7 +14,7 @@
 /* Records are at least 4-byte aligned where they hold 32-bit fields and 2-byte aligned where they hold 16-bit ones. */
 static inline uint16_t weft_rd16(const uint8_t *p)
 {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#if defined(__GNUC__)
     uint16_t v;
     __builtin_memcpy(&v, __builtin_assume_aligned(p, 2), sizeof v);
     return v;
@@ -25,7 +25,7 @@ static inline uint16_t weft_rd16(const uint8_t *p)
 
 static inline uint32_t weft_rd32(const uint8_t *p)
 {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#if defined(__GNUC__)
     uint32_t v;
     __builtin_memcpy(&v, __builtin_assume_aligned(p, 4), sizeof v);
     return v;
@@ -39,20 +39,24 @@ static inline uint64_t weft_rd64(const uint8_t *p)
     return weft_rd32(p) | (uint64_t)weft_rd32(p + 4) << 32;
 }
 
-typedef struct {
-    int32_t h, w, c;
-    int32_t zero_point;
-    uint8_t flags;
-} weft_tensor_t;
-
-/* Records whose fields lie as in memory can be read in place: little-endian, and a compiler that allows the alias. */
-#if defined(__GNUC__) && defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define WEFT_IN_PLACE 1
+/*
+ * Records are read where they are: these structures are the records of docs/plan-format.md, byte for byte. The bytes may
+ * be accessed as anything.
+ */
+#if defined(__GNUC__)
 #define WEFT_RECORD __attribute__((may_alias))
 #else
-#define WEFT_IN_PLACE 0
 #define WEFT_RECORD
 #endif
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "plans are little-endian and read in place: this core is not"
+#endif
+
+typedef struct WEFT_RECORD {
+    uint16_t h, w, c;
+    int8_t zero_point;
+    uint8_t flags;
+} weft_tensor_t;
 
 typedef struct WEFT_RECORD {
     uint8_t opcode, flags;
@@ -141,9 +145,24 @@ void weft_resize(const weft_call_t *call);
 #define WEFT_COUNT_MACS(call, n) ((void)0)
 #endif
 
-/* Decoding of records that weft_open() has bounded. */
-void weft_tensor(const weft_plan_t *plan, uint32_t tensor, weft_tensor_t *out);
-void weft_op(const weft_plan_t *plan, uint32_t op, weft_op_t *out);
+/* Records that weft_open() has bounded. */
+static inline const weft_tensor_t *weft_tensor_at(const weft_plan_t *plan, uint32_t tensor)
+{
+    return (const weft_tensor_t *)(const void *)plan->graph + tensor;
+}
+static inline const weft_op_t *weft_op_at(const weft_plan_t *plan, uint32_t op)
+{
+    return (const weft_op_t *)(const void *)plan->ops + op;
+}
+/* Copies of them. */
+static inline void weft_tensor(const weft_plan_t *plan, uint32_t tensor, weft_tensor_t *out)
+{
+    *out = *weft_tensor_at(plan, tensor);
+}
+static inline void weft_op(const weft_plan_t *plan, uint32_t op, weft_op_t *out)
+{
+    *out = *weft_op_at(plan, op);
+}
 
 static inline int32_t weft_min(int32_t a, int32_t b)
 {

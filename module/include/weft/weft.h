@@ -56,6 +56,7 @@ typedef struct {
     uint32_t weights_len;
     uint16_t tensor_count, op_count, const_count, list_count;
     uint16_t stage_count, segment_count, entry_count, placed_count;
+    uint16_t io_count; /* inputs and outputs */
     uint8_t input_count, output_count;
 } weft_plan_t;
 
