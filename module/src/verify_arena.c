@@ -18,7 +18,7 @@ typedef struct {
     const weft_plan_t *plan;
     const weft_stage_t *stage;
     const weft_segment_t *segment;
-    const weft_entry_t *entry;        /* the next one */
+    const weft_entry_t *entry;            /* the next one */
     uint32_t entries_left, segments_left; /* of the segment; segments with this one */
     uint32_t part;                        /* STATE, ... */
 } walk_t;

@@ -43,9 +43,9 @@ int weft_check_const(const weft_plan_t *plan, const void *record, uint32_t i)
         return WEFT_ERR_INDEX;
     }
     const weft_tensor_t *t = weft_tensor_at(plan, n);
-    return !is_const(t)                                                        ? WEFT_ERR_GRAPH
+    return !is_const(t)                                                     ? WEFT_ERR_GRAPH
            : !in_weights(plan, weft_rd32(p + WEFT_CONST_OFFSET), volume(t)) ? WEFT_ERR_WEIGHTS
-                                                                               : WEFT_OK;
+                                                                            : WEFT_OK;
 }
 
 int weft_check_io(const weft_plan_t *plan, const void *record, uint32_t i)
@@ -53,10 +53,10 @@ int weft_check_io(const weft_plan_t *plan, const void *record, uint32_t i)
     (void)i;
     const uint8_t *p = record;
     const uint32_t n = weft_rd16(p + WEFT_IO_TENSOR);
-    return n >= plan->tensor_count                                                  ? WEFT_ERR_INDEX
-           : is_const(weft_tensor_at(plan, n))                                      ? WEFT_ERR_GRAPH
+    return n >= plan->tensor_count                                             ? WEFT_ERR_INDEX
+           : is_const(weft_tensor_at(plan, n))                                 ? WEFT_ERR_GRAPH
            : p[WEFT_IO_DTYPE] > WEFT_DTYPE_FLOAT32 || p[WEFT_IO_RESERVED] != 0 ? WEFT_ERR_UNKNOWN
-                                                                                    : WEFT_OK;
+                                                                               : WEFT_OK;
 }
 
 /* Multiplier at `p`, and its shift, which may be up to `most`. */
@@ -131,8 +131,7 @@ static int check_resize(const weft_plan_t *plan, const weft_op_t *op, const weft
 {
     const bool by_table = (op->flags & WEFT_OP_RESIZE_TABLE) != 0;
     const uint32_t n = (uint32_t)out->h + out->w;
-    if (in->c != out->c ||
-        (!by_table && (in->h * op->kernel_h != out->h || in->w * op->kernel_w != out->w))) {
+    if (in->c != out->c || (!by_table && (in->h * op->kernel_h != out->h || in->w * op->kernel_w != out->w))) {
         return WEFT_ERR_SHAPE;
     }
     if (!by_table) {
@@ -204,8 +203,8 @@ static int check_concat(const weft_plan_t *plan, const weft_op_t *op, const weft
 }
 
 /*
- * Of each opcode, the flags that it may carry, and which pairs of fields it uses: kernel, stride, dilation, padding. The
- * others are 1, padding 0.
+ * Of each opcode, the flags that it may carry, and which pairs of fields it uses: kernel, stride, dilation, padding.
+ * The others are 1, padding 0.
  */
 #define KERNEL 0x100u
 #define PAD 0x800u
@@ -252,9 +251,9 @@ static int check_fields(const weft_plan_t *plan, const weft_op_t *op)
             return WEFT_ERR_INDEX;
         }
     }
-    return op->output >= plan->tensor_count                    ? WEFT_ERR_INDEX
+    return op->output >= plan->tensor_count             ? WEFT_ERR_INDEX
            : is_const(weft_tensor_at(plan, op->output)) ? WEFT_ERR_GRAPH
-                                                               : WEFT_OK;
+                                                        : WEFT_OK;
 }
 
 int weft_check_op(const weft_plan_t *plan, const void *record, uint32_t i)
@@ -288,9 +287,9 @@ int weft_check_op(const weft_plan_t *plan, const void *record, uint32_t i)
     case WEFT_OP_RESIZE:
         return check_resize(plan, op, in, out);
     case WEFT_OP_LUT:
-        return !weft_same_shape(in, out)                ? WEFT_ERR_SHAPE
+        return !weft_same_shape(in, out)            ? WEFT_ERR_SHAPE
                : !in_weights(plan, op->params, 256) ? WEFT_ERR_WEIGHTS
-                                                        : WEFT_OK;
+                                                    : WEFT_OK;
     case WEFT_OP_SOFTMAX:
         return !weft_same_shape(in, out) ? WEFT_ERR_SHAPE : check_softmax(plan, op, in);
     case WEFT_OP_PAD:

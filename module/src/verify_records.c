@@ -65,7 +65,10 @@ typedef struct {
     int (*check)(const weft_plan_t *plan, const void *record, uint32_t i);
 } kind_t;
 
-#define KIND(base, count, size, check) {offsetof(weft_plan_t, base), offsetof(weft_plan_t, count), size, check}
+#define KIND(base, count, size, check)                                                                                 \
+    {                                                                                                                  \
+        offsetof(weft_plan_t, base), offsetof(weft_plan_t, count), size, check                                         \
+    }
 
 static const kind_t kinds[] = {
     KIND(graph, tensor_count, WEFT_TENSOR_SIZE, weft_check_tensor),

@@ -83,8 +83,7 @@ int weft_verify_replay(const weft_plan_t *plan, weft_error_t *err)
             if (cur == stage->segment_count) {
                 break;
             }
-            if (next >= 0 && cur + 1u == stage->segment_count && y->flags != 0 &&
-                !writes_dead(plan, stage, state, y)) {
+            if (next >= 0 && cur + 1u == stage->segment_count && y->flags != 0 && !writes_dead(plan, stage, state, y)) {
                 next = WEFT_ERR_OVERLAP;
                 entry = sink;
             }

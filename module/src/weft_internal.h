@@ -40,8 +40,8 @@ static inline uint64_t weft_rd64(const uint8_t *p)
 }
 
 /*
- * Records are read where they are: these structures are the records of docs/plan-format.md, byte for byte. The bytes may
- * be accessed as anything.
+ * Records are read where they are: these structures are the records of docs/plan-format.md, byte for byte. The bytes
+ * may be accessed as anything.
  */
 #if defined(__GNUC__)
 #define WEFT_RECORD __attribute__((may_alias))
