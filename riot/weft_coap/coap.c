@@ -9,22 +9,18 @@
 #include "net/nanocoap.h"
 #include "weft/weft_service.h"
 #include "weft/weft_smp.h"
-
-#include "weft_format.h"
+#include "weft/weft_upload.h"
 
 /* The longest reply is that of `state`. */
 #define REPLY_MAX 256u
 /* Content-Format and Block1, each with its first byte, and the payload marker. */
 #define OPTIONS_MAX 8u
 
-/* Both are used with the update core's lock only. */
+/* All are used with the update core's lock only. */
 static weft_smp_t smp;
-static struct {
-    uint32_t token; /* 0: the head is being collected, or there is nothing to do */
-    uint32_t end;   /* offset behind the last block of a plan that is done with; 0: none is */
-    int result;     /* of that plan */
-    bool there;     /* the device has this plan: blocks are not looked at */
-} upload;
+static weft_upload_t upload = {.head = smp.head};
+static uint32_t upload_end; /* offset behind the last block of a plan that is done with; 0: none is */
+static int upload_result;   /* of that plan */
 
 /* ---------------------------------------------------------------- replies */
 
@@ -160,59 +156,21 @@ typedef struct {
     bool last;
 } block_t;
 
-/* Takes the head's bytes from a block; begins when all are there. */
-static int collect(weft_update_t *update, const block_t *b)
-{
-    if (b->offset == 0) {
-        memset(&upload, 0, sizeof upload);
-        smp.head_len = 0;
-        smp.head_total = WEFT_HEADER_SECTION_COUNT + 1u;
-    }
-    while (b->offset <= smp.head_len && b->offset + b->len > smp.head_len && smp.head_len < smp.head_total) {
-        uint8_t *head = (uint8_t *)smp.head;
-        head[smp.head_len] = b->data[smp.head_len - b->offset];
-        if (smp.head_len == WEFT_HEADER_SECTION_COUNT) {
-            smp.head_total = WEFT_UPDATE_HEAD_LEN((uint32_t)head[smp.head_len]);
-            if (smp.head_total > sizeof smp.head) {
-                return WEFT_ERR_ARG;
-            }
-        }
-        smp.head_len++;
-    }
-    if (smp.head_total == 0 || b->offset > smp.head_len || (b->last && smp.head_len < smp.head_total)) {
-        return WEFT_ERR_OFFSET;
-    }
-    if (smp.head_len < smp.head_total) {
-        return WEFT_OK;
-    }
-    weft_transfer_t t;
-    int r = weft_update_begin(update, smp.head, smp.head_total, 0, &t, NULL);
-    smp.head_len = smp.head_total = 0;
-    upload.token = t.token;
-    upload.there = r == WEFT_OK && t.token == 0;
-    return r;
-}
-
 static int take_block(weft_update_t *update, void *ctx)
 {
     const block_t *b = ctx;
-    weft_transfer_t t;
     uint32_t end = b->offset + b->len;
-    if (b->last && upload.end != 0 && end == upload.end) {
-        return upload.result; /* the reply was lost */
+    if (b->last && upload_end != 0 && end == upload_end) {
+        return upload_result; /* the reply was lost */
     }
-    int r = b->offset == 0 || (upload.token == 0 && !upload.there) ? collect(update, b) : WEFT_OK;
-    if (r == WEFT_OK && upload.token != 0) {
-        r = weft_update_write(update, upload.token, b->offset, b->data, b->len, &t);
-        r = r == WEFT_OK && b->last ? weft_update_finish(update, upload.token, NULL) : r;
-    }
+    /* A head that commands were collecting is lost; they begin it anew. */
+    smp.head_len = smp.head_total = 0;
+    upload_end = 0;
+    int r = weft_upload_write(update, &upload, b->offset, b->data, b->len);
     if (r == WEFT_OK && b->last) {
-        upload.end = end;
-    }
-    if (b->last || (r != WEFT_OK && r != WEFT_ERR_OFFSET)) {
-        upload.result = r;
-        upload.token = 0;
-        upload.there = false;
+        upload_result = weft_upload_finish(update, &upload);
+        upload_end = end;
+        r = upload_result;
     }
     return r;
 }

@@ -6,6 +6,10 @@
 #include "msg.h"
 #include "shell.h"
 
+#if IS_USED(MODULE_WEFT_SUIT)
+#include "suit/storage.h"
+#endif
+
 /* The shell's network commands get packets by messages. */
 #define QUEUE 8
 
@@ -25,6 +29,9 @@ int main(void)
     static msg_t queue[QUEUE];
     char line[SHELL_DEFAULT_BUFSIZE];
     msg_init_queue(queue, QUEUE);
+#if IS_USED(MODULE_WEFT_SUIT)
+    suit_storage_init_all();
+#endif
     puts("update: try `ifconfig`, `weft slots`, `digits`; plans are taken by CoAP");
     shell_run(NULL, line, sizeof line);
     return 0;
