@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Plans as SUIT payloads. Every call of SUIT's is one look into the update core, which decides; the sequence number is the
- * core's version floor, so that nothing else has to be kept.
+ * Plans as SUIT payloads. Every call of SUIT's is one look into the update core, which decides; the sequence number is
+ * the core's version floor, so that nothing else has to be kept.
  */
 #include <inttypes.h>
 #include <string.h>

@@ -181,10 +181,14 @@ class Console:
         # Native and QEMU may ignore a polite signal.
         self.kill()
 
-    def kill(self) -> None:
-        """End it at once, wherever it is."""
+    def stab(self) -> None:
+        """End the process at once, in the middle of whatever it does."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._child.pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """End it at once and forget it."""
+        self.stab()
         self._child.close(force=True)
 
     def until(self, pattern: str) -> str:
