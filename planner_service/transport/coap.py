@@ -62,11 +62,11 @@ class CoapTransport(CommandTransport):
     async def close(self) -> None:
         await self._context.shutdown()
 
-    async def ask(self, doing: str, command: Command, members: Reply) -> tuple[Reply, bool]:
+    async def ask(self, doing: str, command: Command, members: Reply) -> Reply:
         async with self._lock:
             return await self._exchange(doing, command, members)
 
-    async def _exchange(self, doing: str, command: Command, members: Reply) -> tuple[Reply, bool]:
+    async def _exchange(self, doing: str, command: Command, members: Reply) -> Reply:
         slow = command in SLOW
         patience = self._pace.patience(slow)
         started = time.monotonic()
@@ -85,7 +85,7 @@ class CoapTransport(CommandTransport):
                         if task.exception() is None:
                             if sends == 1:
                                 self._pace.measure(time.monotonic() - sent)
-                            return _body(task.result(), doing), sends > 1
+                            return _body(task.result(), doing)
                 # All copies failed at once, as where no route is known yet: not in a busy loop.
                 await asyncio.sleep(max(0.0, until - time.monotonic()))
                 wait = self._pace.next_wait(wait)

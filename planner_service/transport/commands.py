@@ -84,10 +84,9 @@ class CommandTransport(Transport):
     _digest = b""
 
     @abc.abstractmethod
-    async def ask(self, doing: str, command: Command, members: Reply) -> tuple[Reply, bool]:
-        """The device's reply, and whether the request was sent more than once. ``doing``: for messages.
-        TransportError: UNREACHABLE if there is none for the settings' patience, DEVICE for the protocol's own
-        errors."""
+    async def ask(self, doing: str, command: Command, members: Reply) -> Reply:
+        """The device's reply. ``doing``: for messages. TransportError: UNREACHABLE if there is none for the settings'
+        patience, DEVICE for the protocol's own errors."""
 
     async def state(self) -> State:
         reply = await self._call("reading the state", Command.STATE)
@@ -136,21 +135,27 @@ class CommandTransport(Transport):
         await self._once("ending the session", Command.ABORT, EngineError.TOKEN, ended, {"token": token})
 
     async def test(self) -> None:
+        before = await self.state()
+
         async def ordered() -> bool:
-            return (await self.state()).state is not SlotState.STAGED
+            return before.state is SlotState.STAGED and (await self.state()).state is not SlotState.STAGED
 
         await self._once("ordering the trial", Command.TEST, EngineError.STATE, ordered)
 
     async def confirm(self) -> None:
+        before = await self.state()
+
         async def confirmed() -> bool:
-            state = await self.state()
-            return state.state in (SlotState.OLD, SlotState.EMPTY) and state.running == state.active
+            return before.in_trial and (await self.state()).active == before.running
 
         await self._once("confirming the plan", Command.CONFIRM, EngineError.STATE, confirmed)
 
     async def revert(self) -> None:
+        before = await self.state()
+
         async def reverted() -> bool:
-            return (await self.state()).state is SlotState.REVERTED
+            given_up = (await self.state()).state is SlotState.REVERTED
+            return given_up and before.state in (SlotState.STAGED, SlotState.TRIAL)
 
         await self._once("reverting", Command.REVERT, EngineError.STATE, reverted)
 
@@ -162,7 +167,7 @@ class CommandTransport(Transport):
         return Stats(**{name: _number(reply, name) for name in ("slot_erases", "state_erases", "records")})
 
     async def _call(self, doing: str, command: Command, members: Reply | None = None) -> Reply:
-        reply, _ = await self.ask(doing, command, members or {})
+        reply = await self.ask(doing, command, members or {})
         check(reply, doing)
         return reply
 
@@ -174,13 +179,13 @@ class CommandTransport(Transport):
         done: Callable[[], Awaitable[bool]],
         members: Reply | None = None,
     ) -> None:
-        """A command that the device can do once. Where it was sent again and the answer is ``repeated``, the first one
-        may have got through: ``done`` finds out."""
-        reply, resent = await self.ask(doing, command, members or {})
+        """A command that the device can do once. Where it came twice, because we or the line repeated it, the answer
+        may be ``repeated`` although the first one got through: ``done`` finds out."""
+        reply = await self.ask(doing, command, members or {})
         try:
             check(reply, doing)
         except TransportError as error:
-            if not (resent and error.device is repeated and await done()):
+            if error.device is not repeated or not await done():
                 raise
 
 

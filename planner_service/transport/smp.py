@@ -111,9 +111,9 @@ class SmpTransport(CommandTransport):
 
     async def negotiate(self) -> None:
         """Ask what a packet may hold, and choose the chunk by it."""
-        reply, _ = await self._ask("connecting", _OS_GROUP, OP.READ, _OS_PARAMETERS, {}, slow=False)
+        reply = await self._ask("connecting", _OS_GROUP, OP.READ, _OS_PARAMETERS, {}, slow=False)
         size = reply.get("buf_size")
-        packet = _PACKET_BYTES
+        packet = min(_PACKET_BYTES, self._line.max_unencoded_size)
         if isinstance(size, int) and size > _OVERHEAD:
             with contextlib.suppress(ValueError):  # a serial line says so where the buffer holds no frame
                 self._line.initialize(size)
@@ -127,23 +127,19 @@ class SmpTransport(CommandTransport):
 
     # ------------------------------------------------------------ requests
 
-    async def ask(self, doing: str, command: Command, members: Reply) -> tuple[Reply, bool]:
+    async def ask(self, doing: str, command: Command, members: Reply) -> Reply:
         op = OP.READ if command in READING else OP.WRITE
-        reply, resent = await self._ask(doing, GROUP, op, command, members, slow=command in SLOW)
+        reply = await self._ask(doing, GROUP, op, command, members, slow=command in SLOW)
         if reply.get("rc", 0) != 0:
             raise _mgmt_error(reply, doing)
-        return reply, resent
+        return reply
 
-    async def _ask(
-        self, doing: str, group: int, op: OP, command: int, members: Reply, *, slow: bool
-    ) -> tuple[Reply, bool]:
+    async def _ask(self, doing: str, group: int, op: OP, command: int, members: Reply, *, slow: bool) -> Reply:
         """The reply's map. TransportError(UNREACHABLE) if there is none for the settings' patience."""
         async with self._lock:
             return await self._exchange(doing, group, op, command, members, slow)
 
-    async def _exchange(
-        self, doing: str, group: int, op: OP, command: int, members: Reply, slow: bool
-    ) -> tuple[Reply, bool]:
+    async def _exchange(self, doing: str, group: int, op: OP, command: int, members: Reply, slow: bool) -> Reply:
         self._sequence = (self._sequence + 1) % 256
         body = cbor2.dumps(dict(members))
         header = Header(op, Version.V2, Flag(0), len(body), group, self._sequence, command)
@@ -168,7 +164,7 @@ class SmpTransport(CommandTransport):
             else:
                 if sends == 1:
                     self._pace.measure(time.monotonic() - sent)
-                return reply, sends > 1
+                return reply
         raise TransportError(
             Code.UNREACHABLE,
             f"{doing}: {self.address} has not answered for {patience:g} s",
