@@ -22,6 +22,7 @@ help:
 	@echo "make engine     the engine and the search for the host: $(LIB), $(LIB_SAN), $(SEARCH)"
 	@echo "make test-zephyr  the Zephyr module's samples and suites on emulated boards; needs a Zephyr tree"
 	@echo "make test-riot  the RIOT module's samples and suites, native, in QEMU, compiled; needs a RIOT tree"
+	@echo "make bench-riot  updates over CoAP whose board is killed two hundred times"
 	@echo "make lint       style, types and stale generated files"
 	@echo "make bench-planner  the planner's tables beside the peers' numbers, each plan executed: build/bench/planner.json"
 	@echo "make bench-update  power cuts of the update core, a million and more: build/bench/update.json"
@@ -169,11 +170,21 @@ bench-update: setup $(BUILD)/.apt-test engine
 test-zephyr: setup engine
 	WEFT_TEST_ZEPHYR=1 $(VENV)/bin/python -m pytest -s -v tests/test_zephyr.py tests/test_zephyr_update.py $(PYTEST_ARGS)
 
-# Every board of the RIOT samples; needs a RIOT tree in RIOTBASE or ~/RIOT. The table tells what was built and what ran.
-.PHONY: test-riot
+# Every board of the RIOT samples, with every RIOT tree of RIOT_TREES. The tables tell what was built and what ran.
+RIOT_TREES ?= $(or $(RIOTBASE),$(wildcard $(HOME)/RIOT $(HOME)/RIOT-20*))
+RIOT_TESTS := tests/test_riot.py tests/test_riot_update.py
+.PHONY: test-riot bench-riot
 test-riot: setup engine
-	rm -f $(BUILD)/riot/results.json
-	WEFT_RIOT_BOARDS=all timeout $(TEST_TIMEOUT) $(VENV)/bin/python -m pytest tests/test_riot.py $(PYTEST_ARGS)
+	@test -n "$(RIOT_TREES)" || { echo "clone https://github.com/RIOT-OS/RIOT to ~/RIOT or set RIOTBASE"; exit 1; }
+	rm -f $(BUILD)/riot/*/results.json
+	@failed=0; for tree in $(RIOT_TREES); do \
+	    RIOTBASE=$$tree WEFT_RIOT_BOARDS=all timeout $(TEST_TIMEOUT) $(VENV)/bin/python -m pytest $(RIOT_TESTS) \
+	        $(PYTEST_ARGS) || failed=1; \
+	done; $(VENV)/bin/python tests/test_riot.py; exit $$failed
+
+# Two hundred kills of the process amid updates.
+bench-riot: setup engine
+	WEFT_RIOT_KILLS=200 timeout $(TEST_TIMEOUT) $(VENV)/bin/python -m pytest tests/test_riot_update.py -k killed $(PYTEST_ARGS)
 	$(VENV)/bin/python tests/test_riot.py
 
 # Five models by five schedules on five emulated cores: minutes.

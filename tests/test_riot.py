@@ -37,10 +37,11 @@ MODELS = ROOT / "samples" / "models"
 RESULTS = driver.BUILD / "results.json"
 SAMPLES = ("hello_plan", "switch")
 MODULE_LIMIT = 6 << 10  #: bytes of flash that the module may add to engine and update core
+COAP_LIMIT = 8 << 10  #: bytes of flash that updates over CoAP may add, without nanoCoAP and the network
 DIGITS_HEADER = ROOT / "samples" / "zephyr" / "common" / "digits.h"
 
-CHOSEN = os.environ.get("WEFT_RIOT_BOARDS", "native64").replace(",", " ").split()
-BOARDS = list(driver.BOARDS) if CHOSEN == ["all"] else CHOSEN
+_NAMED = os.environ.get("WEFT_RIOT_BOARDS", "native64").replace(",", " ").split()
+CHOSEN = list(driver.BOARDS) if _NAMED == ["all"] else _NAMED
 
 
 def _board(name: str) -> Any:
@@ -48,8 +49,8 @@ def _board(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.skipif(bool(lacking), reason="; ".join(lacking)))
 
 
-BUILT = [_board(name) for name in BOARDS]
-RUN = [_board(name) for name in BOARDS if driver.BOARDS[name].emulator is not None]
+BUILT = [_board(name) for name in CHOSEN]
+RUN = [_board(name) for name in CHOSEN if driver.BOARDS[name].emulator is not None]
 
 
 def record(board: str, what: str, result: str) -> None:
@@ -126,6 +127,19 @@ def test_sample_builds(sample: str, board: str) -> None:
     assert 0 < found["module"].flash <= MODULE_LIMIT
     assert found["engine"].ram == found["update core"].ram == 0
     assert 0 <= found["module"].ram - driver.BOARDS[board].arena <= 2048
+
+
+@pytest.mark.parametrize("board", [param for param in BUILT if driver.BOARDS[str(param.values[0])].network])
+def test_update_sample_builds(board: str) -> None:
+    lacking = driver.unfetchable("zcbor")
+    if lacking:
+        pytest.skip("; ".join(lacking))
+    firmware = driver.elf("update", board)
+    record(board, "update", "built")
+    if not driver.BOARDS[board].native:
+        found = sizes(firmware.with_suffix(".map"))["CoAP"]
+        record(board, "CoAP", f"{found.flash}+{found.ram}")
+        assert 0 < found.flash <= COAP_LIMIT
 
 
 @pytest.mark.parametrize("board", BUILT)
@@ -307,16 +321,14 @@ def test_riots_own_way(board: str, application: str) -> None:
     driver.make(application, board, "test")
 
 
-def main() -> int:
-    """Print the table of the last run."""
-    if not RESULTS.exists():
-        print("nothing was run yet: make test-riot")
-        return 1
-    table: dict[str, dict[str, str]] = json.loads(RESULTS.read_text())
+def tables(results: Path) -> str:
+    """The results of the last run with one RIOT version."""
+    table: dict[str, dict[str, str]] = json.loads(results.read_text())
     bad = [f"slot {case}" for case in BAD_SLOTS]
-    rows = [("board", "hello_plan", "switch", "one firmware, two models", "bad slots named", "embUnit")]
-    owners = ("engine", "update core", "module", "shell", "system")
-    memory = [("board", *(f"{owner} flash+RAM" for owner in owners))]
+    rows = [("board", "hello_plan", "switch", "update", "one firmware, two models", "bad slots named", "embUnit")]
+    owners = ("engine", "update core", "module", "shell", "CoAP", "system")
+    memory = [("flash+RAM, bytes", *owners)]
+    air = [("board", "30 % loss", "killed", "SUIT")]
     for board in (name for name in driver.BOARDS if name in table):
         found = table[board]
         named = sum(case in found for case in bad)
@@ -325,18 +337,33 @@ def main() -> int:
                 board,
                 found.get("hello_plan", "-"),
                 found.get("switch", "-"),
+                found.get("update", "-"),
                 "yes" if "two models" in found else "-",
                 f"{named} of {len(bad)}" if named else "-",
                 found.get("embUnit", "-"),
             )
         )
         if "module" in found:
-            memory.append((board, *(found[owner] for owner in owners)))
-    for block in (rows, memory):
+            memory.append((board, *(found.get(owner, "-") for owner in owners)))
+        if "30 % loss" in found:
+            air.append((board, found["30 % loss"], found.get("kills", "-"), found.get("SUIT", "-")))
+    text = [f"RIOT {results.parent.name}", ""]
+    for block in (rows, air, memory):
         widths = [max(len(row[column]) for row in block) for column in range(len(block[0]))]
         for row in block:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        print()
+            text.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        text.append("")
+    return "\n".join(text)
+
+
+def main() -> int:
+    """Print the tables of the last runs."""
+    found = sorted(driver.BUILDS.glob("*/results.json"))
+    if not found:
+        print("nothing was run yet: make test-riot")
+        return 1
+    for results in found:
+        print(tables(results))
     return 0
 
 

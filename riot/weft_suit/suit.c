@@ -15,7 +15,7 @@
 #include "xfa.h"
 
 #ifndef CONFIG_WEFT_SUIT_COMPONENT
-#define CONFIG_WEFT_SUIT_COMPONENT "/weft_plan"
+#define CONFIG_WEFT_SUIT_COMPONENT "/weft_model"
 #endif
 
 XFA_USE(suit_storage_t *, suit_storage_reg);

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import importlib.util
 import os
 import re
 import shutil
@@ -24,7 +26,8 @@ import pexpect
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-BUILD = ROOT / "build" / "riot"
+#: A folder per RIOT version.
+BUILDS = ROOT / "build" / "riot"
 BUILD_SECONDS = 600
 PROMPT = "\n> "
 ERASED = 0xFF
@@ -41,7 +44,8 @@ APPLICATIONS = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
     """``target``: the planner's name. Bytes: of the arena and of a slot as samples/riot/Makefile.common sets them, and
-    where slot a is (``None``: in a file). ``emulator``: how to start it, ``None``: it is not run here."""
+    where slot a is (``None``: in a file). ``emulator``: how to start it, ``None``: it is not run here. ``network``:
+    RIOT has a device of this board that `samples/riot/update` can use."""
 
     name: str
     target: str
@@ -50,6 +54,7 @@ class Board:
     slot: int
     address: int | None
     emulator: tuple[str, ...] | None
+    network: bool = False
 
     @property
     def native(self) -> bool:
@@ -60,7 +65,16 @@ _QEMU = ("qemu-system-arm", "-machine", "microbit", "-nographic", "-monitor", "n
 _ARM = "arm-none-eabi-gcc"
 
 BOARDS: Mapping[str, Board] = {
-    name: Board(name=name, target=target, compiler=compiler, arena=arena, slot=slot, address=address, emulator=emulator)
+    name: Board(
+        name=name,
+        target=target,
+        compiler=compiler,
+        arena=arena,
+        slot=slot,
+        address=address,
+        emulator=emulator,
+        network=name in ("native64", "native32", "nrf52840dk", "samr21-xpro"),
+    )
     for name, target, compiler, arena, slot, address, emulator in (
         ("native64", "native", "gcc", 16384, 65536, None, ()),
         ("native32", "native", "gcc", 16384, 65536, None, ()),
@@ -86,6 +100,48 @@ def riot_base() -> Path:
     return Path(os.environ.get("RIOTBASE") or Path.home() / "RIOT")
 
 
+def riot_version() -> str:
+    """Of the tree, "none" without one."""
+    try:
+        found = re.search(r"RIOT_VERSION *= *(\S+)", (riot_base() / "VERSION").read_text())
+    except FileNotFoundError:
+        return "none"
+    return found.group(1) if found else "unknown"
+
+
+BUILD = BUILDS / riot_version()
+
+#: RIOT's packages that builds need: where they come from.
+PACKAGE_URLS = {
+    "micro-ecc": "https://github.com/kmackay/micro-ecc.git",
+    "zcbor": "https://github.com/NordicSemiconductor/zcbor",
+    "nanocbor": "https://github.com/bergzand/nanocbor",
+    "libcose": "https://github.com/bergzand/libcose",
+    "hacl": "https://github.com/RIOT-OS-pkgmirror/hacl-c_archived",
+}
+
+
+@functools.cache
+def fetchable(package: str) -> bool:
+    """RIOT has fetched a package, or can."""
+    if (riot_base() / "build" / "pkg" / package / ".pkg-state.git-prepared").exists():
+        return True
+    command = ["git", "ls-remote", PACKAGE_URLS[package], "HEAD"]
+    with contextlib.suppress(subprocess.TimeoutExpired, FileNotFoundError):
+        env = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+        return subprocess.run(command, capture_output=True, env=env, timeout=20, check=False).returncode == 0
+    return False
+
+
+def unfetchable(*packages: str) -> list[str]:
+    """Packages that lack, each with what to do. zcbor is in its Python package as well."""
+    return [
+        f"RIOT's package {name} cannot be fetched from {PACKAGE_URLS[name]}: connect, or redirect it by git's insteadOf"
+        for name in packages
+        if not fetchable(name) and name != "zcbor"
+    ]
+
+
 def missing(board: str) -> list[str]:
     """What lacks for building, and if it can be, for running a board; each with what to do."""
     needed = ["make", BOARDS[board].compiler, *(BOARDS[board].emulator or ())[:1]]
@@ -107,21 +163,28 @@ def environment() -> dict[str, str]:
     env = {n: v for n, v in os.environ.items() if n not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "BOARD")}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     env["RIOTBASE"] = str(riot_base())
+    # Keys of SUIT's without questions.
+    env["RIOT_CI_BUILD"] = "1"
+    codec = importlib.util.find_spec("zcbor")
+    if not fetchable("zcbor") and codec is not None and codec.origin is not None:
+        env["PKG_SOURCE_LOCAL_ZCBOR"] = str(Path(codec.origin).parent)
     return env
 
 
-def build_folder(application: str, board: str, key: Path | None = None) -> Path:
-    return BUILD / (application if key is None else f"{application}-signed") / board
+def build_folder(application: str, board: str, variant: str = "") -> Path:
+    return BUILD / (f"{application}-{variant}" if variant else application) / board
 
 
-def make(application: str, board: str, *goals: str, key: Path | None = None) -> str:
-    """Run make in an application for a board; its output. ``key``: C source of the public key that plans must be signed
-    with. Raises AssertionError with the output if it fails."""
-    folder = build_folder(application, board, key).parent
+def make(
+    application: str, board: str, *goals: str, variant: str = "", variables: Mapping[str, str] | None = None
+) -> str:
+    """Run make in an application for a board; its output. ``variables``: for make; a ``variant`` with others has a
+    folder of its own. Raises AssertionError with the output if it fails."""
+    folder = build_folder(application, board, variant).parent
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         "make", "-C", str(APPLICATIONS[application]), f"BOARD={board}", f"BINDIRBASE={folder}", "QUIET=1",
-        *([] if key is None else [f"WEFT_KEY={key}"]), *goals,
+        *(f"{name}={value}" for name, value in (variables or {}).items()), *goals,
     ]  # fmt: skip
     # RIOT unpacks its packages into its own tree: one build at a time.
     with (BUILD / "lock").open("w") as lock:
@@ -134,10 +197,10 @@ def make(application: str, board: str, *goals: str, key: Path | None = None) -> 
     return done.stdout
 
 
-def elf(application: str, board: str, key: Path | None = None) -> Path:
+def elf(application: str, board: str, variant: str = "", variables: Mapping[str, str] | None = None) -> Path:
     """The application's firmware, built."""
-    make(application, board, "all", key=key)
-    (found,) = build_folder(application, board, key).glob("*.elf")
+    make(application, board, "all", variant=variant, variables=variables)
+    (found,) = build_folder(application, board, variant).glob("*.elf")
     return found
 
 
@@ -199,6 +262,10 @@ class Console:
     def start(self) -> str:
         """What is printed until the shell's first prompt."""
         return self.until(r"(?:\n|^)> ")
+
+    def type(self, command: str) -> None:
+        """Type a shell command and wait for nothing."""
+        self._child.send(command + "\n")
 
     def send(self, command: str) -> str:
         """The answer to a shell command."""

@@ -15,6 +15,8 @@ OWNERS = {
     "weft_update": "update core",
     "weft": "module",
     "weft_shell": "shell",
+    "weft_coap": "CoAP",
+    "zcbor": "CoAP",
 }
 SYSTEM = "system"
 _SECTION = re.compile(r"^ (\.[^\s*]+|COMMON)(?:\s+|\n\s+)0x([0-9a-f]+)\s+0x([0-9a-f]+)\s+(\S+)$", re.MULTILINE)
