@@ -125,13 +125,20 @@ def sign_header(plan: bytes, pem: bytes, password: str | None = None) -> bytes:
 
 
 def unsign(plan: bytes) -> bytes:
-    """The plan without its signature. PlannerError(BAD_PLAN): no plan."""
+    """The plan without its signature, as the planner made it. PlannerError(BAD_PLAN): no plan."""
+    return with_signature(plan, SignatureRecord(algorithm=UNSIGNED, key_id=0).pack())
+
+
+def signature(plan: bytes) -> bytes:
+    """The plan's signature record. PlannerError(BAD_PLAN): no plan."""
     end = _header_len(plan)
-    return (
-        plan[:end]
-        + SignatureRecord(algorithm=UNSIGNED, key_id=0, value=bytes(_VALUE_LEN)).pack()
-        + plan[end + SIGNATURE_LEN :]
-    )
+    return plan[end : end + SIGNATURE_LEN]
+
+
+def with_signature(plan: bytes, record: bytes) -> bytes:
+    """The plan with another signature record of 72 bytes. PlannerError(BAD_PLAN): no plan."""
+    end = _header_len(plan)
+    return plan[:end] + record + plan[end + SIGNATURE_LEN :]
 
 
 def verify(plan: bytes, public: bytes) -> None:

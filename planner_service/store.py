@@ -20,10 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from planner_service.devices import Device, check_name
 from planner_service.errors import Code, PlannerError
 
 Kind = Literal["models", "plans"]
 
+#: Registered devices at most.
+MAX_DEVICES = 10_000
 #: Uploads that may be unfinished at once, and how long one may rest before it is dropped.
 MAX_PARTIAL = 64
 PARTIAL_SECONDS = 7 * 24 * 3600
@@ -59,7 +62,7 @@ class Store:
         self.limits = limits or Limits()
         self._mutex = threading.RLock()
         try:
-            for name in ("models", "plans", "partial", "lines", "tmp"):
+            for name in ("models", "plans", "partial", "lines", "devices", "tmp"):
                 (path / name).mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -202,7 +205,44 @@ class Store:
                 self._write(path, json.dumps({"line": line, "last": claimed}).encode())
             return claimed
 
+    # ------------------------------------------------------------ devices
+
+    def put_device(self, device: Device, *, replace: bool) -> None:
+        """Register a checked device. BAD_REQUEST if there is one of this name and it is not to be replaced."""
+        with self._mutex, self._disk():
+            path = self._device(device.name)
+            if path.exists() and not replace:
+                raise PlannerError(
+                    Code.BAD_REQUEST, f"there is a device {device.name!r} already", hint="replace it with --force"
+                )
+            if not path.exists() and len(list(path.parent.iterdir())) >= MAX_DEVICES:
+                raise PlannerError(Code.TOO_LARGE, f"{MAX_DEVICES} devices are registered", hint="remove some")
+            self._write(path, json.dumps(device.to_json(), sort_keys=True).encode())
+
+    def device(self, name: str) -> Device:
+        """A registered device, or NOT_FOUND."""
+        try:
+            return Device.from_json(json.loads(self._device(name).read_bytes()))
+        except FileNotFoundError as error:
+            raise _no_device(name) from error
+
+    def devices(self) -> tuple[Device, ...]:
+        """All devices by name."""
+        with self._mutex, self._disk():
+            return tuple(self.device(path.stem) for path in sorted((self.path / "devices").glob("*.json")))
+
+    def remove_device(self, name: str) -> None:
+        """Forget a device; NOT_FOUND if there is none."""
+        with self._mutex, self._disk():
+            try:
+                self._device(name).unlink()
+            except FileNotFoundError as error:
+                raise _no_device(name) from error
+
     # ------------------------------------------------------------ disk
+
+    def _device(self, name: str) -> Path:
+        return self.path / "devices" / f"{check_name(name)}.json"
 
     def _blob(self, kind: Kind, digest: str) -> Path:
         return self.path / kind / f"{digest}.bin"
@@ -266,6 +306,10 @@ class Store:
 def too_large(size: int, limit: int) -> PlannerError:
     """A model over the limit."""
     return PlannerError(Code.TOO_LARGE, f"the model has {size} bytes, the limit is {limit}", hint="use a smaller model")
+
+
+def _no_device(name: str) -> PlannerError:
+    return PlannerError(Code.NOT_FOUND, f"no device {name!r} is registered", hint="see `weft device list`")
 
 
 def _unusable(path: Path, error: OSError) -> PlannerError:

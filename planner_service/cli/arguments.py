@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from planner_service.cli import device, flash, keys, look, plan, profile, run, serve
 from planner_service.errors import CATALOGUE
@@ -81,9 +82,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     common.add_argument("--debug", action="store_true", help="show tracebacks of internal errors")
     remote = argparse.ArgumentParser(add_help=False)
     remote.add_argument("--server", metavar="HOST:PORT", help="let this daemon do it (default: in this process)")
+    registry = argparse.ArgumentParser(add_help=False)
+    registry.add_argument(
+        "--server", metavar="HOST:PORT", default=serve.LISTEN, help="daemon with the devices (default: %(default)s)"
+    )
 
-    def add(name: str, function: object, help_: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        command = commands.add_parser(
+    def add(
+        name: str, function: object, help_: str, *parents: argparse.ArgumentParser, to: Any = commands
+    ) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = to.add_parser(
             name,
             help=help_,
             description=help_[0].upper() + help_[1:] + ".",
@@ -95,7 +102,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
     planning = argparse.ArgumentParser(add_help=False)
     planning.add_argument("model", metavar="MODEL", type=Path, help=".tflite or .onnx, int8 or uint8")
-    planning.add_argument("--target", default="native", help="board, see `weft targets` (default: native)")
+    board = planning.add_mutually_exclusive_group()
+    board.add_argument("--target", default="native", help="board, see `weft targets` (default: native)")
+    board.add_argument("--device", metavar="NAME", help="registered device: its board and ids, versions of its own")
     planning.add_argument(
         "--input",
         dest="input_mode",
@@ -193,8 +202,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("plan", metavar="PLAN", type=Path)
 
     there = argparse.ArgumentParser(add_help=False)
+    where = there.add_mutually_exclusive_group(required=True)
+    where.add_argument(
+        "--to", metavar="ADDRESS", help="smp+udp://HOST:PORT, smp+serial:///dev/ttyACM0, coap://HOST/..."
+    )
+    where.add_argument("--device", metavar="NAME", help="registered device, see `weft device`")
     there.add_argument(
-        "--to", required=True, metavar="ADDRESS", help="smp+udp://HOST:PORT, smp+serial:///dev/ttyACM0, coap://HOST/..."
+        "--server", metavar="HOST:PORT", default=serve.LISTEN, help="daemon with the devices (default: %(default)s)"
     )
     there.add_argument(
         "--timeout", type=seconds, default=10.0, metavar="SECONDS", help="without an answer (default: %(default)g)"
@@ -219,6 +233,24 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("revert", device.run_revert, "give up a device's trial, or the plan that was sent; the old one goes on", there)
     add("erase", device.run_erase, "erase the slot of a device that is not active", there)
 
+    group = commands.add_parser(
+        "device",
+        help="register the devices that a daemon plans for and sends to",
+        description="Register the devices that a daemon plans for and sends to.",
+        allow_abbrev=False,
+    ).add_subparsers(metavar="ACTION", required=True)
+    command = add("add", device.run_add, "register a device", registry, to=group)
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("--address", required=True, help="as for `weft push --to`")
+    command.add_argument("--target", required=True, help="its board, see `weft targets`")
+    command.add_argument("--key", type=Path, metavar="FILE", help="key whose plans it takes, PEM")
+    command.add_argument("--vendor-id", type=identifier, default=b"", metavar="UUID", help="that its plans must name")
+    command.add_argument("--class-id", type=identifier, default=b"", metavar="UUID", help="that its plans must name")
+    command.add_argument("--force", action="store_true", help="replace a device of this name")
+    add("list", device.run_list, "list devices", registry, to=group)
+    command = add("remove", device.run_remove, "forget a device", registry, to=group)
+    command.add_argument("name", metavar="NAME")
+
     command = add("ops", look.run_ops, "list operators that can be imported, and their conditions", remote)
     command.add_argument("--source", choices=("tflite", "onnx"), help="of this format only")
     command.add_argument("operator", metavar="NAME", nargs="?", help="this one only")
@@ -234,7 +266,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: MODEL's name with .int8.onnx")
 
     command = add("serve", serve.run_serve, "serve the planner over gRPC until SIGTERM")
-    command.add_argument("--listen", default="127.0.0.1:50051", metavar="HOST:PORT", help="port 0: a free one")
+    command.add_argument("--listen", default=serve.LISTEN, metavar="HOST:PORT", help="port 0: a free one")
     command.add_argument("--store", type=Path, default=Path("weft-store"), metavar="DIR", help="models and plans")
     command.add_argument("--workers", type=positive, default=2, help="plans in work at once")
     command.add_argument("--queue", type=natural, default=16, help="plans that may wait")

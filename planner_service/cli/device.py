@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``weft push``, ``status``, ``test``, ``confirm``, ``revert`` and ``erase``: what is done to a device over the air."""
+"""``weft push``, ``status``, ``test``, ``confirm``, ``revert`` and ``erase``: what is done to a device over the air;
+``weft device``: which devices there are."""
 
 from __future__ import annotations
 
@@ -8,7 +9,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from planner_service import signing
 from planner_service.cli import files
+from planner_service.cli.keys import read_public
+from planner_service.devices import Deployment, Device
+from planner_service.errors import Code, PlannerError
+from planner_service.store import digest_of
 from planner_service.transport import Settings, State, Stats, Transport, connect, deploy
 
 _SAID = {
@@ -37,8 +43,76 @@ def run_push(args: argparse.Namespace) -> int:
                 progress=show,
             )
 
-        done = _with_device(args, work)
+        done = _with_device(args, work) if args.to else _by_daemon(args, plan, show)
     files.emit(args, done.to_json(), describe(done))
+    return 0
+
+
+def _by_daemon(args: argparse.Namespace, plan: bytes, show: deploy.OnProgress) -> deploy.Deployed:
+    """Let the daemon that made the plan send it; only the signature goes there."""
+    from planner_service.service.client import Client
+
+    signature = signing.signature(plan)
+    made = digest_of(signing.unsign(plan))
+    wanted = Deployment(
+        plan_sha256=made,
+        signature=signature,
+        device=args.device,
+        goal=args.goal,
+        no_delta=args.no_delta,
+        timeout_seconds=args.timeout,
+        wait_seconds=args.wait,
+    )
+    with Client(args.server) as client:
+        try:
+            return client.deploy(wanted, progress=show)
+        except PlannerError as error:
+            if error.code is Code.NOT_FOUND and made in error.message:
+                raise PlannerError(
+                    Code.NOT_FOUND,
+                    f"the daemon at {args.server} has not made {args.plan}",
+                    hint=f"make it there with `weft plan --device {args.device}`, or send it from here with --to",
+                ) from error
+            raise
+
+
+def run_add(args: argparse.Namespace) -> int:
+    """Register a device."""
+    from planner_service.service.client import Client
+
+    device = Device(
+        name=args.name,
+        address=args.address,
+        target=args.target,
+        public_key=read_public(args.key) if args.key else b"",
+        vendor_id=args.vendor_id,
+        class_id=args.class_id,
+    )
+    with Client(args.server) as client:
+        client.put_device(device, replace=args.force)
+    files.emit(args, device.to_json(), f"{device.name}: {device.target} at {device.address}")
+    return 0
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """All devices."""
+    from planner_service.service.client import Client
+
+    with Client(args.server) as client:
+        devices = client.devices()
+    rows = [(d.name, d.target, d.address, signing.key_id(d.public_key).hex() if d.public_key else "-") for d in devices]
+    text = files.table(("device", "target", "address", "key"), rows, left=4) if rows else "no devices are registered"
+    files.emit(args, [d.to_json() for d in devices], text)
+    return 0
+
+
+def run_remove(args: argparse.Namespace) -> int:
+    """Forget a device."""
+    from planner_service.service.client import Client
+
+    with Client(args.server) as client:
+        client.remove_device(args.name)
+    files.emit(args, {"removed": args.name}, f"{args.name}: forgotten")
     return 0
 
 
@@ -99,11 +173,20 @@ def _with_device(args: argparse.Namespace, work: Callable[[Transport], Awaitable
     """The result of ``work`` on a connection to the device that the arguments name."""
     settings = Settings(patience_seconds=args.timeout, chunk_bytes=getattr(args, "chunk", None))
 
+    address = args.to or _address(args)
+
     async def connected() -> Any:
-        async with await connect(args.to, settings) as transport:
+        async with await connect(address, settings) as transport:
             return await work(transport)
 
     return asyncio.run(connected())
+
+
+def _address(args: argparse.Namespace) -> str:
+    from planner_service.service.client import Client
+
+    with Client(args.server) as client:
+        return client.device(args.device).address
 
 
 def _state_text(state: State, stats: Stats | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from planner_service import api
 from planner_service.cli import files
 from planner_service.cli.interrupt import stop
+from planner_service.cli.serve import LISTEN
 from planner_service.errors import Code, PlannerError, Violation
 
 
@@ -66,6 +67,8 @@ def run_sweep(args: argparse.Namespace) -> int:
 
 
 def _request(args: argparse.Namespace) -> api.PlanRequest:
+    if args.device is not None:
+        return _for_device(args)
     return api.PlanRequest(
         target=args.target,
         input_mode=args.input_mode,
@@ -74,6 +77,24 @@ def _request(args: argparse.Namespace) -> api.PlanRequest:
         names=args.names,
         vendor_id=args.vendor_id,
         class_id=args.class_id,
+    )
+
+
+def _for_device(args: argparse.Namespace) -> api.PlanRequest:
+    """A request for a registered device; its daemon makes the plan, and keeps it for `weft push --device`."""
+    from planner_service.service.client import Client
+
+    args.server = args.server or LISTEN
+    with Client(args.server) as client:
+        device = client.device(args.device)
+    return api.PlanRequest(
+        target=device.target,
+        input_mode=args.input_mode,
+        plan_version=args.plan_version,
+        line=args.line or device.name,
+        names=args.names,
+        vendor_id=args.vendor_id or device.vendor_id,
+        class_id=args.class_id or device.class_id,
     )
 
 

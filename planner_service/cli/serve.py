@@ -11,6 +11,9 @@ import sys
 
 from planner_service.store import Limits
 
+#: Where the daemon listens unless told otherwise, and where its clients look for it.
+LISTEN = "127.0.0.1:50051"
+
 
 def run_serve(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; the first line of stdout says where."""

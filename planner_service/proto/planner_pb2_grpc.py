@@ -80,6 +80,31 @@ class PlannerServiceStub:
                 request_serializer=weft_dot_planner_dot_v1_dot_planner__pb2.ListOperatorsRequest.SerializeToString,
                 response_deserializer=weft_dot_planner_dot_v1_dot_planner__pb2.ListOperatorsResponse.FromString,
                 _registered_method=True)
+        self.DeployPlan = channel.unary_stream(
+                '/weft.planner.v1.PlannerService/DeployPlan',
+                request_serializer=weft_dot_planner_dot_v1_dot_planner__pb2.DeployPlanRequest.SerializeToString,
+                response_deserializer=weft_dot_planner_dot_v1_dot_planner__pb2.DeployPlanResponse.FromString,
+                _registered_method=True)
+        self.PutDevice = channel.unary_unary(
+                '/weft.planner.v1.PlannerService/PutDevice',
+                request_serializer=weft_dot_planner_dot_v1_dot_planner__pb2.PutDeviceRequest.SerializeToString,
+                response_deserializer=weft_dot_planner_dot_v1_dot_planner__pb2.PutDeviceResponse.FromString,
+                _registered_method=True)
+        self.GetDevice = channel.unary_unary(
+                '/weft.planner.v1.PlannerService/GetDevice',
+                request_serializer=weft_dot_planner_dot_v1_dot_planner__pb2.GetDeviceRequest.SerializeToString,
+                response_deserializer=weft_dot_planner_dot_v1_dot_planner__pb2.GetDeviceResponse.FromString,
+                _registered_method=True)
+        self.ListDevices = channel.unary_unary(
+                '/weft.planner.v1.PlannerService/ListDevices',
+                request_serializer=weft_dot_planner_dot_v1_dot_planner__pb2.ListDevicesRequest.SerializeToString,
+                response_deserializer=weft_dot_planner_dot_v1_dot_planner__pb2.ListDevicesResponse.FromString,
+                _registered_method=True)
+        self.RemoveDevice = channel.unary_unary(
+                '/weft.planner.v1.PlannerService/RemoveDevice',
+                request_serializer=weft_dot_planner_dot_v1_dot_planner__pb2.RemoveDeviceRequest.SerializeToString,
+                response_deserializer=weft_dot_planner_dot_v1_dot_planner__pb2.RemoveDeviceResponse.FromString,
+                _registered_method=True)
 
 
 class PlannerServiceServicer:
@@ -147,6 +172,42 @@ class PlannerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeployPlan(self, request, context):
+        """Brings a stored plan to a registered device: progress while it is sent, then one message with what came of it.
+        Cancelling the call stops sending; the next one goes on from there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutDevice(self, request, context):
+        """Registers a device, or replaces what is known of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDevice(self, request, context):
+        """Says what is known of a device.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDevices(self, request, context):
+        """Lists registered devices by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveDevice(self, request, context):
+        """Forgets a device.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PlannerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -189,6 +250,31 @@ def add_PlannerServiceServicer_to_server(servicer, server):
                     servicer.ListOperators,
                     request_deserializer=weft_dot_planner_dot_v1_dot_planner__pb2.ListOperatorsRequest.FromString,
                     response_serializer=weft_dot_planner_dot_v1_dot_planner__pb2.ListOperatorsResponse.SerializeToString,
+            ),
+            'DeployPlan': grpc.unary_stream_rpc_method_handler(
+                    servicer.DeployPlan,
+                    request_deserializer=weft_dot_planner_dot_v1_dot_planner__pb2.DeployPlanRequest.FromString,
+                    response_serializer=weft_dot_planner_dot_v1_dot_planner__pb2.DeployPlanResponse.SerializeToString,
+            ),
+            'PutDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutDevice,
+                    request_deserializer=weft_dot_planner_dot_v1_dot_planner__pb2.PutDeviceRequest.FromString,
+                    response_serializer=weft_dot_planner_dot_v1_dot_planner__pb2.PutDeviceResponse.SerializeToString,
+            ),
+            'GetDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDevice,
+                    request_deserializer=weft_dot_planner_dot_v1_dot_planner__pb2.GetDeviceRequest.FromString,
+                    response_serializer=weft_dot_planner_dot_v1_dot_planner__pb2.GetDeviceResponse.SerializeToString,
+            ),
+            'ListDevices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDevices,
+                    request_deserializer=weft_dot_planner_dot_v1_dot_planner__pb2.ListDevicesRequest.FromString,
+                    response_serializer=weft_dot_planner_dot_v1_dot_planner__pb2.ListDevicesResponse.SerializeToString,
+            ),
+            'RemoveDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveDevice,
+                    request_deserializer=weft_dot_planner_dot_v1_dot_planner__pb2.RemoveDeviceRequest.FromString,
+                    response_serializer=weft_dot_planner_dot_v1_dot_planner__pb2.RemoveDeviceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -412,6 +498,141 @@ class PlannerService:
             '/weft.planner.v1.PlannerService/ListOperators',
             weft_dot_planner_dot_v1_dot_planner__pb2.ListOperatorsRequest.SerializeToString,
             weft_dot_planner_dot_v1_dot_planner__pb2.ListOperatorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeployPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/weft.planner.v1.PlannerService/DeployPlan',
+            weft_dot_planner_dot_v1_dot_planner__pb2.DeployPlanRequest.SerializeToString,
+            weft_dot_planner_dot_v1_dot_planner__pb2.DeployPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.planner.v1.PlannerService/PutDevice',
+            weft_dot_planner_dot_v1_dot_planner__pb2.PutDeviceRequest.SerializeToString,
+            weft_dot_planner_dot_v1_dot_planner__pb2.PutDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.planner.v1.PlannerService/GetDevice',
+            weft_dot_planner_dot_v1_dot_planner__pb2.GetDeviceRequest.SerializeToString,
+            weft_dot_planner_dot_v1_dot_planner__pb2.GetDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDevices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.planner.v1.PlannerService/ListDevices',
+            weft_dot_planner_dot_v1_dot_planner__pb2.ListDevicesRequest.SerializeToString,
+            weft_dot_planner_dot_v1_dot_planner__pb2.ListDevicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.planner.v1.PlannerService/RemoveDevice',
+            weft_dot_planner_dot_v1_dot_planner__pb2.RemoveDeviceRequest.SerializeToString,
+            weft_dot_planner_dot_v1_dot_planner__pb2.RemoveDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

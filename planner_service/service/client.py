@@ -12,11 +12,13 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from planner_service import api, targets
+from planner_service.devices import Deployment, Device
 from planner_service.errors import Code, PlannerError
 from planner_service.proto import planner_pb2 as pb
 from planner_service.proto import planner_pb2_grpc
 from planner_service.service import convert, edge
 from planner_service.store import digest_of
+from planner_service.transport.deploy import Deployed, OnProgress
 
 #: Seconds for calls that do not plan or upload.
 _SECONDS = 30.0
@@ -105,6 +107,43 @@ class Client:
         with _errors():
             answer = self._stub.ListOperators(pb.ListOperatorsRequest(), timeout=_SECONDS)
             return tuple(convert.operator_from_pb(operator) for operator in answer.operators)
+
+    def put_device(self, device: Device, *, replace: bool = False) -> None:
+        """Register a device."""
+        with _errors():
+            self._stub.PutDevice(
+                pb.PutDeviceRequest(device=convert.device_to_pb(device), replace=replace), timeout=_SECONDS
+            )
+
+    def device(self, name: str) -> Device:
+        """A registered device."""
+        with _errors():
+            return convert.device_from_pb(self._stub.GetDevice(pb.GetDeviceRequest(name=name), timeout=_SECONDS).device)
+
+    def devices(self) -> tuple[Device, ...]:
+        """All registered devices by name."""
+        with _errors():
+            answer = self._stub.ListDevices(pb.ListDevicesRequest(), timeout=_SECONDS)
+            return tuple(convert.device_from_pb(device) for device in answer.devices)
+
+    def remove_device(self, name: str) -> None:
+        """Forget a device."""
+        with _errors():
+            self._stub.RemoveDevice(pb.RemoveDeviceRequest(name=name), timeout=_SECONDS)
+
+    def deploy(self, deployment: Deployment, *, progress: OnProgress | None = None) -> Deployed:
+        """Let the daemon bring a plan to a device. Leaving by an exception stops it."""
+        with _errors():
+            call = self._stub.DeployPlan(convert.deployment_to_pb(deployment))
+            try:
+                for event in call:
+                    if event.WhichOneof("event") == "result":
+                        return convert.deployed_from_pb(event.result)
+                    if progress:
+                        progress(convert.deploy_progress_from_pb(event.progress))
+            finally:
+                call.cancel()
+        raise PlannerError(Code.INTERNAL, "the daemon ended the call without a result")
 
 
 def _parts(data: bytes, name: str, digest: str, offset: int, chunk_bytes: int) -> Iterator[Any]:

@@ -8,8 +8,11 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from planner_service import api, fit, report, targets
+from planner_service.devices import Deployment, Device
 from planner_service.errors import Code, PlannerError, Violation
+from planner_service.format import SIGNATURE_LEN
 from planner_service.proto import planner_pb2 as pb
+from planner_service.transport import deploy
 
 _INPUT_MODES: dict[int, api.InputMode] = {
     pb.INPUT_MODE_UNSPECIFIED: "streamed",
@@ -251,3 +254,132 @@ def operator_to_pb(operator: api.Operator) -> Any:
 def operator_from_pb(message: Any) -> api.Operator:
     """Operator -> Operator."""
     return api.Operator(name=message.name, source=message.source, constraints=tuple(message.constraints))
+
+
+# ---------------------------------------------------------------- devices
+
+_GOALS: dict[int, deploy.Goal] = {
+    pb.DEPLOY_GOAL_UNSPECIFIED: "stage",
+    pb.DEPLOY_GOAL_STAGE: "stage",
+    pb.DEPLOY_GOAL_TEST: "test",
+    pb.DEPLOY_GOAL_CONFIRM: "confirm",
+}
+_GOAL_NUMBERS = {name: number for number, name in _GOALS.items()}
+_PHASES: dict[int, deploy.Phase] = {
+    pb.DEPLOY_PHASE_SENDING: "sending",
+    pb.DEPLOY_PHASE_COPYING: "copying",
+    pb.DEPLOY_PHASE_VERIFYING: "verifying",
+    pb.DEPLOY_PHASE_TRYING: "trying",
+    pb.DEPLOY_PHASE_CONFIRMING: "confirming",
+}
+_PHASE_NUMBERS: dict[deploy.Phase, int] = {name: number for number, name in _PHASES.items()}
+_OUTCOMES: dict[int, deploy.Outcome] = {
+    pb.DEPLOY_OUTCOME_STAGED: "staged",
+    pb.DEPLOY_OUTCOME_WAITING: "waiting",
+    pb.DEPLOY_OUTCOME_TRIAL: "trial",
+    pb.DEPLOY_OUTCOME_ACTIVE: "active",
+}
+_OUTCOME_NUMBERS = {name: number for number, name in _OUTCOMES.items()}
+_SECONDS_MAX = 86400.0
+
+
+def device_to_pb(device: Device) -> Any:
+    """Device -> Device."""
+    return pb.Device(**asdict(device))
+
+
+def device_from_pb(message: Any) -> Device:
+    """Device -> Device, not checked."""
+    return Device(**{f.name: getattr(message, f.name) for f in fields(Device)})
+
+
+def deployment_from_pb(message: Any) -> Deployment:
+    """DeployPlanRequest -> Deployment, checked; BAD_REQUEST with every field that is wrong."""
+    found = []
+    if len(message.signature) not in (0, SIGNATURE_LEN):
+        found.append(Violation("signature", f"has {len(message.signature)} bytes, not the {SIGNATURE_LEN} of a record"))
+    if message.goal not in _GOALS:
+        found.append(Violation("goal", f"{message.goal} is not a value of DeployGoal"))
+    for name in ("timeout_seconds", "wait_seconds"):
+        if not 0.0 <= getattr(message, name) <= _SECONDS_MAX:
+            found.append(Violation(name, f"{getattr(message, name)} is outside 0 .. {_SECONDS_MAX:g}"))
+    if found:
+        raise PlannerError(Code.BAD_REQUEST, "the request is not valid", violations=found)
+    return Deployment(
+        plan_sha256=digest_from_pb(message.plan_sha256, "plan_sha256"),
+        device=message.device,
+        signature=message.signature,
+        goal=_GOALS[message.goal],
+        no_delta=message.no_delta,
+        timeout_seconds=message.timeout_seconds or None,
+        wait_seconds=message.wait_seconds or None,
+    )
+
+
+def deployment_to_pb(deployment: Deployment) -> Any:
+    """Deployment -> DeployPlanRequest."""
+    return pb.DeployPlanRequest(
+        plan_sha256=bytes.fromhex(deployment.plan_sha256),
+        signature=deployment.signature,
+        device=deployment.device,
+        goal=_GOAL_NUMBERS[deployment.goal],
+        no_delta=deployment.no_delta,
+        timeout_seconds=deployment.timeout_seconds or 0.0,
+        wait_seconds=deployment.wait_seconds or 0.0,
+    )
+
+
+def deploy_progress_to_pb(progress: deploy.Progress) -> Any:
+    """Progress -> DeployProgress."""
+    return pb.DeployProgress(
+        phase=_PHASE_NUMBERS[progress.phase],
+        done_bytes=progress.done,
+        total_bytes=progress.total,
+        sent_bytes=progress.sent,
+    )
+
+
+def deploy_progress_from_pb(message: Any) -> deploy.Progress:
+    """DeployProgress -> Progress; a phase that is not known reads as sending."""
+    return deploy.Progress(
+        phase=_PHASES.get(message.phase, "sending"),
+        done=message.done_bytes,
+        total=message.total_bytes,
+        sent=message.sent_bytes,
+    )
+
+
+def deployed_to_pb(done: deploy.Deployed) -> Any:
+    """Deployed -> DeployResult."""
+    return pb.DeployResult(
+        outcome=_OUTCOME_NUMBERS[done.outcome],
+        address=done.address,
+        slot=done.slot or "",
+        digest=bytes.fromhex(done.digest),
+        plan_version=done.plan_version,
+        total_bytes=done.total,
+        sent_bytes=done.sent,
+        resumed_offset=done.resumed,
+        sessions=done.sessions,
+        tries=done.tries,
+        seconds=done.seconds,
+    )
+
+
+def deployed_from_pb(message: Any) -> deploy.Deployed:
+    """DeployResult -> Deployed."""
+    if message.outcome not in _OUTCOMES:
+        raise PlannerError(Code.INTERNAL, f"the daemon told of the outcome {message.outcome}, which is none")
+    return deploy.Deployed(
+        address=message.address,
+        outcome=_OUTCOMES[message.outcome],
+        slot=message.slot or None,
+        digest=message.digest.hex(),
+        plan_version=message.plan_version,
+        total=message.total_bytes,
+        sent=message.sent_bytes,
+        resumed=message.resumed_offset,
+        sessions=message.sessions,
+        tries=message.tries,
+        seconds=message.seconds,
+    )

@@ -13,7 +13,9 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from planner_service.errors import CATALOGUE, Code, PlannerError, Violation
+from planner_service.format import EngineError
 from planner_service.proto import planner_pb2 as pb
+from planner_service.transport.base import TransportError
 
 _log = logging.getLogger("weft.service")
 
@@ -41,6 +43,7 @@ def to_status(error: PlannerError) -> Any:
         hint=error.hint[:_FIELD_CHARS],
         violations=violations,
         omitted=len(error.violations) - len(violations),
+        device_error=f"WEFT_ERR_{error.device.name}" if isinstance(error, TransportError) and error.device else "",
     )
     info = error_details_pb2.ErrorInfo(reason=error.code.name, domain=_DOMAIN)
     details = [failure, info]
@@ -111,6 +114,14 @@ def from_rpc(error: Any) -> PlannerError:
 
 def _from_failure(failure: Any) -> PlannerError:
     codes = {c.value: c for c in Code}
+    known = {f"WEFT_ERR_{e.name}": e for e in EngineError}
+    if failure.device_error in known:
+        return TransportError(
+            codes.get(failure.code, Code.INTERNAL),
+            failure.message,
+            hint=failure.hint,
+            device=known[failure.device_error],
+        )
     violations = [Violation(v.layer, v.message, v.hint) for v in failure.violations]
     if failure.omitted:
         violations.append(Violation("", f"and {failure.omitted} more", "run in process, without --server, to see all"))

@@ -6,16 +6,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
-from planner_service import api, targets
+from planner_service import api, signing, targets
+from planner_service.devices import Deployment, Device
 from planner_service.errors import Code, PlannerError, Violation
 from planner_service.proto import planner_pb2 as pb
 from planner_service.service import convert, edge
 from planner_service.service.pool import Pool
 from planner_service.store import Store, too_large
+from planner_service.transport import Settings, connect
+from planner_service.transport.deploy import Deployed, Progress, deploy
 
 _log = logging.getLogger("weft.service")
 
@@ -32,6 +35,7 @@ class Servicer:
     def __init__(self, store: Store, pool: Pool) -> None:
         self._store = store
         self._pool = pool
+        self._deploying: set[str] = set()
         self._uploads: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     # ------------------------------------------------------------ models
@@ -210,6 +214,65 @@ class Servicer:
         )
         return pb.ExplainPlanResponse(plan=convert.plan_to_pb(record), report=convert.report_to_pb(report))
 
+    # ------------------------------------------------------------ devices
+
+    @edge.unary
+    async def PutDevice(self, request: Any, context: Any) -> Any:  # noqa: N802
+        device = convert.device_from_pb(request.device)
+        device.check()
+        await asyncio.to_thread(self._store.put_device, device, replace=request.replace)
+        _log.info("device %s at %s", device.name, device.address)
+        return pb.PutDeviceResponse(device=convert.device_to_pb(device))
+
+    @edge.unary
+    async def GetDevice(self, request: Any, context: Any) -> Any:  # noqa: N802
+        device = await asyncio.to_thread(self._store.device, request.name)
+        return pb.GetDeviceResponse(device=convert.device_to_pb(device))
+
+    @edge.unary
+    async def ListDevices(self, request: Any, context: Any) -> Any:  # noqa: N802
+        devices = await asyncio.to_thread(self._store.devices)
+        return pb.ListDevicesResponse(devices=[convert.device_to_pb(device) for device in devices])
+
+    @edge.unary
+    async def RemoveDevice(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await asyncio.to_thread(self._store.remove_device, request.name)
+        return pb.RemoveDeviceResponse()
+
+    @edge.streaming
+    async def DeployPlan(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        wanted = convert.deployment_from_pb(request)
+        device = await asyncio.to_thread(self._store.device, wanted.device)
+        plan = await asyncio.to_thread(self._store.read, "plans", wanted.plan_sha256)
+        if wanted.signature:
+            plan = signing.with_signature(plan, wanted.signature)
+        if device.public_key:
+            signing.verify(plan, device.public_key)
+        if device.name in self._deploying:
+            raise PlannerError(Code.BUSY, f"{device.name} is being updated already", hint="wait for it to end")
+        news = asyncio.Event()
+        latest = Progress(phase="sending", done=0, total=len(plan), sent=0)
+
+        def on_progress(progress: Progress) -> None:
+            nonlocal latest
+            latest = progress
+            news.set()
+
+        self._deploying.add(device.name)
+        job = asyncio.ensure_future(_deploy(device, plan, wanted, on_progress))
+        job.add_done_callback(lambda _: news.set())
+        try:
+            while not job.done():
+                yield pb.DeployPlanResponse(progress=convert.deploy_progress_to_pb(latest))
+                await news.wait()
+                news.clear()
+            done = await job
+        finally:
+            job.cancel()
+            self._deploying.discard(device.name)
+        _log.info("plan %s on %s: %s", done.digest[:12], device.name, done.outcome)
+        yield pb.DeployPlanResponse(result=convert.deployed_to_pb(done))
+
     # ------------------------------------------------------------ what there is
 
     @edge.unary
@@ -228,6 +291,19 @@ class Servicer:
     async def ListOperators(self, request: Any, context: Any) -> Any:  # noqa: N802
         found = await asyncio.to_thread(api.operators)
         return pb.ListOperatorsResponse(operators=[convert.operator_to_pb(operator) for operator in found])
+
+
+async def _deploy(device: Device, plan: bytes, wanted: Deployment, on_progress: Callable[[Progress], None]) -> Deployed:
+    settings = Settings() if wanted.timeout_seconds is None else Settings(patience_seconds=wanted.timeout_seconds)
+    async with await connect(device.address, settings) as transport:
+        return await deploy(
+            transport,
+            plan,
+            goal=wanted.goal,
+            copy=not wanted.no_delta,
+            wait_seconds=settings.patience_seconds if wanted.wait_seconds is None else wanted.wait_seconds,
+            progress=on_progress,
+        )
 
 
 async def _next(parts: AsyncIterator[Any]) -> Any:

@@ -19,6 +19,9 @@ Goal = Literal["stage", "test", "confirm"]
 #: Where a plan is: sent and verified, waiting for the device's next start, running on trial, active.
 Outcome = Literal["staged", "waiting", "trial", "active"]
 
+#: What an update is doing.
+Phase = Literal["sending", "copying", "verifying", "trying", "confirming"]
+
 #: Sessions that may be lost during one update, and replies in a row that bring nothing new.
 _SESSIONS = 10
 _STALLED = 200
@@ -28,10 +31,10 @@ _LOOK_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far an update is. ``phase``: "sending", "copying" (the device, from its active plan), "verifying", "trying"
-    or "confirming"; ``done`` of ``total`` bytes are on the device; ``sent``: of these, by us and in this update."""
+    """How far an update is. ``done`` of ``total`` bytes are on the device; ``sent``: of these, by us and in this
+    update. In the phase "copying" the device takes them from its active plan."""
 
-    phase: str
+    phase: Phase
     done: int
     total: int
     sent: int
@@ -206,5 +209,5 @@ class _Sender:
             if stalled > _STALLED or transfer.total != len(plan):
                 raise TransportError(Code.DEVICE, "the device asks for the same bytes again and again", hint="reset it")
 
-    def _tell(self, phase: str, done: int) -> None:
+    def _tell(self, phase: Phase, done: int) -> None:
         self._say(Progress(phase=phase, done=done, total=len(self._plan), sent=self.sent))

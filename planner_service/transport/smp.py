@@ -24,8 +24,9 @@ from planner_service.errors import Code, PlannerError
 from planner_service.transport.base import Address, Settings, Transport, TransportError
 from planner_service.transport.commands import GROUP, READING, SLOW, Command, CommandTransport, Pace, Reply
 
-# What smpclient has to say comes as errors of the requests; without a handler it would go to stderr as well.
+# What smpclient has to say comes as errors of the requests; it would go to stderr as well.
 logging.getLogger("smpclient").addHandler(logging.NullHandler())
+logging.getLogger("smpclient").propagate = False
 
 #: MCUmgr's own group and its request for the size of a packet.
 _OS_GROUP, _OS_PARAMETERS = 0, 6
