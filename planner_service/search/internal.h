@@ -98,6 +98,8 @@ struct ws_search {
     ws_segment_t *segments;                  /* by begin and end - begin - 1 */
     ws_vec_t stages, chains;                 /* ws_stage_t, int32_t */
     int32_t *stages_at, *stages_end;         /* by begin */
+    int64_t *rest;                           /* fewest extra MACs behind a position with the stages found */
+    int32_t *tried_room;                     /* by begin: the most room that stages were searched with */
     int32_t aim;
     bool exact;
 };

@@ -27,9 +27,10 @@ ws_search_t *ws_open(const ws_graph_t *graph, const ws_limits_t *limits, ws_prog
     s->ahead = ws_alloc(s, places, sizeof(*s->ahead));
     s->stages_at = ws_alloc(s, places, sizeof(*s->stages_at));
     s->stages_end = ws_alloc(s, places, sizeof(*s->stages_end));
+    s->rest = ws_alloc(s, places, sizeof(*s->rest));
+    s->tried_room = ws_alloc(s, places, sizeof(*s->tried_room));
     s->segments = ws_alloc(s, places * (size_t)s->limits.segment_ops, sizeof(*s->segments));
-    if (s->macs_before != NULL && s->ahead != NULL && s->stages_at != NULL && s->stages_end != NULL &&
-        s->segments != NULL) {
+    if (s->status == WS_OK) {
         for (int32_t i = 0; i < graph->op_count; i++) {
             const ws_op_t *op = &graph->ops[i];
             s->macs_before[i + 1] = s->macs_before[i] + (op->macs_at < 0 ? 0 : graph->row_macs[op->macs_at + op->rows]);
@@ -58,6 +59,8 @@ void ws_free(ws_search_t *s)
     ws_release(s, s->ahead, places, sizeof(*s->ahead));
     ws_release(s, s->stages_at, places, sizeof(*s->stages_at));
     ws_release(s, s->stages_end, places, sizeof(*s->stages_end));
+    ws_release(s, s->rest, places, sizeof(*s->rest));
+    ws_release(s, s->tried_room, places, sizeof(*s->tried_room));
     ws_release(s, s->segments, places * (size_t)s->limits.segment_ops, sizeof(*s->segments));
     free(s);
 }
@@ -95,7 +98,6 @@ int32_t ws_run(ws_search_t *s, int32_t cap, int32_t aim, int32_t layers_cap, int
     s->spare = spare == WS_ANY_EXTRA ? WS_MAX_EXTRA : spare;
     s->progress = progress;
     s->done = 0;
-    s->stages.count = s->chains.count = 0;
     ws_look_ahead(s, s->cap);
     ws_find_stages(s);
     return s->status;

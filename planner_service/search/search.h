@@ -86,29 +86,30 @@ int64_t ws_ahead(ws_search_t *search, int32_t cap);
 enum { WS_ANY = 0, WS_FEWEST = 1, WS_ALL = 2 };
 
 /*
- * Finds stages of at most `cap` bytes and, with the stages before, at most `spare` extra MACs (or WS_ANY_EXTRA),
- * and stages of one operator and one step up to `layers_cap` bytes; those of the run before are forgotten. `aim` lets
- * it leave out stages that are of no use; ws_exact says whether none were. Returns a status.
+ * Finds stages of at most `cap` bytes and, with the stages before, at most `spare` extra MACs (or WS_ANY_EXTRA), and
+ * stages of one operator and one step up to `layers_cap` bytes, besides those of the runs before (of which WS_ALL keeps
+ * none). `aim` lets it leave out stages that are of no use; ws_exact says whether none were. Returns a status.
  */
 int32_t ws_run(ws_search_t *search, int32_t cap, int32_t aim, int32_t layers_cap, int64_t spare,
                ws_progress_t progress);
 int32_t ws_exact(const ws_search_t *search);
 
 /*
- * Of the last run: fewest MACs beyond the unfused ones with at most `cap` bytes, then the fewest kernel calls, then the
- * least memory. A stage of more than `tight` bytes whose output overlaps its input counts as `weight` MACs more: such
- * stages are hard to pack. Writes the schedule into `out`: stages, then for each [begin, end, overlap, memory, tile,
- * segments], and for each segment [begin, end, row advance, rows kept by each operator...]. Returns the words written,
- * 0 if nothing fits, or -1 if `room` words or the memory are not enough.
+ * Of the stages found: fewest MACs beyond the unfused ones with at most `cap` bytes, then the fewest kernel calls, then
+ * the least memory. A stage of more than `tight` bytes whose output overlaps its input counts as `weight` MACs more:
+ * such stages are hard to pack. Writes the schedule into `out`: stages, then for each [begin, end, overlap, memory,
+ * tile, segments], and for each segment [begin, end, row advance, rows kept by each operator...]. Returns the words
+ * written, 0 if nothing fits, or -1 if `room` words or the memory are not enough.
  */
 int32_t ws_least_macs(ws_search_t *search, int32_t cap, int32_t tight, int64_t weight, int64_t *extra, int32_t *out,
                       int32_t room);
 
-/* Of the last run: the least memory of a schedule with at most `extra` MACs beyond the unfused ones; -1 if there is
+/* Of the stages found: the least memory of a schedule with at most `extra` MACs beyond the unfused ones; -1 if there is
  * none. */
 int32_t ws_least_memory(ws_search_t *search, int64_t extra);
 
-/* Of the last run: the least limit above `cap` with which ws_least_macs finds fewer MACs; INT32_MAX if none does. */
+/* Of the stages found: the least limit above `cap` with which ws_least_macs finds fewer MACs; INT32_MAX if none does.
+ */
 int32_t ws_next_memory(ws_search_t *search, int32_t cap);
 
 /* Counts for reports: options, states kept, states tried, stages. */

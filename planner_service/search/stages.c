@@ -616,7 +616,6 @@ static void look_back(scan_t *c)
 static bool scan(scan_t *c)
 {
     ws_search_t *s = c->s;
-    look_back(c);
     c->cap = c->base + s->room < s->cap ? c->base + s->room : s->cap;
     if (c->base > c->cap) {
         return true;
@@ -650,12 +649,29 @@ static void clear(scan_t *c)
     c->states.count = c->profiles.count = c->rows.count = 0;
 }
 
+/* Whether the stage is one operator in one step. */
+static bool is_layer(const ws_stage_t *stage, int32_t start)
+{
+    return stage->end == start + 1 && stage->calls == 1;
+}
+
+/* Whether the run may use the stage: it fits, or it is an unfused operator that does. */
+static bool fits(const ws_search_t *s, const ws_stage_t *stage, int32_t start)
+{
+    return stage->memory <= s->cap || (stage->memory <= s->layers_cap && is_layer(stage, start));
+}
+
 /* The stage of the operator at `start` alone in one step, if it fits where only such stages may. */
 static bool add_layer(scan_t *c)
 {
     ws_search_t *s = c->s;
     int32_t j = c->start + 1;
     const ws_segment_t *segment = ws_segment(s, c->start, j);
+    for (int32_t k = s->stages_at[c->start]; k < s->stages_end[c->start]; k++) {
+        if (is_layer(WS_AT(s->stages, ws_stage_t, k), c->start)) {
+            return true;
+        }
+    }
     for (int32_t k = segment->first; k < segment->first + segment->count; k++) {
         const ws_class_t *class = WS_AT(s->classes, ws_class_t, k);
         for (int32_t o = class->first; class->steps == 1 && o < class->first + class->count; o++) {
@@ -671,63 +687,127 @@ static bool add_layer(scan_t *c)
     return true;
 }
 
-/*
- * One pass. `reached`: fewest extra MACs up to each position; `rest`: from there to the end with the stages found so
- * far. Only what improves on it is looked for; positions where `ahead` says that nothing can are left as they are.
- */
-static bool find_pass(scan_t *c, int64_t *reached, int64_t *rest, double from, double share)
+/* Fewest extra MACs from `start` to the end with the stages found so far. */
+static void note_rest(ws_search_t *s, int32_t start)
+{
+    for (int32_t k = s->stages_at[start]; k < s->stages_end[start]; k++) {
+        const ws_stage_t *stage = WS_AT(s->stages, ws_stage_t, k);
+        int64_t rest = s->rest[stage->end];
+        if (fits(s, stage, start) && rest < WS_MAX_EXTRA && stage->extra + rest < s->rest[start]) {
+            s->rest[start] = stage->extra + rest;
+        }
+    }
+}
+
+/* Add the stages of at most `room` bytes that begin at `start`, have at most as many extra MACs as `prefix` leaves, and
+ * are better than what is known; `layer`: and the operator alone. */
+static bool scan_start(scan_t *c, int32_t start, int32_t room, int64_t prefix, bool layer)
 {
     ws_search_t *s = c->s;
-    int32_t n = s->graph.op_count;
-    for (int32_t i = 0; i <= n; i++) {
-        reached[i] = i > 0 ? WS_MAX_EXTRA : 0;
+    int32_t begin = s->stages_at[start], end = s->stages_end[start];
+    s->stages_at[start] = (int32_t)s->stages.count;
+    for (int32_t k = begin; k < end; k++) {
+        ws_stage_t stage = *WS_AT(s->stages, ws_stage_t, k);
+        if (!ws_push(s, &s->stages, &stage)) {
+            return false;
+        }
     }
-    for (int32_t start = 0; start < n; start++) {
-        s->done = from + share * start / n;
-        if (reached[start] >= WS_MAX_EXTRA) {
-            continue;
-        }
-        if (rest[start] < WS_MAX_EXTRA) {
-            s->exact = false;
-        }
-        if (rest[start] > s->ahead[start]) {
-            int32_t begin = s->stages_at[start], end = s->stages_end[start];
-            s->stages_at[start] = (int32_t)s->stages.count;
-            for (int32_t k = begin; k < end; k++) {
-                ws_stage_t stage = *WS_AT(s->stages, ws_stage_t, k);
-                if (!ws_push(s, &s->stages, &stage)) {
-                    return false;
-                }
-            }
-            c->start = start;
-            c->prefix = reached[start];
-            c->rest = rest[start];
-            if (!scan(c) || !add_layer(c)) {
+    s->stages_end[start] = (int32_t)s->stages.count;
+    s->room = room;
+    c->start = start;
+    c->prefix = prefix;
+    c->rest = s->rest[start];
+    look_back(c);
+    bool good = layer ? add_layer(c) : scan(c);
+    clear(c);
+    s->stages_end[start] = (int32_t)s->stages.count;
+    note_rest(s, start);
+    return good;
+}
+
+/* Stages that begin at `from` and behind, of at most `room` bytes beyond the whole tensors from before them. The last
+ * ones first: what can follow a stage is known then. */
+static bool sweep_back(scan_t *c, int32_t from, int32_t room)
+{
+    ws_search_t *s = c->s;
+    for (int32_t start = s->graph.op_count - 1; start >= from; start--) {
+        note_rest(s, start);
+        if (s->rest[start] > s->ahead[start] && room > s->tried_room[start]) {
+            s->tried_room[start] = room;
+            if (!scan_start(c, start, room, 0, false)) {
                 return false;
-            }
-            s->stages_end[start] = (int32_t)s->stages.count;
-            clear(c);
-        }
-        for (int32_t k = s->stages_at[start]; k < s->stages_end[start]; k++) {
-            const ws_stage_t *stage = WS_AT(s->stages, ws_stage_t, k);
-            if (reached[start] + stage->extra < reached[stage->end]) {
-                reached[stage->end] = reached[start] + stage->extra;
-            }
-        }
-    }
-    for (int32_t start = n - 1; start >= 0; start--) {
-        for (int32_t k = s->stages_at[start]; k < s->stages_end[start]; k++) {
-            const ws_stage_t *stage = WS_AT(s->stages, ws_stage_t, k);
-            if (rest[stage->end] < WS_MAX_EXTRA && stage->extra + rest[stage->end] < rest[start]) {
-                rest[start] = stage->extra + rest[stage->end];
             }
         }
     }
     return true;
 }
 
-/* Stages are first searched with these parts, in 48ths, of the limit beyond the whole tensors from before them. */
-static const int32_t room_shares[] = {3, 6, 9, 12, 16, 20, 24, 32, 48};
+/* With how many 48ths of the limit stages are searched first, to know what can follow before all is searched. */
+static const int32_t room_shares[] = {3, 6, 9, 12, 16, 20, 24, 32};
+
+/*
+ * Forward, `reached` being the fewest extra MACs up to each position: only stages that can be reached are looked for,
+ * and only those that improve on `rest`; where `ahead` says that nothing can, none are.
+ */
+static bool find_forward(scan_t *c, int64_t *reached)
+{
+    ws_search_t *s = c->s;
+    int32_t n = s->graph.op_count;
+    size_t swept = 0;
+    for (int32_t start = 0; start < n; start++) {
+        s->done = (double)start / n;
+        if (reached[start] >= WS_MAX_EXTRA) {
+            continue;
+        }
+        int64_t enough = s->aim == WS_ANY ? s->spare - reached[start] : s->ahead[start];
+        bool done = s->rest[start] <= enough && s->rest[start] < WS_MAX_EXTRA;
+        for (; s->aim != WS_ALL && !done && swept < sizeof(room_shares) / sizeof(*room_shares); swept++) {
+            if (!sweep_back(c, start, (int32_t)((int64_t)s->cap * room_shares[swept] / 48))) {
+                return false;
+            }
+            done = s->rest[start] <= enough && s->rest[start] < WS_MAX_EXTRA;
+        }
+        s->exact = s->exact && s->rest[start] >= WS_MAX_EXTRA;
+        if (s->aim == WS_ANY && done) {
+            return true;
+        }
+        if (s->rest[start] > s->ahead[start] && !scan_start(c, start, s->cap, reached[start], false)) {
+            return false;
+        }
+        for (int32_t k = s->stages_at[start]; k < s->stages_end[start]; k++) {
+            const ws_stage_t *stage = WS_AT(s->stages, ws_stage_t, k);
+            if (fits(s, stage, start)) {
+                reached[stage->end] = ws_min64(reached[stage->end], reached[start] + stage->extra);
+            }
+        }
+    }
+    return true;
+}
+
+/* Put the stages that are known together by start, see how far they lead, and add unfused operators. */
+static bool keep_known(scan_t *c)
+{
+    ws_search_t *s = c->s;
+    ws_vec_t known = s->stages;
+    s->stages = (ws_vec_t){.size = sizeof(ws_stage_t)};
+    bool good = true;
+    for (int32_t start = s->graph.op_count - 1; good && start >= 0; start--) {
+        int32_t begin = s->stages_at[start], end = s->stages_end[start];
+        s->stages_at[start] = (int32_t)s->stages.count;
+        for (int32_t k = begin; good && s->aim != WS_ALL && k < end; k++) {
+            good = ws_push(s, &s->stages, WS_AT(known, ws_stage_t, k));
+        }
+        s->stages_end[start] = (int32_t)s->stages.count;
+        s->rest[start] = WS_MAX_EXTRA;
+        s->tried_room[start] = 0;
+        note_rest(s, start);
+        if (good && s->layers_cap > s->cap) {
+            good = scan_start(c, start, 0, 0, true);
+        }
+    }
+    ws_vec_free(s, &known);
+    return good;
+}
 
 bool ws_find_stages(ws_search_t *s)
 {
@@ -739,25 +819,18 @@ bool ws_find_stages(ws_search_t *s)
                 .profiles = {.size = sizeof(int32_t)},
                 .rows = {.size = sizeof(int32_t)}};
     int64_t *reached = ws_alloc(s, places, sizeof(*reached));
-    int64_t *rest = ws_alloc(s, places, sizeof(*rest));
     c.track = ws_alloc(s, tensors, sizeof(*c.track));
     c.groups = ws_alloc(s, places, sizeof(*c.groups));
     c.ends = ws_alloc(s, places, sizeof(*c.ends));
-    bool good = reached != NULL && rest != NULL && c.track != NULL && c.groups != NULL && c.ends != NULL;
+    bool good = reached != NULL && c.track != NULL && c.groups != NULL && c.ends != NULL;
     for (int32_t i = 0; good && i <= n; i++) {
-        s->stages_at[i] = s->stages_end[i] = 0;
-        rest[i] = i < n ? WS_MAX_EXTRA : 0;
+        reached[i] = i > 0 ? WS_MAX_EXTRA : 0;
         c.groups[i].size = sizeof(group_t);
         c.ends[i].size = sizeof(end_t);
     }
-    int32_t passes = (int32_t)(sizeof(room_shares) / sizeof(*room_shares));
-    bool done = false;
-    for (int32_t pass = s->aim == WS_ALL ? passes - 1 : 0; good && pass < passes && !done; pass++) {
-        s->room = (int32_t)((int64_t)s->cap * room_shares[pass] / 48);
-        s->exact = pass == passes - 1;
-        good = find_pass(&c, reached, rest, (double)pass / passes, 1.0 / passes);
-        done = rest[0] <= (s->aim == WS_ANY ? s->spare : s->ahead[0]) && rest[0] < WS_MAX_EXTRA;
-    }
+    s->exact = true;
+    s->rest[n] = 0;
+    good = good && keep_known(&c) && find_forward(&c, reached);
     for (int32_t i = 0; c.groups != NULL && c.ends != NULL && i <= n; i++) {
         ws_vec_free(s, &c.groups[i]);
         ws_vec_free(s, &c.ends[i]);
@@ -767,7 +840,6 @@ bool ws_find_stages(ws_search_t *s)
     ws_vec_free(s, &c.profiles);
     ws_vec_free(s, &c.rows);
     ws_release(s, reached, places, sizeof(*reached));
-    ws_release(s, rest, places, sizeof(*rest));
     ws_release(s, c.track, tensors, sizeof(*c.track));
     ws_release(s, c.groups, places, sizeof(*c.groups));
     ws_release(s, c.ends, places, sizeof(*c.ends));
