@@ -32,9 +32,9 @@ SELFTEST_SEED = 12345
 SPACE = Space()
 #: Slack in comparisons of F with F_max, which people write with a few decimals.
 F_EPSILON = 1e-9
-#: A query is answered by searches under growing limits: the tighter they are, the faster. P1 raises the bytes by this
-#: share and a few more, P2 the MACs beyond the unfused ones, to these shares of the unfused.
-CAP_GROWTH, CAP_STEP = 0.02, 32
+#: A query is answered by searches under growing limits: the tighter they are, the faster. Bytes grow by this factor
+#: and a few more, MACs beyond the unfused ones to these shares of the unfused.
+CAP_GROWTH, CAP_STEP = 1.5, 32
 EXTRA_SHARES = (0.0, 0.01, 0.02, 0.03, 0.045, 0.06, 0.08, 0.11, 0.15, 0.2, 0.3, 0.5, 1.0)
 #: Schedules whose live bytes are least can be hard to pack. Among those that need up to this share more bytes, the one
 #: that packs best is taken, at most so many are tried, and at each limit these weights against tight overlaps (in
@@ -97,6 +97,10 @@ class PlanResult:
         return self.macs / self.base_macs if self.base_macs else 1.0
 
 
+#: Counted bytes, and what takes them.
+Packed = tuple[int, Solution, Placement]
+
+
 class _Run:
     """One request: what its steps share."""
 
@@ -131,45 +135,62 @@ class _Run:
     def ticking(self, text: str, begin: float, end: float) -> Callable[[float], None]:
         return lambda done: self.tick(begin + done * (end - begin), text)
 
-    def least_memory(
-        self, spare: int | None, begin: float = 0.0, end: float = 0.9, layers_cap: int = 0
-    ) -> tuple[Search, Solution]:
-        """P1: least bytes with at most ``spare`` MACs beyond the unfused ones, then the fewest MACs. If it fits in
-        ``layers_cap`` bytes, these are used to leave as many operators unfused as possible."""
+    def least_memory(self, spare: int | None, begin: float = 0.0, end: float = 0.9) -> tuple[Search, Solution]:
+        """P1: least bytes with at most ``spare`` MACs beyond the unfused ones, then the fewest MACs."""
         most = self.place(self.layer_schedule).lower_bound
-        search = self.search(most, spare, begin, begin + 0.2 * (end - begin))
-        cap = search.least_bytes(spare) or 0
-        begin += 0.2 * (end - begin)
-        while True:
-            middle = begin + 0.4 * (end - begin)
-            tick = self.ticking(f"searching schedules of up to {cap} bytes", begin, middle)
-            exact = search.run(cap, spare, tick, aim=Aim.ANY, layers_cap=layers_cap)
-            least = search.least_memory(spare)
-            if least is not None:
-                while not exact:  # fewer bytes may do with stages that were left out
-                    known = search.least_macs(least)
-                    exact = search.run(least - 4, spare, tick, aim=Aim.ANY)
-                    fewer = search.least_memory(spare)
-                    if fewer is None:
-                        assert known is not None
-                        self.fewest(search, least, known.macs - self.facts.base_macs, tick, layers_cap)
-                        exact = True
-                    else:
-                        least = fewer
-                found = search.least_macs(max(least, layers_cap))
-                assert found is not None
-                return search, found
-            if cap >= most:
-                raise PlannerError(Code.INTERNAL, "the search did not find the layer-by-layer schedule")
-            cap, begin = min(int(cap * (1 + CAP_GROWTH)) + CAP_STEP, most), middle
+        begin, middle = begin + 0.2 * (end - begin), end
+        search = self.search(most, spare, begin, begin)
+        least = self.bisect(search, spare, search.least_bytes(spare) or 0, most, begin, middle)
+        self.fewest(search, least, self.ticking("saving MACs", middle, end))
+        found = search.least_macs(least)
+        assert found is not None
+        return search, found
 
-    def fewest(self, search: Search, cap: int, known: int, tick: Callable[[float], None], layers_cap: int = 0) -> None:
-        """Find the schedule of fewest MACs in ``cap`` bytes; ``known`` extra ones do."""
-        for extra in self.extras(search, cap):
-            limit = known if extra is None else min(extra, known)
-            search.run(cap, limit, tick, layers_cap=layers_cap)
-            if search.least_memory(limit) is not None:
-                break
+    def bisect(self, search: Search, spare: int | None, low: int, most: int, begin: float, end: float) -> int:
+        """The least bytes of schedules with at most ``spare`` extra MACs, from ``low`` to ``most`` bytes. What is found
+        first is often the least, so that is tried now and then."""
+        cap, high, least_first = low, most + 4, True
+        while low < high:
+            middle = begin + 0.2 * (end - begin)
+            tick = self.ticking(f"searching schedules of up to {cap} bytes", begin, middle)
+            exact = search.run(cap, spare, tick, aim=Aim.ANY)
+            least = search.least_memory(spare)
+            if least is None or least > cap:
+                low = (cap // 4 + 1) * 4
+            else:
+                high = least
+                if exact:
+                    break
+            if high > most:
+                cap = min(int(cap * CAP_GROWTH) + CAP_STEP, most)
+            else:
+                cap = high - 4 if least_first else (low + high - 4) // 8 * 4
+                least_first = not least_first
+            begin = middle
+        if high > most:
+            raise PlannerError(Code.INTERNAL, "the search did not find the layer-by-layer schedule")
+        return high
+
+    def feasible(self, search: Search, cap: int, spare: int | None, begin: float, end: float) -> bool:
+        """Whether there are schedules of at most ``cap`` bytes and ``spare`` extra MACs. Small ones are found sooner;
+        unfused operators may use all of it."""
+        low = search.least_bytes(spare)
+        while low is not None:
+            low = min(low, cap)
+            middle = begin + 0.2 * (end - begin)
+            tick = self.ticking(f"searching schedules of up to {low} bytes", begin, middle)
+            search.run(low, spare, tick, aim=Aim.ANY, layers_cap=cap)
+            least = search.least_memory(spare)
+            if (least is not None and least <= cap) or low == cap:
+                return least is not None and least <= cap
+            low, begin = int(low * CAP_GROWTH) + CAP_STEP, middle
+        return False
+
+    def fewest(self, search: Search, cap: int, tick: Callable[[float], None]) -> None:
+        """Find the schedule of fewest MACs in ``cap`` bytes; one is known."""
+        known = search.least_macs(cap)
+        assert known is not None
+        search.run(cap, known.macs - self.facts.base_macs, tick)
 
     def extras(self, search: Search, cap: int) -> Iterator[int | None]:
         """Growing limits of extra MACs for schedules of at most ``cap`` bytes; none if there are none, None for any."""
@@ -217,12 +238,28 @@ class _Run:
         self.executed(time.process_time() - began)
         return result
 
-    def pack(self, search: Search, least: int, spare: int | None) -> tuple[Solution, Placement]:
+    def pack(self, search: Search, least: int, spare: int | None, complete: bool = False) -> tuple[Solution, Placement]:
         """Of the schedules with at most ``spare`` extra MACs, the one that packs into the fewest bytes: along the
-        front, from the one that needs the least, as long as the next one needs less than the best so far takes."""
-        best: tuple[int, Solution, Placement] | None = None
-        limit, tries, wider = least, 0, False
-        while best is None or (limit < best[0] and tries < PACK_TRIES):
+        front, from the one that needs the ``least``, as long as the next one needs less than the best so far takes.
+        ``complete``: every stage has been searched that this may take."""
+        best = self.best_packed(search, spare, None)
+        tick = self.ticking("searching schedules that can be packed", 0.9, 0.9)
+        if not complete and (best is None or best[0] > least):
+            search.run(least, spare, tick, aim=Aim.NEAR)
+            best = self.best_packed(search, spare, best)
+        share = PACK_SHARE
+        while best is None or not (complete or best[0] == least):
+            cap = int(least * (1 + share))
+            complete = best is not None
+            search.run(cap if best is None else min(cap, best[0] - 4), spare, tick, aim=Aim.ALL)
+            best = self.best_packed(search, spare, best)
+            share *= 2
+        return best[1], best[2]
+
+    def best_packed(self, search: Search, spare: int | None, best: Packed | None) -> Packed | None:
+        """The best packing of the schedules that the search knows, if it is better than ``best``."""
+        limit, tries = search.least_memory(spare, deep=True), 0
+        while limit is not None and (best is None or limit < best[0]) and tries < PACK_TRIES:
             for solution in self.candidates(search, limit, spare):
                 tries += 1
                 schedule = build_schedule(self.facts, solution.stages, self.options.input_mode)
@@ -232,16 +269,13 @@ class _Run:
                     placement = place_within(self.facts, schedule, min(limit, best[0] - 4), self.uncounted)
                 if placement is not None and (best is None or self.counted(placement) < best[0]):
                     best = self.counted(placement), solution, placement
-            if best is not None and best[0] > limit and not wider:
-                search.run(min(best[0], int(least * (1 + PACK_SHARE))), spare)
-                wider = True
-            limit = search.next_memory(limit)
-        return best[1], best[2]
+            limit = search.next_memory(limit, deep=True)
+        return best
 
     def candidates(self, search: Search, limit: int, spare: int | None) -> Iterator[Solution]:
         for share in PACK_WEIGHTS:
             weight = int(share * self.facts.base_macs)
-            solution = search.least_macs(limit, int(limit * (1 - TIGHT)), weight)
+            solution = search.least_macs(limit, int(limit * (1 - TIGHT)), weight, deep=True)
             if solution is not None and (spare is None or solution.macs <= self.facts.base_macs + spare):
                 yield solution
 
@@ -306,9 +340,9 @@ class _Run:
                 any(attempt({some[0]: less}) for less in ladders[some[0]][1:-1])
         return best
 
-    def least(self, search: Search, least: int, spare: int | None) -> PlanResult:
+    def least(self, search: Search, least: int, spare: int | None, complete: bool = False) -> PlanResult:
         """P1 on a finished run whose least bytes are ``least``."""
-        solution, placement = self.pack(search, least, spare)
+        solution, placement = self.pack(search, least, spare, complete)
         schedule = build_schedule(self.facts, solution.stages, self.options.input_mode)
         return self.finish(solution, schedule, placement, self.counted(placement))
 
@@ -419,18 +453,23 @@ def _p2(run: _Run, cap: int) -> PlanResult:
     layers = run.place(run.layer_schedule)
     if run.counted(layers) <= cap // run.align * run.align:
         return run.unfused(cap // run.align * run.align)  # nothing takes fewer MACs, or fewer steps for them
-    search, unfused = run.least_memory(0, 0.0, 0.3, cap)
-    if unfused.memory <= cap:
+    search = run.search(cap, 0, 0.0, 0.05)
+    if run.feasible(search, cap, 0, 0.05, 0.2):
         result = run.fit(search, cap)
         if result is not None:
             return result
-    search = run.search(cap, None, 0.3, 0.4)
-    for n, extra in enumerate(run.extras(search, cap)):
-        begin, width = 0.4 + 0.5 * n / (len(EXTRA_SHARES) + 1), 0.5 / (len(EXTRA_SHARES) + 1)
-        search.run(cap, extra, run.ticking("searching schedules that fit", begin, begin + width))
+    search = run.search(cap, None, 0.2, 0.25)
+    if run.feasible(search, cap, None, 0.25, 0.5):
+        run.fewest(search, cap, run.ticking("saving MACs", 0.5, 0.7))
         result = run.fit(search, cap)
         if result is not None:
             return result
+        for n, extra in enumerate(run.extras(search, cap)):
+            begin, width = 0.7 + 0.2 * n / (len(EXTRA_SHARES) + 1), 0.2 / (len(EXTRA_SHARES) + 1)
+            search.run(cap, extra, run.ticking("searching schedules that fit", begin, begin + width), aim=Aim.ALL)
+            result = run.fit(search, cap)
+            if result is not None:
+                return result
     raise _infeasible(run, cap, _p1(run, None))
 
 
@@ -456,7 +495,7 @@ def front(
         extra = solution.macs - run.facts.base_macs
         memory = search.least_memory(extra)
         assert memory is not None
-        found.append(run.least(search, memory, extra))
+        found.append(run.least(search, memory, extra, complete=True))
         limit = memory - 4
     return _undominated(found)
 

@@ -50,11 +50,13 @@ class Space:
 
 
 class Aim(IntEnum):
-    """What a run is for: any schedule within its limits, the one of fewest MACs, or all of them."""
+    """What a run is for: any schedule within its limits, the one of fewest MACs, all of them, or those near the
+    fewest."""
 
     ANY = 0
     FEWEST = 1
     ALL = 2
+    NEAR = 3
 
 
 #: Bytes that one search may take itself.
@@ -165,13 +167,14 @@ def _library() -> ct.CDLL:
         ct.c_int32,
         ct.c_int32,
         ct.c_int64,
+        ct.c_bool,
         ct.POINTER(ct.c_int64),
         ct.c_void_p,
         ct.c_int32,
     )
-    lib.ws_next_memory.argtypes = (ct.c_void_p, ct.c_int32)
+    lib.ws_next_memory.argtypes = (ct.c_void_p, ct.c_int32, ct.c_bool)
     lib.ws_exact.argtypes = (ct.c_void_p,)
-    lib.ws_least_memory.argtypes = (ct.c_void_p, ct.c_int64)
+    lib.ws_least_memory.argtypes = (ct.c_void_p, ct.c_int64, ct.c_bool)
     lib.ws_statistics.restype = None
     lib.ws_statistics.argtypes = (ct.c_void_p, ct.POINTER(ct.c_int64))
     return lib
@@ -357,23 +360,25 @@ class Search:
         self._lib.ws_statistics(self._handle, counts)
         return counts[0], counts[1], counts[2], counts[3]
 
-    def least_memory(self, spare: int | None) -> int | None:
-        """P1: the least bytes with at most ``spare`` extra MACs. None if nothing that was found fits."""
-        found = self._lib.ws_least_memory(self._handle, _MOST if spare is None else spare)
+    def least_memory(self, spare: int | None, *, deep: bool = False) -> int | None:
+        """P1: the least bytes with at most ``spare`` extra MACs. None if nothing that was found fits. ``deep``: see
+        ``least_macs``."""
+        found = self._lib.ws_least_memory(self._handle, _MOST if spare is None else spare, deep)
         return None if found < 0 else int(found)
 
-    def next_memory(self, limit: int) -> int:
+    def next_memory(self, limit: int, *, deep: bool = False) -> int:
         """The smallest limit above ``limit`` at which fewer MACs may do; a huge number if there is none."""
-        return int(self._lib.ws_next_memory(self._handle, min(limit, _INT32_MAX)))
+        return int(self._lib.ws_next_memory(self._handle, min(limit, _INT32_MAX), deep))
 
-    def least_macs(self, cap: int, tight: int = 0, weight: int = 0) -> Solution | None:
+    def least_macs(self, cap: int, tight: int = 0, weight: int = 0, *, deep: bool = False) -> Solution | None:
         """P2: fewest MACs with at most ``cap`` bytes, then the fewest steps, then the least memory. None if nothing
         that was found fits. A stage of more than ``tight`` bytes whose output overlaps its input counts as ``weight``
-        MACs more: such stages are hard to pack."""
+        MACs more: such stages are hard to pack. ``deep``: outputs that overlap each other in a row, each starting
+        below the one before, have to fit too."""
         extra = ct.c_int64()
         words = np.zeros(10 * self._problem.count + 1, dtype=np.int32)
         count = self._lib.ws_least_macs(
-            self._handle, min(cap, _INT32_MAX), tight, weight, ct.byref(extra), words.ctypes.data, len(words)
+            self._handle, min(cap, _INT32_MAX), tight, weight, deep, ct.byref(extra), words.ctypes.data, len(words)
         )
         if count < 0:
             raise PlannerError(Code.INTERNAL, "the search could not write its schedule down")

@@ -78,6 +78,8 @@ typedef struct {
     int32_t end, tile;
     int32_t chain_at, chain_count;
     int32_t overlap;
+    /* With an overlap: the tensor that is overlapped, how far below it the output starts, and what that saves. */
+    int32_t under, below, saved;
 } ws_stage_t;
 
 struct ws_search {
@@ -101,6 +103,7 @@ struct ws_search {
     int64_t *rest;                           /* fewest extra MACs behind a position with the stages found */
     int32_t *tried_room;                     /* by begin: the most room that stages were searched with */
     int32_t aim;
+    int64_t slack; /* of WS_NEAR: extra MACs above the fewest, and one */
     bool exact;
 };
 

@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Near the fewest MACs: within one of so many parts of the unfused ones. */
+#define NEAR_SHARE 100
+
 ws_search_t *ws_open(const ws_graph_t *graph, const ws_limits_t *limits, ws_progress_t progress, int32_t *status)
 {
     ws_search_t *s = calloc(1, sizeof(*s));
@@ -94,6 +97,7 @@ int32_t ws_run(ws_search_t *s, int32_t cap, int32_t aim, int32_t layers_cap, int
 {
     s->cap = ws_min(cap, s->limits.cap);
     s->aim = aim;
+    s->slack = 1 + s->macs_before[s->graph.op_count] / NEAR_SHARE;
     s->layers_cap = ws_min(layers_cap, s->limits.cap);
     s->spare = spare == WS_ANY_EXTRA ? WS_MAX_EXTRA : spare;
     s->progress = progress;
@@ -108,12 +112,21 @@ int32_t ws_exact(const ws_search_t *s)
     return s->exact;
 }
 
-/* The best way to a position. */
+/* A way to a position. `cost`: extra MACs and weights; `depth`: how far below the arena's end the last tensor has to
+ * start, at least; `before`: of the ways to `from`. */
 typedef struct {
-    int64_t cost, extra, calls; /* cost: extra MACs and weights */
-    int32_t memory;
-    int32_t stage, from;
+    int64_t cost, extra, calls;
+    int32_t memory, depth;
+    int32_t stage, from, before;
 } way_t;
+
+/* What is asked of a path. Stages of more than `tight` bytes whose output overlaps something count as `weight` MACs
+ * more. `deep`: a row of outputs, each overlapping the one before and starting below it, fits too. */
+typedef struct {
+    int32_t cap, tight;
+    int64_t weight;
+    bool deep;
+} ask_t;
 
 static bool better(const way_t *a, const way_t *b)
 {
@@ -123,34 +136,94 @@ static bool better(const way_t *a, const way_t *b)
     return a->calls != b->calls ? a->calls < b->calls : a->memory < b->memory;
 }
 
-/* The best ways to all positions through stages of at most `cap` bytes; NULL without memory. */
-static way_t *ways(ws_search_t *s, int32_t cap, int32_t tight, int64_t weight)
+/* Note a way unless another one is better and no deeper. */
+static bool note_way(ws_search_t *s, ws_vec_t *known, const way_t *way)
+{
+    size_t kept = 0;
+    for (size_t n = 0; n < known->count; n++) {
+        const way_t *other = WS_AT(*known, way_t, n);
+        if (other->depth <= way->depth && !better(way, other)) {
+            return true;
+        }
+    }
+    for (size_t n = 0; n < known->count; n++) {
+        way_t other = *WS_AT(*known, way_t, n);
+        if (way->depth > other.depth || !better(way, &other)) {
+            *WS_AT(*known, way_t, kept++) = other;
+        }
+    }
+    known->count = kept;
+    return ws_push(s, known, way);
+}
+
+static void free_ways(ws_search_t *s, ws_vec_t *ways)
+{
+    for (int32_t i = 0; ways != NULL && i <= s->graph.op_count; i++) {
+        ws_vec_free(s, &ways[i]);
+    }
+    ws_release(s, ways, (size_t)s->graph.op_count + 1, sizeof(*ways));
+}
+
+/* How deep the stage's output has to lie if what was made before it lies at `depth`: where there is room for both, it
+ * need not overlap. */
+static int32_t depth_of(const ws_search_t *s, const ws_stage_t *stage, int32_t start, int32_t depth, int32_t cap)
+{
+    const ws_tensor_t *out = &s->graph.tensors[s->graph.ops[stage->end - 1].tensor];
+    int32_t own = (int32_t)ws_up(out->bytes);
+    if (!stage->overlap || stage->memory <= cap - stage->saved) {
+        return own;
+    }
+    const ws_tensor_t *under = &s->graph.tensors[stage->under];
+    return ws_max(own,
+                  (under->producer == start - 1 && start > 0 ? depth : (int32_t)ws_up(under->bytes)) + stage->below);
+}
+
+/* The best ways to all positions, by position; NULL without memory. */
+static ws_vec_t *find_ways(ws_search_t *s, const ask_t *ask)
 {
     int32_t n = s->graph.op_count;
-    way_t *best = ws_alloc(s, (size_t)n + 1, sizeof(*best));
-    if (best == NULL) {
-        return NULL;
+    ws_vec_t *ways = ws_alloc(s, (size_t)n + 1, sizeof(*ways));
+    for (int32_t i = 0; ways != NULL && i <= n; i++) {
+        ways[i].size = sizeof(way_t);
     }
-    for (int32_t i = 1; i <= n; i++) {
-        best[i].cost = best[i].extra = WS_MAX_EXTRA;
-    }
-    for (int32_t i = 0; i < n; i++) {
-        if (best[i].extra >= WS_MAX_EXTRA) {
-            continue;
-        }
-        for (int32_t k = s->stages_at[i]; k < s->stages_end[i]; k++) {
-            const ws_stage_t *stage = WS_AT(s->stages, ws_stage_t, k);
-            int64_t cost = stage->extra + (stage->overlap && stage->memory > tight ? weight : 0);
-            way_t way = {best[i].cost + cost,
-                         best[i].extra + stage->extra,
-                         best[i].calls + stage->calls,
-                         ws_max(best[i].memory, stage->memory),
-                         k,
-                         i};
-            if (stage->memory <= cap && better(&way, &best[stage->end])) {
-                best[stage->end] = way;
+    way_t none = {0, 0, 0, 0, 0, WS_NONE, WS_NONE, WS_NONE};
+    bool good = ways != NULL && ws_push(s, &ways[0], &none);
+    for (int32_t i = 0; good && i < n; i++) {
+        for (size_t w = 0; good && w < ways[i].count; w++) {
+            const way_t *from = WS_AT(ways[i], way_t, w);
+            for (int32_t k = s->stages_at[i]; good && k < s->stages_end[i]; k++) {
+                const ws_stage_t *stage = WS_AT(s->stages, ws_stage_t, k);
+                if (stage->memory > ask->cap) {
+                    continue;
+                }
+                int64_t weight = stage->overlap && stage->memory > ask->tight ? ask->weight : 0;
+                way_t way = {from->cost + stage->extra + weight,
+                             from->extra + stage->extra,
+                             from->calls + stage->calls,
+                             ws_max(from->memory, stage->memory),
+                             ask->deep ? depth_of(s, stage, i, from->depth, ask->cap) : 0,
+                             k,
+                             i,
+                             (int32_t)w};
+                good = way.depth > ask->cap || note_way(s, &ways[stage->end], &way);
             }
         }
+    }
+    if (!good) {
+        free_ways(s, ways);
+        return NULL;
+    }
+    return ways;
+}
+
+/* Of the ways to the end, the best; NULL if there is none. */
+static const way_t *best_way(const ws_search_t *s, const ws_vec_t *ways)
+{
+    const ws_vec_t *ends = &ways[s->graph.op_count];
+    const way_t *best = NULL;
+    for (size_t n = 0; n < ends->count; n++) {
+        const way_t *way = WS_AT(*ends, way_t, n);
+        best = best == NULL || better(way, best) ? way : best;
     }
     return best;
 }
@@ -188,90 +261,72 @@ static void put_stage(const ws_search_t *s, writer_t *w, int32_t begin, const ws
     }
 }
 
-int32_t ws_least_macs(ws_search_t *s, int32_t cap, int32_t tight, int64_t weight, int64_t *extra, int32_t *out,
-                      int32_t room)
+int32_t ws_least_macs(ws_search_t *s, int32_t cap, int32_t tight, int64_t weight, bool deep, int64_t *extra,
+                      int32_t *out, int32_t room)
 {
+    const ask_t ask = {cap, tight, weight, deep};
     int32_t n = s->graph.op_count, count = 0;
-    way_t *best = ways(s, cap, tight, weight);
-    if (best == NULL) {
+    ws_vec_t *ways = find_ways(s, &ask);
+    if (ways == NULL) {
         return -1;
     }
-    *extra = best[n].extra;
-    if (best[n].extra < WS_MAX_EXTRA) {
-        int32_t *path = ws_alloc(s, (size_t)n, sizeof(*path));
+    const way_t *best = best_way(s, ways);
+    if (best != NULL) {
+        *extra = best->extra;
+        const way_t **path = ws_alloc(s, (size_t)n, sizeof(*path));
         writer_t w = {out, room, 0};
-        for (int32_t i = n; path != NULL && i > 0; i = best[i].from) {
-            path[count++] = i;
+        for (const way_t *way = best; path != NULL && way->from >= 0;
+             way = WS_AT(ways[way->from], way_t, way->before)) {
+            path[count++] = way;
         }
         put(&w, count);
         for (int32_t k = count - 1; path != NULL && k >= 0; k--) {
-            const way_t *way = &best[path[k]];
-            put_stage(s, &w, way->from, WS_AT(s->stages, ws_stage_t, way->stage));
+            put_stage(s, &w, path[k]->from, WS_AT(s->stages, ws_stage_t, path[k]->stage));
         }
         count = path == NULL || w.count > room ? -1 : w.count;
         ws_release(s, path, (size_t)n, sizeof(*path));
     }
-    ws_release(s, best, (size_t)n + 1, sizeof(*best));
+    free_ways(s, ways);
     return count;
 }
 
-static int ascending(const void *a, const void *b)
+/* Fewest extra MACs with at most `cap` bytes; WS_MAX_EXTRA if there is no way, or no memory. */
+static int64_t fewest_extra(ws_search_t *s, int32_t cap, bool deep)
 {
-    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-    return x < y ? -1 : x > y;
+    const ask_t ask = {cap, 0, 0, deep};
+    ws_vec_t *ways = find_ways(s, &ask);
+    const way_t *best = ways == NULL ? NULL : best_way(s, ways);
+    int64_t extra = best == NULL ? WS_MAX_EXTRA : best->extra;
+    free_ways(s, ways);
+    return extra;
 }
 
-/* The peaks of all stages, ascending; NULL without memory. */
-static int32_t *sorted_peaks(ws_search_t *s)
+/* The least bytes, a multiple of 4, with at most `extra` MACs; `none` if there are none. */
+static int32_t least_peak(ws_search_t *s, int64_t extra, bool deep, int32_t none)
 {
-    int32_t *peaks = ws_alloc(s, s->stages.count, sizeof(*peaks));
-    for (size_t k = 0; peaks != NULL && k < s->stages.count; k++) {
-        peaks[k] = WS_AT(s->stages, ws_stage_t, k)->memory;
+    int32_t lo = 0, hi = INT32_MAX / 4;
+    if (fewest_extra(s, 4 * hi, deep) > extra) {
+        return none;
     }
-    if (peaks != NULL) {
-        qsort(peaks, s->stages.count, sizeof(*peaks), ascending);
-    }
-    return peaks;
-}
-
-/* The least peak with at most `extra` MACs; `none` if there is none. */
-static int32_t least_peak(ws_search_t *s, int64_t extra, int32_t none)
-{
-    int32_t found = none;
-    size_t lo = 0, hi = s->stages.count;
-    int32_t *peaks = sorted_peaks(s);
-    while (peaks != NULL && lo < hi) {
-        size_t middle = (lo + hi) / 2;
-        way_t *best = ways(s, peaks[middle], 0, 0);
-        if (best == NULL) {
-            break;
-        }
-        if (best[s->graph.op_count].extra <= extra) {
-            found = peaks[middle];
+    while (lo < hi) {
+        int32_t middle = lo + (hi - lo) / 2;
+        if (fewest_extra(s, 4 * middle, deep) <= extra) {
             hi = middle;
         } else {
             lo = middle + 1;
         }
-        ws_release(s, best, (size_t)s->graph.op_count + 1, sizeof(*best));
     }
-    ws_release(s, peaks, s->stages.count, sizeof(*peaks));
-    return found;
+    return 4 * hi;
 }
 
-int32_t ws_least_memory(ws_search_t *s, int64_t extra)
+int32_t ws_least_memory(ws_search_t *s, int64_t extra, bool deep)
 {
-    return least_peak(s, extra, WS_NONE);
+    return least_peak(s, extra, deep, WS_NONE);
 }
 
-int32_t ws_next_memory(ws_search_t *s, int32_t cap)
+int32_t ws_next_memory(ws_search_t *s, int32_t cap, bool deep)
 {
-    way_t *best = ways(s, cap, 0, 0);
-    if (best == NULL) {
-        return INT32_MAX;
-    }
-    int64_t extra = best[s->graph.op_count].extra;
-    ws_release(s, best, (size_t)s->graph.op_count + 1, sizeof(*best));
-    return least_peak(s, extra - 1, INT32_MAX);
+    return least_peak(s, fewest_extra(s, cap, deep) - 1, deep, INT32_MAX);
 }
 
 void ws_statistics(const ws_search_t *s, int64_t counts[4])

@@ -82,8 +82,8 @@ int32_t ws_bound(ws_search_t *search, int64_t spare);
  * schedule. */
 int64_t ws_ahead(ws_search_t *search, int32_t cap);
 
-/* What a run is for: any schedule within its limits, the one of fewest MACs, or all of them. */
-enum { WS_ANY = 0, WS_FEWEST = 1, WS_ALL = 2 };
+/* What a run is for: any schedule within its limits, the one of fewest MACs, all of them, or those near the fewest. */
+enum { WS_ANY = 0, WS_FEWEST = 1, WS_ALL = 2, WS_NEAR = 3 };
 
 /*
  * Finds stages of at most `cap` bytes and, with the stages before, at most `spare` extra MACs (or WS_ANY_EXTRA), and
@@ -97,20 +97,21 @@ int32_t ws_exact(const ws_search_t *search);
 /*
  * Of the stages found: fewest MACs beyond the unfused ones with at most `cap` bytes, then the fewest kernel calls, then
  * the least memory. A stage of more than `tight` bytes whose output overlaps its input counts as `weight` MACs more:
- * such stages are hard to pack. Writes the schedule into `out`: stages, then for each [begin, end, overlap, memory,
- * tile, segments], and for each segment [begin, end, row advance, rows kept by each operator...]. Returns the words
- * written, 0 if nothing fits, or -1 if `room` words or the memory are not enough.
+ * such stages are hard to pack. `deep`: outputs that overlap each other in a row, each starting below the one before,
+ * have to fit too. Writes the schedule into `out`: stages, then for each [begin, end, overlap, memory, tile, segments],
+ * and for each segment [begin, end, row advance, rows kept by each operator...]. Returns the words written, 0 if
+ * nothing fits, or -1 if `room` words or the memory are not enough.
  */
-int32_t ws_least_macs(ws_search_t *search, int32_t cap, int32_t tight, int64_t weight, int64_t *extra, int32_t *out,
-                      int32_t room);
+int32_t ws_least_macs(ws_search_t *search, int32_t cap, int32_t tight, int64_t weight, bool deep, int64_t *extra,
+                      int32_t *out, int32_t room);
 
 /* Of the stages found: the least memory of a schedule with at most `extra` MACs beyond the unfused ones; -1 if there is
  * none. */
-int32_t ws_least_memory(ws_search_t *search, int64_t extra);
+int32_t ws_least_memory(ws_search_t *search, int64_t extra, bool deep);
 
 /* Of the stages found: the least limit above `cap` with which ws_least_macs finds fewer MACs; INT32_MAX if none does.
  */
-int32_t ws_next_memory(ws_search_t *search, int32_t cap);
+int32_t ws_next_memory(ws_search_t *search, int32_t cap, bool deep);
 
 /* Counts for reports: options, states kept, states tried, stages. */
 void ws_statistics(const ws_search_t *search, int64_t counts[4]);

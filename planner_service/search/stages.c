@@ -33,6 +33,7 @@ typedef struct {
     int64_t extra;
     int32_t memory, tile, calls;
     int32_t option, before, segments, overlap;
+    int32_t under, below, saved;
 } end_t;
 
 typedef struct {
@@ -45,7 +46,7 @@ typedef struct {
     int32_t tracked; /* tensors that the stage may be the last to read */
     int32_t *track;
     ws_vec_t *groups;  /* group_t, by position */
-    ws_vec_t *ends;    /* end_t, by end: ascending memory, descending MACs */
+    ws_vec_t *ends;    /* end_t, by 2 * end + overlap: ascending memory, descending MACs */
     ws_vec_t states;   /* state_t: everything that a kept state came from */
     ws_vec_t stairs;   /* pairs of int32_t, for settle() */
     ws_vec_t profiles; /* int32_t offsets into rows */
@@ -371,10 +372,10 @@ static group_t *group_of(scan_t *c, int32_t j, int32_t advance, int32_t offset, 
     return ws_push(c->s, groups, &fresh) ? WS_AT(*groups, group_t, groups->count - 1) : NULL;
 }
 
-/* Note a finished stage if none needs both less memory and fewer MACs. */
+/* Note a finished stage if none needs both less memory and fewer MACs, of those that overlap and of the others. */
 static bool note_end(scan_t *c, int32_t j, const end_t *end)
 {
-    ws_vec_t *ends = &c->ends[j];
+    ws_vec_t *ends = &c->ends[2 * j + end->overlap];
     size_t lo = 0, hi = ends->count;
     while (lo < hi) { /* first that needs more memory */
         size_t middle = (lo + hi) / 2;
@@ -416,6 +417,7 @@ static bool note_end(scan_t *c, int32_t j, const end_t *end)
 typedef struct {
     bool known;
     int64_t saved; /* bytes that the output shares with what it overlaps, if the stage ends here */
+    int32_t under, below;
     group_t *target;
 } joint_t;
 
@@ -427,9 +429,13 @@ static bool join(scan_t *c, joint_t *joint, const group_t *g, const ws_class_t *
     for (int32_t k = 0; link->ends && k < c->tracked; k++) {
         if (dies(c, link->j, k)) {
             int64_t size = ws_up(s->graph.tensors[c->track[k]].bytes), own = ws_up(out->bytes);
-            int64_t below = size + distance(c, g, class, link, k, out);
-            int64_t saving = size + own - (own > below ? own : below);
-            joint->saved = saving > joint->saved ? saving : joint->saved;
+            int64_t below = distance(c, g, class, link, k, out);
+            int64_t saving = size + own - (own > size + below ? own : size + below);
+            if (saving > joint->saved) {
+                joint->saved = saving;
+                joint->under = c->track[k];
+                joint->below = (int32_t)below;
+            }
         }
     }
     if (link->cuts) {
@@ -456,7 +462,7 @@ static bool follow(scan_t *c, const group_t *g, int32_t first, const ws_class_t 
     int64_t beside = link->ends ? link->full - ws_up(last->bytes) : link->carried;
     int64_t add = ring + class->fixed + WS_COUNTERS, room = c->cap - beside;
     int64_t spare = ws_min64(s->spare - c->prefix, c->rest - 1) - s->ahead[link->j];
-    joint_t joint = {false, 0, NULL};
+    joint_t joint = {false, 0, WS_NONE, 0, NULL};
     const state_t *states = g->states.items;
     size_t count = g->states.count;
     for (int32_t o = class->first; o < class->first + class->count; o++) {
@@ -490,7 +496,8 @@ static bool follow(scan_t *c, const group_t *g, int32_t first, const ws_class_t 
             int64_t memory = link->full + held + tile;
             for (int32_t over = 0; link->ends && over < (joint.saved > 0 ? 2 : 1); over++) {
                 int64_t total = memory - (over ? joint.saved : 0);
-                end_t end = {extra, (int32_t)total, tile, next.calls, o, next.before, next.segments, over};
+                end_t end = {extra, (int32_t)total, tile,        next.calls,          o, next.before, next.segments,
+                             over,  joint.under,    joint.below, (int32_t)joint.saved};
                 if (total <= c->cap && !note_end(c, link->j, &end)) {
                     return false;
                 }
@@ -573,21 +580,23 @@ static bool scan_from(scan_t *c, int32_t i)
 static bool keep_ends(scan_t *c)
 {
     ws_search_t *s = c->s;
-    for (int32_t j = c->start + 1; j <= s->graph.op_count; j++) {
-        for (size_t n = 0; n < c->ends[j].count; n++) {
-            const end_t *end = WS_AT(c->ends[j], end_t, n);
-            ws_stage_t stage = {end->extra, end->memory, end->calls, j, end->tile, (int32_t)s->chains.count,
-                                0,          end->overlap};
+    for (int32_t at = 2 * c->start; at < 2 * (s->graph.op_count + 1); at++) {
+        int32_t j = at / 2;
+        for (size_t n = 0; n < c->ends[at].count; n++) {
+            const end_t *end = WS_AT(c->ends[at], end_t, n);
+            ws_stage_t stage = {end->extra, end->memory,  end->calls, j,          end->tile, (int32_t)s->chains.count,
+                                0,          end->overlap, end->under, end->below, end->saved};
             int32_t chain[WS_MAX_SEGMENTS];
-            int32_t at = WS_MAX_SEGMENTS;
-            chain[--at] = end->option;
+            int32_t first = WS_MAX_SEGMENTS;
+            chain[--first] = end->option;
             for (int32_t b = end->before; WS_AT(c->states, state_t, b)->option >= 0;) {
                 const state_t *state = WS_AT(c->states, state_t, b);
-                chain[--at] = state->option;
+                chain[--first] = state->option;
                 b = state->before;
             }
-            stage.chain_count = WS_MAX_SEGMENTS - at;
-            if (!ws_append(s, &s->chains, chain + at, (size_t)stage.chain_count) || !ws_push(s, &s->stages, &stage)) {
+            stage.chain_count = WS_MAX_SEGMENTS - first;
+            if (!ws_append(s, &s->chains, chain + first, (size_t)stage.chain_count) ||
+                !ws_push(s, &s->stages, &stage)) {
                 return false;
             }
         }
@@ -644,7 +653,7 @@ static void clear(scan_t *c)
         for (size_t n = 0; n < c->groups[i].count; n++) {
             ws_vec_free(c->s, &WS_AT(c->groups[i], group_t, n)->states);
         }
-        c->groups[i].count = c->ends[i].count = 0;
+        c->groups[i].count = c->ends[2 * i].count = c->ends[2 * i + 1].count = 0;
     }
     c->states.count = c->profiles.count = c->rows.count = 0;
 }
@@ -678,7 +687,7 @@ static bool add_layer(scan_t *c)
             int64_t full, carried;
             count_kept(c, j, WS_NONE, &full, &carried);
             int64_t memory = full + class->fixed + WS_COUNTERS + WS_AT(s->options, ws_option_t, o)->held;
-            ws_stage_t stage = {0, (int32_t)memory, 1, j, 0, (int32_t)s->chains.count, 1, 0};
+            ws_stage_t stage = {0, (int32_t)memory, 1, j, 0, (int32_t)s->chains.count, 1, 0, WS_NONE, 0, 0};
             if (memory > s->cap && memory <= s->layers_cap) {
                 return ws_push(s, &s->chains, &o) && ws_push(s, &s->stages, &stage);
             }
@@ -716,7 +725,7 @@ static bool scan_start(scan_t *c, int32_t start, int32_t room, int64_t prefix, b
     s->room = room;
     c->start = start;
     c->prefix = prefix;
-    c->rest = s->rest[start];
+    c->rest = s->aim == WS_NEAR ? s->rest[start] + s->slack : s->rest[start];
     look_back(c);
     bool good = layer ? add_layer(c) : scan(c);
     clear(c);
@@ -771,7 +780,8 @@ static bool find_forward(scan_t *c, int64_t *reached)
         if (s->aim == WS_ANY && done) {
             return true;
         }
-        if (s->rest[start] > s->ahead[start] && !scan_start(c, start, s->cap, reached[start], false)) {
+        if ((s->rest[start] > s->ahead[start] || s->aim == WS_NEAR) &&
+            !scan_start(c, start, s->cap, reached[start], false)) {
             return false;
         }
         for (int32_t k = s->stages_at[start]; k < s->stages_end[start]; k++) {
@@ -821,19 +831,20 @@ bool ws_find_stages(ws_search_t *s)
     int64_t *reached = ws_alloc(s, places, sizeof(*reached));
     c.track = ws_alloc(s, tensors, sizeof(*c.track));
     c.groups = ws_alloc(s, places, sizeof(*c.groups));
-    c.ends = ws_alloc(s, places, sizeof(*c.ends));
+    c.ends = ws_alloc(s, 2 * places, sizeof(*c.ends));
     bool good = reached != NULL && c.track != NULL && c.groups != NULL && c.ends != NULL;
     for (int32_t i = 0; good && i <= n; i++) {
         reached[i] = i > 0 ? WS_MAX_EXTRA : 0;
         c.groups[i].size = sizeof(group_t);
-        c.ends[i].size = sizeof(end_t);
+        c.ends[2 * i].size = c.ends[2 * i + 1].size = sizeof(end_t);
     }
     s->exact = true;
     s->rest[n] = 0;
     good = good && keep_known(&c) && find_forward(&c, reached);
     for (int32_t i = 0; c.groups != NULL && c.ends != NULL && i <= n; i++) {
         ws_vec_free(s, &c.groups[i]);
-        ws_vec_free(s, &c.ends[i]);
+        ws_vec_free(s, &c.ends[2 * i]);
+        ws_vec_free(s, &c.ends[2 * i + 1]);
     }
     ws_vec_free(s, &c.states);
     ws_vec_free(s, &c.stairs);
@@ -842,6 +853,6 @@ bool ws_find_stages(ws_search_t *s)
     ws_release(s, reached, places, sizeof(*reached));
     ws_release(s, c.track, tensors, sizeof(*c.track));
     ws_release(s, c.groups, places, sizeof(*c.groups));
-    ws_release(s, c.ends, places, sizeof(*c.ends));
+    ws_release(s, c.ends, 2 * places, sizeof(*c.ends));
     return good;
 }
