@@ -6,10 +6,10 @@ into what is left: small bin packing problems, in which sums of sizes are bit se
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-#: Positions tried before a height is given up.
+#: Positions tried, besides two for each tensor, before a height is given up.
 EFFORT = 600
 #: How many achievable sums of a stage's windows are tried as room below or above a tensor.
 SUMS_TRIED = 3
@@ -51,7 +51,7 @@ def arrange(wholes: Sequence[Whole], inners: Sequence[Inner], height: int, effor
 
 class _Arranger:
     def __init__(self, wholes: Sequence[Whole], inners: Sequence[Inner], height: int, effort: int) -> None:
-        self.wholes, self.inners, self.height, self.effort = wholes, inners, height, effort
+        self.wholes, self.inners, self.height, self.effort = wholes, inners, height, effort + 2 * len(wholes)
         self.born: list[list[int]] = [[] for _ in inners]
         for n, whole in enumerate(wholes):
             self.born[whole.first].append(n)
@@ -63,42 +63,52 @@ class _Arranger:
         self.dead: set[tuple[int, ...]] = set()
 
     def run(self) -> Arrangement | None:
-        if not self._place(0, 0):
-            return None
+        """Tensors one after the other, and behind the last one of a stage its other windows, with backtracking."""
+        steps = [(stage, n) for stage, born in enumerate(self.born) for n in (*born, None)]
+        tried: list[Iterator[int] | None] = []
+        while len(tried) < len(steps):
+            stage, n = steps[len(tried)]
+            if n is None:
+                if self._close(stage):
+                    tried.append(None)
+                    continue
+            else:
+                tried.append(iter(self._positions(stage, n)))
+            if not self._next(steps, tried):
+                return None
         fits = [fit for fit in self.fits if fit is not None]
         return Arrangement(
             tuple(self.at), tuple(tuple(f[0]) for f in fits), tuple(tuple(tuple(g) for g in f[1]) for f in fits)
         )
 
-    def _place(self, stage: int, number: int) -> bool:
-        """Place tensor ``number`` of those born in ``stage`` and all later ones."""
-        if stage == len(self.inners):
-            return True
-        if number == len(self.born[stage]):
-            return self._close(stage)
-        n = self.born[stage][number]
-        for at in self._positions(stage, n):
-            self.effort -= 1
-            if self.effort < 0:
-                return False
-            self.at[n] = at
-            if self._place(stage, number + 1):
-                return True
-        self.at[n] = -1
+    def _next(self, steps: Sequence[tuple[int, int | None]], tried: list[Iterator[int] | None]) -> bool:
+        """Go back to the last tensor that can lie elsewhere, and put it there."""
+        while tried:
+            stage, n = steps[len(tried) - 1]
+            positions = tried[-1]
+            if positions is None or n is None:
+                self.dead.add(self._key(stage))
+            elif (at := next(positions, None)) is not None:
+                self.effort -= 1
+                self.at[n] = at
+                return self.effort >= 0
+            else:
+                self.at[n] = -1
+            tried.pop()
         return False
 
+    def _key(self, stage: int) -> tuple[int, ...]:
+        return (stage, *(self.at[n] for n in self.live[stage]))
+
     def _close(self, stage: int) -> bool:
-        """All tensors of the stage are placed: fit the others, and go on."""
-        key = (stage, *(self.at[n] for n in self.live[stage]))
+        """All tensors of the stage are placed: whether the others fit."""
+        key = self._key(stage)
         if key in self.dead:
             return False
-        fit = self._fit(stage)
-        if fit is not None:
-            self.fits[stage] = fit
-            if self._place(stage + 1, 0):
-                return True
-        self.dead.add(key)
-        return False
+        self.fits[stage] = self._fit(stage)
+        if self.fits[stage] is None:
+            self.dead.add(key)
+        return self.fits[stage] is not None
 
     def _positions(self, stage: int, n: int) -> list[int]:
         """Where tensor ``n`` may start, the most promising first: just low enough below what it overlaps, at the ends,

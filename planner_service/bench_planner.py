@@ -43,7 +43,7 @@ F_MAX = (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, None)
 P_MAX = tuple(1000 * kilo for kilo in (8, 12, 16, 24, 32, 48, 64, 96, 128))
 MODEL_F_MAX = (1.0, 1.1, 1.3, None)
 #: Operators of the synthetic networks, and the limit of the query.
-GROWTH, GROWTH_F_MAX = (25, 50, 100), 1.3
+GROWTH, GROWTH_F_MAX = (25, 50, 100, 150, 200, 300, 400, 500), 1.3
 #: CPU seconds that a query, a whole front, and the query of the longest synthetic network may take.
 QUERY_SECONDS, FRONT_SECONDS, GROWTH_SECONDS = 0.5, 5.0, 30.0
 #: Shares of msf-CNN's RAM that are aimed at where F is bounded, and where it is not.
