@@ -26,7 +26,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from planner_service import api, targets  # noqa: E402
+from planner_service import api, signing, targets  # noqa: E402
 from planner_service.engine import Engine, generated_input  # noqa: E402
 from planner_service.format import ERROR_TEXT, EngineError, HeaderRecord  # noqa: E402
 
@@ -303,6 +303,37 @@ def test_bad_slot_is_named_and_the_application_goes_on(board: str, case: str, tm
     record(board, f"slot {case}", f"WEFT_ERR_{name}")
 
 
+#: Who checks signatures; tests/test_riot_update.py has it with micro-ecc on native64.
+SIGNED_BY = {"weft_signed": "micro-ecc", "weft_signed_psa": "PSA"}
+SIGNED = [] if CHOSEN == ["native64"] else list(SIGNED_BY)
+
+
+@pytest.mark.parametrize("module", SIGNED)
+@pytest.mark.parametrize("board", RUN)
+def test_only_signed_plans_boot(board: str, module: str, tmp_path: Path) -> None:
+    lacking = driver.unfetchable("micro-ecc")
+    if lacking:
+        pytest.skip("; ".join(lacking))
+    key = driver.BUILD / "boot-key.pem"
+    header = key.with_suffix(".h")
+    if not header.exists():
+        key.write_bytes(signing.generate_key())
+        header.write_text(signing.c_array(signing.public_key(key.read_bytes())))
+    variables = {"WEFT_KEY": str(header), "WEFT_SIGNED": module}
+    firmware = driver.elf("hello_plan", board, module, variables)
+    content = plan("digits_a", driver.BOARDS[board].target)
+    good, foreign = (signing.sign(content, pem) for pem in (key.read_bytes(), signing.generate_key()))
+    for wrong, name in ((content, "UNSIGNED"), (foreign, "KEY")):
+        with driver.booted(board, firmware, slot_file(tmp_path, board, {"a": wrong})) as (_, text):
+            assert f"weft: slot a: WEFT_ERR_{name}: " in text
+            assert "the application goes on" in text
+    with driver.booted(board, firmware, slot_file(tmp_path, board, {"a": good})) as (console, text):
+        assert "need no signature" not in text
+        check_digits(text, content)
+        assert "WEFT_ERR_STATE" in console.send("weft switch b"), "only updates change what runs"
+    record(board, module, "only signed plans boot")
+
+
 @pytest.mark.parametrize("board", RUN)
 def test_embunit_suites(board: str, tmp_path: Path) -> None:
     firmware = driver.elf("service", board)
@@ -328,7 +359,7 @@ def tables(results: Path) -> str:
     rows = [("board", "hello_plan", "switch", "update", "one firmware, two models", "bad slots named", "embUnit")]
     owners = ("engine", "update core", "module", "shell", "CoAP", "system")
     memory = [("flash+RAM, bytes", *owners)]
-    air = [("board", "30 % loss", "killed", "SUIT")]
+    air = [("board", "signed plans only", "30 % loss", "killed", "SUIT")]
     for board in (name for name in driver.BOARDS if name in table):
         found = table[board]
         named = sum(case in found for case in bad)
@@ -345,10 +376,12 @@ def tables(results: Path) -> str:
         )
         if "module" in found:
             memory.append((board, *(found.get(owner, "-") for owner in owners)))
-        if "30 % loss" in found:
-            air.append((board, found["30 % loss"], found.get("kills", "-"), found.get("SUIT", "-")))
+        checked = [name for name in SIGNED_BY if name in found]
+        if checked or "30 % loss" in found:
+            by = ", ".join(SIGNED_BY[name] for name in checked)
+            air.append((board, by or "-", *(found.get(what, "-") for what in ("30 % loss", "kills", "SUIT"))))
     text = [f"RIOT {results.parent.name}", ""]
-    for block in (rows, air, memory):
+    for block in (block for block in (rows, air, memory) if len(block) > 1):
         widths = [max(len(row[column]) for row in block) for column in range(len(block[0]))]
         for row in block:
             text.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

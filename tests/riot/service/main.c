@@ -5,6 +5,7 @@
 #include "embUnit.h"
 #include "update/update_internal.h"
 #include "weft/weft_service.h"
+#include "weft/weft_upload.h"
 #include "weft_params.h"
 
 #define CHUNK 256u
@@ -322,6 +323,182 @@ static void test_stages_are_timed(void)
     TEST_ASSERT(sum > 0 && sum <= status.usec);
 }
 
+/* ---------------------------------------------------------------- updates */
+
+static uint32_t head[(WEFT_UPDATE_HEAD_MAX + 3u) / 4u];
+static weft_upload_t upload = {.head = head};
+
+typedef struct {
+    uint32_t offset, len;
+    uint8_t version; /* that the plan claims */
+} part_t;
+
+/* Bytes of the plan, through RAM, for the core takes them from there only. */
+static int write_part(weft_update_t *update, void *ctx)
+{
+    static uint8_t chunk[CHUNK];
+    const part_t *part = ctx;
+    memcpy(chunk, test_plan + part->offset, part->len);
+    if (part->offset == 0) {
+        chunk[WEFT_HEADER_PLAN_VERSION] = part->version;
+    }
+    return weft_upload_write(update, &upload, part->offset, chunk, part->len);
+}
+
+static int finish_upload(weft_update_t *update, void *ctx)
+{
+    (void)ctx;
+    return weft_upload_finish(update, &upload);
+}
+
+static int order_test(weft_update_t *update, void *ctx)
+{
+    (void)ctx;
+    return weft_update_test(update);
+}
+
+static int order_revert(weft_update_t *update, void *ctx)
+{
+    (void)ctx;
+    return weft_update_revert(update);
+}
+
+static int order_confirm(weft_update_t *update, void *ctx)
+{
+    (void)ctx;
+    return weft_update_confirm(update);
+}
+
+static int read_core(weft_update_t *update, void *ctx)
+{
+    weft_update_status(update, ctx);
+    return WEFT_OK;
+}
+
+static int send_part(uint32_t offset, uint8_t version)
+{
+    uint32_t left = plan_len() - offset;
+    part_t part = {.offset = offset, .len = left < CHUNK ? left : CHUNK, .version = version};
+    return weft_service_update(write_part, &part);
+}
+
+static void send_plan(uint8_t version)
+{
+    for (uint32_t at = 0; at < plan_len(); at += CHUNK) {
+        TEST_ASSERT_EQUAL_INT(WEFT_OK, send_part(at, version));
+    }
+    TEST_ASSERT_EQUAL_INT(WEFT_OK, weft_service_update(finish_upload, NULL));
+}
+
+static uint32_t running_version(void)
+{
+    weft_service_status(&status);
+    return status.report.error.code == WEFT_OK ? status.report.plan_version : 0;
+}
+
+static void start_update(void)
+{
+    write_good(0);
+    TEST_ASSERT_EQUAL_INT(WEFT_OK, boot());
+    send_plan(9);
+    TEST_ASSERT_EQUAL_INT(2, (int)running_version());
+    TEST_ASSERT_EQUAL_INT(WEFT_OK, weft_service_update(order_test, NULL));
+}
+
+static void test_no_updates_before_boot(void)
+{
+    /* The first of its suite, before anything was booted. */
+    TEST_ASSERT_EQUAL_INT(WEFT_ERR_FLASH, weft_service_update(order_test, NULL));
+}
+
+static void test_trial_runs_at_once_and_is_confirmed_by_runs(void)
+{
+    trace_t trace = {.abort_at = -1, .fail_at = -1};
+    weft_update_status_t core;
+    start_update();
+    TEST_ASSERT_EQUAL_INT(9, (int)running_version());
+    TEST_ASSERT(status.trial && status.slot == 1);
+    for (unsigned i = 0; i < CONFIG_WEFT_CONFIRM_AFTER; i++) {
+        TEST_ASSERT_EQUAL_INT(WEFT_OK, traced_run(&trace));
+    }
+    weft_service_update(read_core, &core);
+    TEST_ASSERT(core.active == 1 && core.floor == 9);
+    TEST_ASSERT_EQUAL_INT(9, (int)running_version());
+    TEST_ASSERT(!status.trial);
+    TEST_ASSERT_EQUAL_INT(WEFT_OK, boot());
+    TEST_ASSERT_EQUAL_INT(9, (int)running_version());
+}
+
+static void test_revert_goes_back_at_once(void)
+{
+    start_update();
+    TEST_ASSERT_EQUAL_INT(9, (int)running_version());
+    TEST_ASSERT_EQUAL_INT(WEFT_OK, weft_service_update(order_revert, NULL));
+    TEST_ASSERT_EQUAL_INT(2, (int)running_version());
+    TEST_ASSERT(!status.trial && status.slot == 0);
+    TEST_ASSERT_EQUAL_INT(WEFT_ERR_STATE, weft_service_update(order_confirm, NULL));
+    /* The same plan again is refused as soon as its head is there. */
+    int r = WEFT_OK;
+    for (uint32_t at = 0; at < sizeof head && r == WEFT_OK; at += CHUNK) {
+        r = send_part(at, 9);
+    }
+    TEST_ASSERT_EQUAL_INT(WEFT_ERR_TRIED, r);
+}
+
+static void test_trial_ends_after_three_boots(void)
+{
+    start_update();
+    for (unsigned i = 1; i < WEFT_UPDATE_TRIES; i++) {
+        TEST_ASSERT_EQUAL_INT(WEFT_OK, boot());
+        TEST_ASSERT_EQUAL_INT(9, (int)running_version());
+    }
+    TEST_ASSERT_EQUAL_INT(WEFT_OK, boot());
+    TEST_ASSERT_EQUAL_INT(2, (int)running_version());
+}
+
+static void test_stream_with_gaps_and_repetitions(void)
+{
+    write_good(0);
+    TEST_ASSERT_EQUAL_INT(WEFT_OK, boot());
+    TEST_ASSERT_EQUAL_INT(WEFT_ERR_OFFSET, send_part(CHUNK, 9));
+    TEST_ASSERT_EQUAL_INT(WEFT_ERR_TRUNCATED, weft_service_update(finish_upload, NULL));
+    for (uint32_t at = 0; at < plan_len(); at += CHUNK) {
+        TEST_ASSERT_EQUAL_INT(WEFT_OK, send_part(at, 9));
+        if (at >= 4 * CHUNK) {
+            TEST_ASSERT_EQUAL_INT(WEFT_OK, send_part(at - CHUNK, 9));
+            TEST_ASSERT(at + 2 * CHUNK >= plan_len() || send_part(at + 2 * CHUNK, 9) == WEFT_ERR_OFFSET);
+        }
+    }
+    TEST_ASSERT_EQUAL_INT(WEFT_OK, weft_service_update(finish_upload, NULL));
+    weft_slot_report_t report;
+    TEST_ASSERT_EQUAL_INT(WEFT_OK, weft_service_inspect(1, &report));
+    TEST_ASSERT_EQUAL_INT(9, (int)report.plan_version);
+}
+
+/* A transfer goes on while a plan runs, and what it leads to waits for the run's end. */
+static int update_in_a_step(void *ctx)
+{
+    trace_t *trace = ctx;
+    if (trace->steps == 0) {
+        send_plan(9);
+        trace->inner = weft_service_update(order_test, NULL);
+    }
+    return trace_step(ctx);
+}
+
+static void test_update_amid_a_run(void)
+{
+    trace_t trace = {.abort_at = -1, .fail_at = -1}, alone = {.abort_at = -1, .fail_at = -1};
+    weft_job_t job = {.ctx = &trace, .rows = trace_row, .step = update_in_a_step, .done = trace_done};
+    write_good(0);
+    TEST_ASSERT_EQUAL_INT(WEFT_OK, boot());
+    TEST_ASSERT_EQUAL_INT(WEFT_OK, traced_run(&alone));
+    TEST_ASSERT_EQUAL_INT(WEFT_OK, weft_service_run(&job));
+    TEST_ASSERT_EQUAL_INT(WEFT_OK, trace.inner);
+    TEST_ASSERT(trace.crc == alone.crc);
+    TEST_ASSERT_EQUAL_INT(9, (int)running_version());
+}
+
 static Test *tests_boot(void)
 {
     EMB_UNIT_TESTFIXTURES(fixtures){
@@ -356,12 +533,34 @@ static Test *tests_runs(void)
     return (Test *)&run_tests;
 }
 
+static Test *tests_before_boot(void)
+{
+    EMB_UNIT_TESTFIXTURES(fixtures){new_TestFixture(test_no_updates_before_boot)};
+    EMB_UNIT_TESTCALLER(before_tests, NULL, NULL, fixtures);
+    return (Test *)&before_tests;
+}
+
+static Test *tests_updates(void)
+{
+    EMB_UNIT_TESTFIXTURES(fixtures){
+        new_TestFixture(test_trial_runs_at_once_and_is_confirmed_by_runs),
+        new_TestFixture(test_revert_goes_back_at_once),
+        new_TestFixture(test_trial_ends_after_three_boots),
+        new_TestFixture(test_stream_with_gaps_and_repetitions),
+        new_TestFixture(test_update_amid_a_run),
+    };
+    EMB_UNIT_TESTCALLER(update_tests, set_up, NULL, fixtures);
+    return (Test *)&update_tests;
+}
+
 int main(void)
 {
     TESTS_START();
+    TESTS_RUN(tests_before_boot());
     TESTS_RUN(tests_boot());
     TESTS_RUN(tests_slots());
     TESTS_RUN(tests_runs());
+    TESTS_RUN(tests_updates());
     TESTS_END();
     return 0;
 }
