@@ -45,7 +45,7 @@ def build(key: bytes) -> Path:
     rig.BUILD.mkdir(parents=True, exist_ok=True)
     public.write_text(signing.c_array(signing.public_key(key)))
     settings = {"WEFT_UPDATE_KEY_FILE": f'"{public}"', "WEFT_UPDATE_CONFIRM_AFTER": str(CONFIRM_AFTER)}
-    return rig.build(rig.MACHINES["native_sim"], rig.SAMPLES / "update", rig.BUILD / "update_native_sim", settings)
+    return rig.build("native_sim", rig.SAMPLES / "update", rig.BUILD / "update_native_sim", settings)
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,16 @@ MACHINES = {
 }
 
 
+#: Boards that are compiled for: Zephyr's name and the module that has their chip's HAL.
+COMPILED = {
+    "nrf52840dk/nrf52840": "hal/nordic",
+    "nucleo_f767zi": "hal/stm32",
+    "nucleo_f746zg": "hal/stm32",
+    "stm32f4_disco": "hal/stm32",
+    "rpi_pico": "hal/rpi_pico",
+}
+
+
 def wanted() -> list[Machine]:
     """Boards that are asked for and have compiler and emulator here."""
     names = os.environ.get("WEFT_ZEPHYR_BOARDS", "").split() or list(MACHINES)
@@ -192,20 +202,28 @@ def build_of(machine: Machine, sample: str) -> Path:
     raise AssertionError(f"twister has not built {sample} for {machine.name}")
 
 
-def build(machine: Machine, source: Path, folder: Path, settings: Mapping[str, str]) -> Path:
+def build(board: str, source: Path, folder: Path, settings: Mapping[str, str]) -> Path:
     """``source`` built in ``folder`` with Kconfig settings, by CMake and Ninja as west does it."""
-    options = [f"-DBOARD={machine.name}", *(f"-DCONFIG_{name}={value}" for name, value in settings.items())]
+    options = [f"-DBOARD={board}", *(f"-DCONFIG_{name}={value}" for name, value in settings.items())]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.log").open("w") as log:
         for command in (
             ["cmake", "-GNinja", "-S", str(source), "-B", str(folder), *options],
             ["ninja", "-C", str(folder)],
         ):
-            done = subprocess.run(
-                command, env=environment(machine.compiler), stdout=log, stderr=log, timeout=TWISTER_SECONDS
-            )
+            done = subprocess.run(command, env=environment(ARM), stdout=log, stderr=log, timeout=TWISTER_SECONDS)
             assert done.returncode == 0, f"{source.name} does not build: see {folder}.log"
     return folder
+
+
+def sizes(build: Path) -> dict[str, dict[str, int]]:
+    """A build's figures by the command that prints the table of docs/zephyr.md."""
+    script = ROOT / "zephyr" / "scripts" / "sizes.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--json", str(build)], check=True, capture_output=True, text=True
+    )
+    (row,) = json.loads(done.stdout)
+    return {part: row[part] for part in ("engine", "module", "update")}
 
 
 # ---------------------------------------------------------------- running

@@ -23,7 +23,7 @@ class Weft(WestCommand):
     """The extension command ``west weft``."""
 
     def __init__(self) -> None:
-        super().__init__("weft", "plans for Weft, into the slots of a build", __doc__)
+        super().__init__("weft", "plans for Weft, into the slots of a build", __doc__, accepts_unknown_args=True)
 
     def do_add_parser(
         self, parser_adder: argparse._SubParsersAction[argparse.ArgumentParser]

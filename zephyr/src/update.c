@@ -140,9 +140,8 @@ static int start(void *arena, size_t arena_len, const weft_limits_t *limits)
 	int r;
 
 	if (psa_crypto_init() != PSA_SUCCESS) {
-		LOG_ERR("PSA does not start; a board without entropy source needs "
-			"CONFIG_TEST_RANDOM_GENERATOR=y and "
-			"CONFIG_MBEDTLS_PSA_CRYPTO_EXTERNAL_RNG_ALLOW_NON_CSPRNG=y");
+		LOG_ERR("PSA does not start: CONFIG_MBEDTLS_HEAP_SIZE may be too small; a board "
+			"without entropy source needs what docs/zephyr.md says");
 		return WEFT_ERR_STATE;
 	}
 	hal = *weft_slots_hal();
