@@ -69,7 +69,8 @@ class Node:
     ``size`` is (rows, columns) of the axis its regions run over: the output's, or the input's for REDUCE and
     FULLY_CONNECTED. ``shape`` is the output's. ``swept`` inputs are read through the receptive field, ``whole`` ones
     entirely. A row of the region costs ``row_elements`` elements; rows [lo, hi) cost row_macs[hi] - row_macs[lo] MACs
-    (``row_macs`` is empty where an operator has none)."""
+    (``row_macs`` is empty where an operator has none). ``channelwise``: a channel of the output follows from the same
+    channel of the input (depthwise); ``leads``: each channel of the output can be made apart, from the whole input."""
 
     op: int
     name: str
@@ -85,6 +86,8 @@ class Node:
     reduce_h: bool = False
     reduce_w: bool = False
     single: bool = False
+    channelwise: bool = False
+    leads: bool = False
 
     @property
     def streamed(self) -> bool:
@@ -146,13 +149,15 @@ def _node(graph: Graph, index: int, op: Op) -> Node:
     whole: tuple[int, ...] = ()
     row_macs: tuple[int, ...] = ()
     row_elements = shape[1] * shape[2]
-    reduce_h = reduce_w = single = False
+    reduce_h = reduce_w = single = channelwise = leads = False
     if isinstance(op, Window2D):
         rows, cols = (
             Field(stride=op.stride[a], pad=op.pads[a], span=(op.kernel[a] - 1) * op.dilation[a] + 1) for a in (0, 1)
         )
         if isinstance(op, Conv2D):
             row_macs = _row_macs(graph, op)
+            leads = op.groups == 1
+            channelwise = op.depthwise and op.groups == shape[2]
     elif isinstance(op, Pad):
         rows, cols = Field(pad=op.pads[0]), Field(pad=op.pads[1])
     elif isinstance(op, Reduce | FullyConnected):
@@ -184,6 +189,8 @@ def _node(graph: Graph, index: int, op: Op) -> Node:
         reduce_h=reduce_h,
         reduce_w=reduce_w,
         single=single,
+        channelwise=channelwise,
+        leads=leads,
     )
 
 
@@ -212,7 +219,8 @@ class SegmentSpec:
     FULLY_CONNECTED) per step; one that reaches the size means a single step. ``keep``: rows of a TILE tensor in its
     line store, by tensor; absent means 0, at most min(extent - advance, H); nothing is computed twice where it is
     extent - advance. ``row_lag``, ``col_lag``: rows and columns that the last operator lags beyond the least, which
-    saves nothing but is valid too (one step then becomes several)."""
+    saves nothing but is valid too (one step then becomes several). ``slice``: channels that one sweep along the columns
+    makes (``slices`` says which can be), 0 for all."""
 
     ops: tuple[int, ...]
     row_adv: int
@@ -220,6 +228,7 @@ class SegmentSpec:
     keep: Mapping[int, int] = field(default_factory=dict)
     row_lag: int = 0
     col_lag: int = 0
+    slice: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +261,20 @@ class SegmentShape:
     cols: tuple[Region, ...]
     row_steps: int
     col_steps: int
+    slice: int = 0
+    sweeps: int = 1
+
+
+def slices(facts: Facts, spec: SegmentSpec) -> tuple[int, ...]:
+    """Numbers of channels, fewest first, in which the segment's sweeps could make its tensors: a depthwise operator
+    after others like it, or after the convolution that leads. Empty if it could not."""
+    first, *rest = (facts.nodes[op] for op in spec.ops)
+    if any(spec.keep.values()) or not (first.leads and rest or first.channelwise):
+        return ()
+    if not all(node.channelwise and node.shape[2] == first.shape[2] for node in rest):
+        return ()
+    channels = first.shape[2]
+    return tuple(n for n in range(1, channels) if channels % n == 0)
 
 
 def shape_segment(facts: Facts, spec: SegmentSpec) -> SegmentShape:
@@ -299,6 +322,8 @@ def shape_segment(facts: Facts, spec: SegmentSpec) -> SegmentShape:
     else:
         cols = _sweep(nodes, inner, tile, spec.col_adv, 1, {}, spec.col_lag)
         col_steps = _steps(nodes, tile, cols, 1)
+    if spec.slice and (spec.slice not in slices(facts, spec) or not all(tile[:-1])):
+        raise IllegalSpecError(f"{nodes[0].name}: its segment cannot be made {spec.slice} channels at a time")
     if row_steps > _U16 or col_steps > _U16:
         raise IllegalSpecError("more than 65535 steps")
     return SegmentShape(
@@ -308,6 +333,8 @@ def shape_segment(facts: Facts, spec: SegmentSpec) -> SegmentShape:
         cols=tuple(cols),
         row_steps=row_steps,
         col_steps=col_steps,
+        slice=spec.slice,
+        sweeps=nodes[0].shape[2] // spec.slice if spec.slice else 1,
     )
 
 
@@ -486,9 +513,14 @@ def assemble_stage(
                     keep=rings[s, n] if policies[s][n] is Policy.ROWS else kept,
                     accumulate=(node.reduce_h and shape.row_steps > 1) or (node.reduce_w and shape.col_steps > 1),
                     overlap=overlap and s == sink and op == shape.ops[-1],
+                    slice=shape.slice,
                 )
             )
-        segments.append(Segment(entries=tuple(entries), row_steps=shape.row_steps, col_steps=shape.col_steps))
+        segments.append(
+            Segment(
+                entries=tuple(entries), row_steps=shape.row_steps, col_steps=shape.col_steps, sweeps=shape.sweeps
+            )
+        )
     return Stage(segments=tuple(segments), scratch=scratch)
 
 

@@ -481,6 +481,7 @@ def _schedule_section(graph: Graph, facts: Facts, schedule: Schedule, placement:
                 col_adv=entry.cols.advance,
                 col_off=entry.cols.offset,
                 col_ext=entry.cols.extent,
+                slice=entry.slice,
                 offset=placement.offset.get(key, 0),
                 aux=placement.aux.get(key, 0),
             ).pack()

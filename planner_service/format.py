@@ -838,7 +838,7 @@ class EntryRecord:
     col_adv: int
     col_off: int
     col_ext: int
-    reserved: int = 0
+    slice: int
     offset: int
     aux: int
 
@@ -855,7 +855,7 @@ class EntryRecord:
             self.col_adv,
             self.col_off,
             self.col_ext,
-            self.reserved,
+            self.slice,
             self.offset,
             self.aux,
         )
@@ -875,7 +875,7 @@ class EntryRecord:
             col_adv=values[7],
             col_off=values[8],
             col_ext=values[9],
-            reserved=values[10],
+            slice=values[10],
             offset=values[11],
             aux=values[12],
         )

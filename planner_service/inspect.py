@@ -172,6 +172,7 @@ class Inspection:
                     "segments": [
                         {
                             "row_steps": segment.row_steps,
+                            "sweeps": segment.sweeps,
                             "col_steps": segment.col_steps,
                             "entries": [self._entry_json(e, (s, g, n)) for n, e in enumerate(segment.entries)],
                         }
@@ -194,6 +195,7 @@ class Inspection:
             "rows": asdict(e.rows),
             "cols": asdict(e.cols),
             "keep": e.keep,
+            "slice": e.slice,
             "overlap": e.overlap,
             "offset": self.placement.offset.get(key, 0),
             "aux": self.placement.aux.get(key, 0),
@@ -266,7 +268,7 @@ class Inspection:
                 seg,
                 steps,
                 self.entry_name(e),
-                e.policy.name + (" overlap" if e.overlap else ""),
+                e.policy.name + (" overlap" if e.overlap else "") + (f" by {e.slice} channels" if e.slice else ""),
                 f"{e.rows.advance}/{e.rows.offset}/{e.rows.extent}",
                 e.keep,
                 f"{e.cols.advance}/{e.cols.offset}/{e.cols.extent}",
@@ -742,6 +744,7 @@ def _schedule(
             keep=r.keep,
             accumulate=accumulate,
             overlap=bool(r.flags & fmt.EntryFlag.OVERLAP),
+            slice=r.slice,
         )
 
     _limit(head.placed_count, len(entry_records) + 1, "more placed entries than entries", begin)
@@ -758,7 +761,9 @@ def _schedule(
             if r.first_entry != next_entry or r.entry_count > len(entry_records) - next_entry:
                 raise bad("a segment's entries are not where they belong", where)
             entries = tuple(entry(next_entry + n, (s, g, n), r) for n in range(r.entry_count))
-            segments.append(Segment(entries=entries, row_steps=r.row_steps, col_steps=r.col_steps))
+            cut = entries[0].slice if entries and entries[0].op >= 0 else 0
+            sweeps = graph.tensors[graph.ops[entries[0].op].output].shape[2] // cut if cut else 1
+            segments.append(Segment(entries=entries, row_steps=r.row_steps, col_steps=r.col_steps, sweeps=sweeps))
             next_entry += r.entry_count
             next_segment += 1
         stages.append(Stage(segments=tuple(segments), scratch=stage.scratch_len))

@@ -45,7 +45,7 @@ def window_bytes(facts: Facts, entry: Entry) -> int:
     if entry.policy is Policy.ROWS:
         return entry.keep * w * c
     if entry.policy is Policy.TILE:
-        return min(entry.rows.extent - entry.keep, h) * min(entry.cols.extent, w) * c
+        return min(entry.rows.extent - entry.keep, h) * min(entry.cols.extent, w) * (entry.slice or c)
     return 0
 
 

@@ -18,6 +18,7 @@ from planner_service.build import (
     build_schedule,
     build_stage,
     shape_segment,
+    slices,
 )
 from planner_service.ir import Graph
 from planner_service.schedule import Schedule
@@ -142,13 +143,26 @@ def _shapes(facts: Facts, rng: random.Random, ops: Sequence[int]) -> Iterator[Se
             shape_segment(facts, spec)
         except IllegalSpecError:
             continue
-        yield _keeps(facts, rng, spec)
+        yield _sliced(facts, rng, spec) if rng.random() < 0.3 else _keeps(facts, rng, spec)
     spec = SegmentSpec(ops=tuple(ops), row_adv=_SINGLE, col_adv=_SINGLE)
     try:
         shape_segment(facts, spec)
     except IllegalSpecError:
         return
     yield spec
+
+
+def _sliced(facts: Facts, rng: random.Random, spec: SegmentSpec) -> SegmentSpec:
+    """Made in slices of channels where that can be."""
+    found = slices(facts, spec)
+    if not found:
+        return spec
+    cut = replace(spec, slice=rng.choice(found))
+    try:
+        shape_segment(facts, cut)
+    except IllegalSpecError:
+        return spec
+    return cut
 
 
 def _advance(rng: random.Random, size: int) -> int:

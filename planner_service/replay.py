@@ -270,7 +270,7 @@ def overlap_distances(facts: Facts, stage: Stage) -> dict[int, int]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """What a plan's header declares: ``elements`` are outputs produced (inputs consumed by REDUCE, FULLY_CONNECTED,
-    rows taken by streamed inputs); ``calls`` are row steps x column steps x entries."""
+    rows taken by streamed inputs); ``calls`` are row steps x sweeps x column steps x entries."""
 
     macs: int = 0
     elements: int = 0
@@ -323,7 +323,7 @@ def shape_cost(facts: Facts, shape: SegmentShape) -> Cost:
     return Cost(
         macs=macs,
         elements=elements,
-        calls=shape.row_steps * shape.col_steps * len(shape.ops),
+        calls=shape.row_steps * shape.col_steps * shape.sweeps * len(shape.ops),
         row_steps=shape.row_steps,
     )
 
@@ -346,7 +346,7 @@ def stage_cost(facts: Facts, stage: Stage) -> Cost:
     return Cost(
         macs=sum(m for m, _ in costs.values()),
         elements=sum(e for _, e in costs.values()),
-        calls=sum(s.row_steps * s.col_steps * len(s.entries) for s in stage.segments),
+        calls=sum(s.row_steps * s.col_steps * s.sweeps * len(s.entries) for s in stage.segments),
         row_steps=sum(s.row_steps for s in stage.segments),
     )
 

@@ -23,7 +23,8 @@ class Entry:
     """One operator (``op`` >= 0, index into Graph.ops) or a network input (``op`` = -1 - its number), with the window
     of the tensor it produces. ``keep``: ROWS ring capacity in rows; TILE rows kept in the line store. ``accumulate``:
     the operator is REDUCE or FULLY_CONNECTED over more than one step and needs int32 accumulators. ``overlap``: a FULL
-    window that may overwrite the dead rows of tensors its stage is the last to read."""
+    window that may overwrite the dead rows of tensors its stage is the last to read. ``slice``: channels that one sweep
+    along the columns makes, 0 for all; alike in a segment."""
 
     op: int
     policy: Policy
@@ -32,15 +33,18 @@ class Entry:
     keep: int = 0
     accumulate: bool = False
     overlap: bool = False
+    slice: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """Operators that run together at every column step of a row step."""
+    """Operators that run together at every column step of a row step; ``sweeps`` along the columns, one for each slice
+    of channels."""
 
     entries: tuple[Entry, ...]
     row_steps: int
     col_steps: int
+    sweeps: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from planner_service.build import (
     SegmentSpec,
     StageSpec,
     shape_segment,
+    slices,
 )
 from planner_service.errors import Code, PlannerError
 
@@ -42,11 +43,12 @@ Tick = Callable[[float], None]
 class Space:
     """Which schedules are searched. ``row_steps``: rows per step besides a single step, in units of what a resize
     allows; ``segment_ops``: most operators of a segment; ``partial``: overlaps may be kept in part, not just all or
-    nothing."""
+    nothing; ``slice``: fewest channels that a sweep may make, 0 for always all."""
 
     row_steps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
     segment_ops: int = 14
     partial: bool = False
+    slice: int = 4
 
 
 class Aim(IntEnum):
@@ -94,6 +96,8 @@ class _Op(ct.Structure):
         ("reduce_h", ct.c_int32),
         ("reduce_w", ct.c_int32),
         ("single", ct.c_int32),
+        ("channelwise", ct.c_int32),
+        ("leads", ct.c_int32),
         ("macs_at", ct.c_int64),
     )
 
@@ -133,6 +137,7 @@ class _Limits(ct.Structure):
         ("row_step_count", ct.c_int32),
         ("segment_ops", ct.c_int32),
         ("partial", ct.c_int32),
+        ("slice", ct.c_int32),
         ("cap", ct.c_int32),
         ("spare", ct.c_int64),
         ("memory_limit", ct.c_int64),
@@ -232,6 +237,8 @@ class Problem:
                 node.reduce_h,
                 node.reduce_w,
                 node.single,
+                node.channelwise,
+                node.leads,
                 at if node.row_macs else -1,
             )
             inputs.extend((*node.swept, *node.whole))
@@ -289,6 +296,7 @@ class Search:
             len(steps),
             space.segment_ops,
             space.partial,
+            space.slice,
             min(cap, _INT32_MAX),
             _ANY if spare is None else spare,
             MEMORY_LIMIT,
@@ -376,7 +384,7 @@ class Search:
         MACs more: such stages are hard to pack. ``deep``: outputs that overlap each other in a row, each starting
         below the one before, have to fit too."""
         extra = ct.c_int64()
-        words = np.zeros(10 * self._problem.count + 1, dtype=np.int32)
+        words = np.zeros(11 * self._problem.count + 1, dtype=np.int32)
         count = self._lib.ws_least_macs(
             self._handle, min(cap, _INT32_MAX), tight, weight, deep, ct.byref(extra), words.ctypes.data, len(words)
         )
@@ -403,21 +411,21 @@ class Search:
                 rooms += [peak - tile] * len(problem.collected)
             segments: list[SegmentSpec] = []
             for _ in range(count):
-                i, j, row_adv = words[at : at + 3]
-                at += 3
+                i, j, row_adv, cut = words[at : at + 4]
+                at += 4
                 segments += [
                     SegmentSpec(ops=(source,), row_adv=1, col_adv=WHOLE)
                     for op in range(i, j)
                     for source in problem.rows_of.get(op, ())
                 ]
-                segments.append(self._segment(range(i, j), row_adv, words[at : at + j - i]))
+                segments.append(self._segment(range(i, j), row_adv, cut, words[at : at + j - i]))
                 at += j - i
             stages.append(StageSpec(segments=tuple(segments), overlap=bool(overlap)))
             rooms.append(peak - tile)
             memory = max(memory, peak)
         return Solution(stages=tuple(stages), rooms=tuple(rooms), memory=memory, macs=problem.facts.base_macs + extra)
 
-    def _segment(self, ops: range, row_adv: int, keeps: list[int]) -> SegmentSpec:
+    def _segment(self, ops: range, row_adv: int, cut: int, keeps: list[int]) -> SegmentSpec:
         nodes = self._problem.facts.nodes
         one_column = len(ops) > 1 and nodes[ops[-1]].size[1] > 1
         return SegmentSpec(
@@ -425,6 +433,7 @@ class Search:
             row_adv=row_adv,
             col_adv=1 if one_column else WHOLE,
             keep={nodes[op].tensor: keep for op, keep in zip(ops, keeps, strict=True) if keep},
+            slice=cut,
         )
 
 
@@ -433,8 +442,8 @@ WIDEN_SHARES = (1.0, 0.9, 0.75, 0.5, 0.25)
 
 
 def variants(facts: Facts, stage: StageSpec, spare: int, scratches: Sequence[int]) -> list[StageSpec]:
-    """Faster ways to run a stage that was found with one-column steps and no scratch: wider column steps, and each
-    amount of scratch in ``scratches``, with at most ``spare`` bytes of tiles and scratch together. MACs are the same.
+    """Faster ways to run a stage that was found with one-column steps and no scratch: wider column steps, fewer slices
+    of channels, and each amount of scratch in ``scratches``, with at most ``spare`` bytes of tiles and scratch together. MACs are the same.
     Most scratch first, then the fewest steps; the stage as it is comes last."""
     found: list[StageSpec] = []
     for scratch in (*scratches, 0):
@@ -447,10 +456,19 @@ def variants(facts: Facts, stage: StageSpec, spare: int, scratches: Sequence[int
 
 
 def _widest(facts: Facts, segment: SegmentSpec, room: int) -> SegmentSpec:
-    """With the fewest column steps whose tiles fit into ``room`` bytes; as it is if none do."""
-    width = facts.nodes[segment.ops[-1]].size[1]
-    for steps in range(1, width if len(segment.ops) > 1 and segment.col_adv < WHOLE else 1):
-        spec = replace(segment, col_adv=WHOLE if steps == 1 else -(-width // steps))
+    """With the fewest calls for which its tiles fit into ``room`` bytes, among them the fewest sweeps; as it is if none
+    do."""
+    width, channels = facts.nodes[segment.ops[-1]].size[1], facts.nodes[segment.ops[-1]].shape[2]
+    cuts = [(1, 0)]
+    if segment.slice:  # in quads if they were found so: that is what kernels like
+        step = 4 if segment.slice % 4 == 0 else 1
+        cuts += [(channels // n, n) for n in slices(facts, segment) if n >= segment.slice and n % step == 0]
+    columns = [(1, WHOLE), *((steps, -(-width // steps)) for steps in range(2, width))]
+    if len(segment.ops) == 1 or segment.col_adv == WHOLE:
+        columns = []
+    columns.append((width, segment.col_adv))
+    for _, _, col_adv, cut in sorted((steps * sweeps, sweeps, a, cut) for steps, a in columns for sweeps, cut in cuts):
+        spec = replace(segment, col_adv=col_adv, slice=cut)
         try:
             if _tile_bytes(facts, shape_segment(facts, spec)) <= room:
                 return spec
@@ -470,5 +488,5 @@ def _tile_bytes(facts: Facts, shape: SegmentShape) -> int:
     ):
         if local:
             h, w, c = facts.nodes[op].shape
-            size += -(-min(extent - keep, h) * min(columns, w) * c // 4) * 4
+            size += -(-min(extent - keep, h) * min(columns, w) * (shape.slice or c) // 4) * 4
     return size

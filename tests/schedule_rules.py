@@ -47,6 +47,7 @@ class Simulator:
         self.entries: dict[int, tuple[int, int, int]] = {}
         self.started: set[tuple[int, int, int]] = set()
         self.consumed: dict[int, set[Pixel]] = {}
+        self.channel = 0  # first one of the slice that is being made
         for n, e in enumerate(schedule.placed):
             self.entries[self._tensor(e)] = (-1, 0, n)
         for s, stage in enumerate(schedule.stages):
@@ -103,14 +104,24 @@ class Simulator:
         y0 = max(first, 0)
         x0 = max(e.cols.advance * step[1] + e.cols.offset, 0)
         need(0 <= y - y0 < rows and 0 <= x - x0 < cols, 3, f"tensor {tensor} pixel {y, x} lies outside its tile")
-        return base + ((y - y0) * cols + x - x0) * c
+        return base + ((y - y0) * cols + x - x0) * (e.slice or c)
 
-    def _read(self, tensor: int, y: int, x: int, step: tuple[int, int] | None) -> None:
+    def _read(self, tensor: int, y: int, x: int, step: tuple[int, int] | None, cut: int = 0) -> None:
+        """All channels, or ``cut`` of them from the slice's first on."""
         t = self.graph.tensors[tensor]
-        e, _ = self._entry(tensor)
-        if t.data is not None or e.policy is Policy.EXTERNAL:
+        if t.data is not None:
             return
-        self._check(self._where(tensor, y, x, step), t.shape[2], (tensor, y, x), 4 if e.policy is Policy.ROWS else 3)
+        e, _ = self._entry(tensor)
+        if e.policy is Policy.EXTERNAL:
+            return
+        at = self._where(tensor, y, x, step)
+        if e.policy is Policy.TILE and e.slice:
+            need(cut == e.slice, 8, f"tensor {tensor} is read whole, but made in slices")
+            self._check(at, cut, (tensor, y, x, self.channel), 8)
+        elif cut:
+            self._check(at + self.channel, cut, (tensor, y, x), 4 if e.policy is Policy.ROWS else 3)
+        else:
+            self._check(at, t.shape[2], (tensor, y, x), 4 if e.policy is Policy.ROWS else 3)
 
     def _new(self, e: Entry, size: tuple[int, int], step: tuple[int, int]) -> tuple[range, range]:
         """Rows and columns that a step produces (or consumes)."""
@@ -125,6 +136,7 @@ class Simulator:
         tensor = self._tensor(e)
         h, w, c = self.graph.tensors[tensor].shape
         i, j = step
+        c = e.slice or c
         first = e.rows.advance * i + e.rows.offset
         rows = range(max(first + e.keep, 0), min(first + e.rows.extent, h))
         begin, then = e.cols.advance * j + e.cols.offset, e.cols.advance * (j + 1) + e.cols.offset
@@ -184,17 +196,23 @@ class Simulator:
             return
         shape = self.graph.tensors[op.output].shape
         rows, cols = self._new(e, shape[:2], step)
+        wise = isinstance(op, ir.Conv2D) and op.groups > 1
         for y in rows:
             for x in cols:
                 for tensor in dict.fromkeys(op.inputs):
                     taps = list(self._taps(op, tensor, y, x))
                     for u, v in taps:
-                        self._read(tensor, u, v, step) if self.graph.tensors[tensor].data is None else None
+                        self._read(tensor, u, v, step, e.slice if wise else 0)
                     if isinstance(op, ir.Conv2D):
-                        self.figures.macs += len(taps) * shape[2] * op.weights.shape[3]
+                        self.figures.macs += len(taps) * (e.slice or shape[2]) * op.weights.shape[3]
                 at = self._where(op.output, y, x, step)
-                self._write(at, shape[2], (op.output, y, x))
-                self.figures.elements += shape[2]
+                if e.slice and e.policy is Policy.TILE:
+                    self._write(at, e.slice, (op.output, y, x, self.channel))
+                elif e.slice:
+                    self._write(at + self.channel, e.slice, (op.output, y, x))
+                else:
+                    self._write(at, shape[2], (op.output, y, x))
+                self.figures.elements += e.slice or shape[2]
 
     def _reduce(self, op: ir.Op, e: Entry, key: tuple[int, int, int], step: tuple[int, int], segment: Segment) -> None:
         h, w, c = self.graph.tensors[op.inputs[0]].shape
@@ -313,6 +331,17 @@ class Simulator:
     def _row_step(self, s: int, g: int, i: int) -> None:
         segment = self.schedule.stages[s].segments[g]
         self.figures.row_steps += 1
+        channels = self.graph.tensors[self._tensor(segment.entries[0])].shape[2]
+        cuts = {e.slice for e in segment.entries}
+        need(len(cuts) == 1, 8, "the operators of a segment make different slices")
+        cut = cuts.pop() or channels
+        need(channels % cut == 0 and segment.sweeps == channels // cut, 8, "slices do not make up the channels")
+        for self.channel in range(0, channels, cut):
+            self._sweep(s, g, i)
+        self.channel = 0
+
+    def _sweep(self, s: int, g: int, i: int) -> None:
+        segment = self.schedule.stages[s].segments[g]
         for j in range(segment.col_steps):
             for n, e in enumerate(segment.entries):
                 self.figures.calls += 1

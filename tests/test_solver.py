@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from planner_service.build import (
     layer_specs,
     place_inputs,
     shape_segment,
+    slices,
 )
 from planner_service.importers import import_model
 from planner_service.schedule import Schedule, Stage
@@ -31,7 +33,7 @@ from schedule_graphs import random_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = (1, 2)
-SPACE = Space(row_steps=STEPS)
+SPACE = Space(row_steps=STEPS, slice=2)
 MODES: tuple[InputMode, ...] = ("streamed", "resident", "external")
 #: (memory, MACs) that no other schedule of a set beats in both.
 Front = list[tuple[int, int]]
@@ -80,14 +82,18 @@ class BruteForce:
         return [x for op in segment.ops for x in self.layers[op].segments[:-1]]
 
     def _segments(self, i: int, j: int) -> Iterator[SegmentSpec]:
-        """Row steps, and for each tensor that overlaps from step to step: kept or computed again."""
+        """Row steps, and for each tensor that overlaps from step to step: kept or computed again; slices of channels."""
         nodes = [self.facts.nodes[op] for op in range(i, j)]
         if len(nodes) > 1 and any(n.rows.factor > 1 or n.cols.factor > 1 for n in nodes):
             return
         last = nodes[-1]
         columns = 1 if len(nodes) > 1 and last.size[1] > 1 else WHOLE
         for step in (*(x * last.rows.factor for x in STEPS if x * last.rows.factor < last.size[0]), WHOLE):
-            yield from self._keeps(SegmentSpec(ops=tuple(range(i, j)), row_adv=step, col_adv=columns), len(nodes) - 1)
+            whole = SegmentSpec(ops=tuple(range(i, j)), row_adv=step, col_adv=columns)
+            yield from self._keeps(whole, len(nodes) - 1)
+            least = next((n for n in slices(self.facts, whole) if n >= SPACE.slice), 0)
+            if least and len(nodes) > 1:
+                yield replace(whole, slice=least)
 
     def _keeps(self, spec: SegmentSpec, n: int) -> Iterator[SegmentSpec]:
         """``spec`` with every choice for its first ``n`` operators, the last first: it decides their regions."""

@@ -217,6 +217,78 @@ def test_schedule_is_refused(name: str) -> None:
     assert refusal(placed(graph, edit(schedule))) == (code, record)
 
 
+@functools.cache
+def sliced() -> tuple[ir.Graph, Schedule]:
+    """Entries: 0 streamed input (ROWS), 1 conv, 2 depthwise (TILE), 3 depthwise (ROWS), two of their six channels at a
+    time, 4 pointwise (FULL)."""
+    m = Maker(7, [(8, 6, 2)])
+    graph = m.graph([m.conv(m.depthwise(m.depthwise(m.conv(m.inputs[0], 6))), 4, kernel=(1, 1), pads=(0, 0, 0, 0))])
+    segments = (
+        SegmentSpec(ops=(-1,), row_adv=1, col_adv=6),
+        SegmentSpec(ops=(0, 1, 2), row_adv=2, col_adv=2, slice=2),
+        SegmentSpec(ops=(3,), row_adv=1, col_adv=6),
+    )
+    return graph, build.build_schedule(Facts(graph), [StageSpec(segments=segments)], "streamed")
+
+
+def cut(schedule: Schedule, g: int, **changes: int) -> Schedule:
+    """Entries of a segment of ``sliced()`` with other slices: by letter, ``a`` is the first."""
+    entries = list(segment(schedule, 0, g).entries)
+    for letter, size in changes.items():
+        entries[ord(letter) - ord("a")] = replace(entries[ord(letter) - ord("a")], slice=size)
+    return with_segment(schedule, 0, g, entries=tuple(entries))
+
+
+def keeping(schedule: Schedule) -> Schedule:
+    first, *rest = segment(schedule, 0, 1).entries
+    return with_segment(schedule, 0, 1, entries=(replace(first, keep=2), *rest))
+
+
+SLICES: dict[str, tuple[Callable[[Schedule], Schedule], EngineError, int]] = {
+    "different slices": (lambda s: cut(s, 1, b=3), P, 2),
+    "a slice after none": (lambda s: cut(s, 1, a=0), P, 2),
+    "no divisor": (lambda s: cut(s, 1, a=4, b=4, c=4), P, 1),
+    "all channels": (lambda s: cut(s, 1, a=6, b=6, c=6), P, 1),
+    "more than all": (lambda s: cut(s, 1, a=12, b=12, c=12), P, 1),
+    "fewer slices than declared": (lambda s: cut(s, 1, a=3, b=3, c=3), EngineError.DECLARED, NO_RECORD),
+    "rows are kept": (keeping, P, 1),
+    "a convolution whose output is whole": (lambda s: cut(s, 2, a=2), P, 4),
+    "an input": (lambda s: cut(s, 0, a=1), P, 0),
+}
+
+
+def test_slices_are_run() -> None:
+    """The bytes of the plan that makes all channels at once, from a smaller arena."""
+    graph, schedule = sliced()
+    plans = [placed(graph, schedule)]
+    assert refusal(plans[0]) == (None, NO_RECORD)
+    whole = with_segment(cut(schedule, 1, a=0, b=0, c=0), 0, 1, sweeps=1)
+    plans.append(placed(graph, whole))
+    rows = np.random.default_rng(3).integers(-128, 128, (8, 6, 2)).astype(np.int8)
+    runs = [Engine().open(plan).run([rows]) for plan in plans]
+    np.testing.assert_array_equal(runs[0].outputs[0], runs[1].outputs[0])
+    assert place(Facts(graph), schedule).arena_bytes < place(Facts(graph), whole).arena_bytes
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_slices_are_refused(name: str) -> None:
+    edit, code, record = SLICES[name]
+    graph, schedule = sliced()
+    assert refusal(placed(graph, edit(schedule))) == (code, record)
+
+
+def test_slices_of_a_joint_tensor_only() -> None:
+    """A convolution inside the segment needs all channels of what it reads; others have other numbers of channels."""
+    graph, schedule = sliced()
+    a, b, c = segment(schedule, 0, 1).entries
+    (pointwise,) = segment(schedule, 0, 2).entries
+    inner = with_segment(schedule, 0, 1, entries=(a, b, replace(c, policy=Policy.TILE, keep=0)))
+    stages = inner.stages[0].segments
+    joint = replace(stages[1], entries=(*stages[1].entries, replace(pointwise, rows=c.rows, cols=c.cols, slice=2)))
+    schedule = replace(schedule, stages=(replace(inner.stages[0], segments=(stages[0], joint)),))
+    assert refusal(placed(graph, schedule)) == (P, 4)
+
+
 def moved(n: int, offset: int | None = None, aux: int | None = None, by: int = 0) -> Callable[[Placement], Placement]:
     """Entry ``n`` of ``block()`` elsewhere: at ``offset``, or ``by`` bytes from where it was."""
 
@@ -683,7 +755,6 @@ def cases() -> dict[str, Case]:
         "producer unknown": ((lambda: entry_of(outputs, NO_RECORD)), E.GRAPH, 1),
         "producer of a constant": ((lambda: entry_of(const, 0)), E.GRAPH, const),
         "entry flags": case(E.UNKNOWN, "entry", 1, flags=2),
-        "entry reserved": case(E.UNKNOWN, "entry", 1, reserved=1),
         "placed as a tile": case(E.POLICY, "entry", 0, policy=Policy.TILE),
         "placed with a ring": case(E.POLICY, "entry", 0, keep=1),
         "policy unknown": case(E.POLICY, "entry", 1, policy=4),

@@ -108,7 +108,8 @@ uint32_t weft_window_bytes(const weft_entry_t *e, const weft_tensor_t *t)
     case WEFT_POLICY_ROWS:
         return (uint32_t)(e->keep * t->w * t->c);
     case WEFT_POLICY_TILE:
-        return (uint32_t)(weft_min(e->row_ext - e->keep, t->h) * weft_min(e->col_ext, t->w) * t->c);
+        return (uint32_t)(weft_min(e->row_ext - e->keep, t->h) * weft_min(e->col_ext, t->w) *
+                          weft_window_channels(e, t));
     default:
         return 0;
     }

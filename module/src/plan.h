@@ -27,7 +27,7 @@ typedef struct WEFT_RECORD {
     int16_t row_off;
     uint16_t row_ext, keep, col_adv;
     int16_t col_off;
-    uint16_t col_ext, reserved;
+    uint16_t col_ext, slice;
     uint32_t offset, aux;
 } weft_entry_t;
 
@@ -203,6 +203,12 @@ void weft_field(const weft_op_t *op, uint32_t axis, int32_t *lo, int32_t *hi);
 /* Whether the accumulators of a REDUCE or FULLY_CONNECTED are needed, and their bytes (0 if not). */
 uint32_t weft_acc_bytes(const weft_plan_t *plan, const weft_op_t *op, const weft_entry_t *e,
                         const weft_segment_t *segment);
+
+/* Channels of tensor t that a pixel of the entry's window has. */
+static inline int32_t weft_window_channels(const weft_entry_t *e, const weft_tensor_t *t)
+{
+    return e->policy == WEFT_POLICY_TILE && e->slice != 0 ? e->slice : t->c;
+}
 
 /* Bytes of an entry's window at `offset`, and of its line store at `aux`. */
 uint32_t weft_window_bytes(const weft_entry_t *e, const weft_tensor_t *t);

@@ -9,7 +9,8 @@ typedef struct {
     uint8_t *arena;
     weft_stage_t stage;
     weft_segment_t segment;
-    int32_t i, j; /* row step, column step */
+    int32_t i, j;    /* row step, column step */
+    int32_t channel; /* first one of the sweep */
 } run_t;
 
 static const weft_io_t no_io;
@@ -67,7 +68,8 @@ static void view(const run_t *run, uint32_t t, weft_view_t *v)
         v->tile = window;
         v->split = v->tile_y = weft_clamp(e->row_adv * run->i + e->row_off + e->keep, 0, h);
         v->tile_x = tile_x(e, run->j, w);
-        v->tile_stride = weft_min(e->col_ext, w) * c;
+        v->c = e->slice != 0 ? e->slice : c;
+        v->tile_stride = weft_min(e->col_ext, w) * v->c;
         return;
     }
     v->ring = window;
@@ -153,6 +155,17 @@ static void accumulate(const run_t *run, const weft_entry_t *e, weft_call_t *cal
     }
 }
 
+/* A sweep makes some channels of its tensors: where whole pixels are read or written, from the first of them on. */
+static void slice_views(const weft_op_t *op, weft_call_t *call)
+{
+    if (op->opcode == WEFT_OP_DWCONV2D && call->in0.c == call->total) {
+        call->in0.ring += call->channel;
+    }
+    if (call->out.c == call->total) {
+        call->out.ring += call->channel;
+    }
+}
+
 static void produce(const run_t *run, uint32_t n)
 {
     const weft_io_t *io = run->io;
@@ -184,6 +197,13 @@ static void produce(const run_t *run, uint32_t n)
     call.y1 = rows.hi;
     call.x0 = cols.lo;
     call.x1 = cols.hi;
+    call.total = weft_tensor_at(run->plan, op->output)->c;
+    call.channel = run->channel;
+    call.channels = call.total;
+    if (e->slice != 0) {
+        call.channels = e->slice;
+        slice_views(op, &call);
+    }
     call.axis_offset = 0;
     call.acc = NULL;
     call.first = call.last = false;
@@ -197,7 +217,8 @@ static void produce(const run_t *run, uint32_t n)
     if (io->counts != NULL) {
         call.macs = &io->counts->macs;
         io->counts->calls++;
-        io->counts->elements += (uint64_t)((rows.hi - rows.lo) * (cols.hi - cols.lo) * over->c);
+        io->counts->elements +=
+            (uint64_t)((rows.hi - rows.lo) * (cols.hi - cols.lo) * (consumes ? over->c : call.channels));
     }
 #endif
     if (io->op_fn != NULL) {
@@ -256,11 +277,16 @@ static int run_row_step(run_t *run)
     if (weft_is_input(e)) {
         return receive(run, e);
     }
-    for (; run->j < run->segment.col_steps; run->j++) {
-        for (uint32_t n = first; n < end; n++) {
-            produce(run, n);
+    const int32_t channels = weft_tensor_at(run->plan, weft_entry_tensor(run->plan, e))->c;
+    const int32_t slice = e->slice != 0 ? e->slice : channels;
+    for (run->channel = 0; run->channel < channels; run->channel += slice) {
+        for (run->j = 0; run->j < run->segment.col_steps; run->j++) {
+            for (uint32_t n = first; n < end; n++) {
+                produce(run, n);
+            }
         }
     }
+    run->channel = 0;
     run->j--;
     for (uint32_t n = first; n < end; n++) {
         e = weft_entry_at(run->plan, n);

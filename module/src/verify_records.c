@@ -50,10 +50,10 @@ static int check_produced(const weft_plan_t *plan, const void *record, uint32_t 
 static int check_placed(const weft_plan_t *plan, const void *record, uint32_t i)
 {
     const weft_entry_t *e = record;
-    if ((e->flags & ~WEFT_ENTRY_OVERLAP) != 0 || e->reserved != 0) {
+    if ((e->flags & ~WEFT_ENTRY_OVERLAP) != 0) {
         return WEFT_ERR_UNKNOWN;
     }
-    return i >= plan->placed_count || (weft_is_input(e) && e->keep == 0 && e->flags == 0 &&
+    return i >= plan->placed_count || (weft_is_input(e) && e->keep == 0 && e->flags == 0 && e->slice == 0 &&
                                        (e->policy == WEFT_POLICY_FULL || e->policy == WEFT_POLICY_EXTERNAL))
                ? WEFT_OK
                : WEFT_ERR_POLICY;

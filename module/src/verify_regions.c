@@ -148,12 +148,39 @@ static int check_read(const weft_plan_t *plan, const weft_reads_t *r, const plac
                : WEFT_ERR_NEED;
 }
 
+/*
+ * Rule 8: a segment may make its tensors in slices of channels if it is a convolution that reads nothing of the
+ * segment, and depthwise ones, all with as many channels, of which nothing is kept.
+ */
+static bool may_slice(const weft_plan_t *plan, const weft_entry_t *e, const weft_op_t *op, const place_t *at)
+{
+    const weft_entry_t *first = weft_entry_at(plan, at->segment->first_entry);
+    if (e->slice == 0 || op == NULL || e->slice != first->slice) {
+        return e->slice == 0 && first->slice == 0;
+    }
+    const weft_tensor_t *out = weft_tensor_at(plan, op->output);
+    const uint32_t p = weft_entry_of(plan, op->input0);
+    const bool tile = e->policy == WEFT_POLICY_TILE, inner = p != WEFT_NONE && p >= at->segment->first_entry;
+    const bool leads = op->opcode == WEFT_OP_CONV2D && op->groups == 1 && !inner && tile;
+    const bool follows = op->opcode == WEFT_OP_DWCONV2D && weft_tensor_at(plan, op->input0)->c == out->c;
+    return (leads || follows) && !(tile && e->keep != 0) && e->slice < out->c && out->c % e->slice == 0 &&
+           weft_tensor_at(plan, weft_entry_tensor(plan, first))->c == out->c;
+}
+
+/* Sweeps along the columns that a row step takes. */
+static uint32_t sweeps(const weft_plan_t *plan, const weft_segment_t *segment)
+{
+    const weft_entry_t *e = weft_entry_at(plan, segment->first_entry);
+    return e->slice != 0 ? (uint32_t)weft_tensor_at(plan, weft_entry_tensor(plan, e))->c / e->slice : 1u;
+}
+
 static int check_entry(const weft_plan_t *plan, const place_t *at)
 {
     const weft_entry_t *e = weft_entry_at(plan, at->n);
     const weft_op_t *op = weft_is_input(e) ? NULL : weft_op_at(plan, e->op);
     const uint32_t over = op != NULL && weft_consumes(op) ? op->input0 : weft_entry_tensor(plan, e);
     int r = check_window(e, op, weft_tensor_at(plan, over), at->segment);
+    r = r == WEFT_OK && !may_slice(plan, e, op, at) ? WEFT_ERR_POLICY : r;
     weft_reads_t reads = weft_reads(plan, at->n, 1);
     while (r == WEFT_OK && weft_next_read(&reads)) {
         r = check_read(plan, &reads, at);
@@ -267,7 +294,7 @@ static int check_stage(const weft_plan_t *plan, const weft_stage_t *stage, uint6
     for (; at.segment != end; at.segment++) {
         s = at.segment;
         weft_add_product(&sum[ROW_STEPS], s->row_steps, 1);
-        weft_add_product(&sum[CALLS], (uint32_t)s->row_steps * s->col_steps, s->entry_count);
+        weft_add_product(&sum[CALLS], (uint32_t)s->row_steps * s->col_steps, s->entry_count * sweeps(plan, s));
         for (uint32_t left = s->entry_count; left > 0; left--, at.n++) {
             const weft_entry_t *e = weft_entry_at(plan, at.n);
             const bool sink = left == 1 && s + 1 == end;

@@ -78,7 +78,7 @@ typedef struct {
     int32_t cap, split;
     int32_t tile_y, tile_x;
     int32_t ring_stride, tile_stride; /* bytes per row */
-    int32_t c;                        /* bytes per pixel */
+    int32_t c;                        /* bytes from pixel to pixel */
     int32_t zero_point;
     int32_t h, w; /* the whole tensor */
 } weft_view_t;
@@ -104,6 +104,8 @@ typedef struct {
     weft_view_t in0, in1;  /* in1: second operand of ADD, SUB, MUL */
     weft_view_t out;
     int32_t y0, y1, x0, x1;
+    /* CONV2D, DWCONV2D: output channels [channel, channel + channels) of `total`; views start at the first of them. */
+    int32_t channel, channels, total;
     int32_t axis_offset; /* CONCAT: where this input starts along the axis */
     int32_t *acc;        /* REDUCE, FULLY_CONNECTED over several calls: accumulators; NULL if one call does it all */
     bool first, last;    /* with acc: first call (clear it), last call (requantise into out) */

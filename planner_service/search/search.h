@@ -29,7 +29,7 @@ typedef struct {
     int32_t rows, cols; /* of the axis its regions run over: the output's, or the input's for reductions */
     ws_field_t row_field, col_field;
     int32_t inputs_at, swept, whole;
-    int32_t reduce_h, reduce_w, single;
+    int32_t reduce_h, reduce_w, single, channelwise, leads;
     int64_t macs_at;
 } ws_op_t;
 
@@ -58,6 +58,7 @@ typedef struct {
     int32_t row_step_count;
     int32_t segment_ops;  /* most operators of a segment */
     int32_t partial;      /* overlaps may be kept in part, not just all or nothing */
+    int32_t slice;        /* fewest channels that a sweep may make; 0: always all */
     int32_t cap;          /* most bytes that will be asked for */
     int64_t spare;        /* most MACs beyond the unfused ones that will be asked for, or WS_ANY_EXTRA */
     int64_t memory_limit; /* bytes that the search itself may take */
@@ -99,7 +100,7 @@ int32_t ws_exact(const ws_search_t *search);
  * the least memory. A stage of more than `tight` bytes whose output overlaps its input counts as `weight` MACs more:
  * such stages are hard to pack. `deep`: outputs that overlap each other in a row, each starting below the one before,
  * have to fit too. Writes the schedule into `out`: stages, then for each [begin, end, overlap, memory, tile, segments],
- * and for each segment [begin, end, row advance, rows kept by each operator...]. Returns the words written, 0 if
+ * and for each segment [begin, end, row advance, slice, rows kept by each operator...]. Returns the words written, 0 if
  * nothing fits, or -1 if `room` words or the memory are not enough.
  */
 int32_t ws_least_macs(ws_search_t *search, int32_t cap, int32_t tight, int64_t weight, bool deep, int64_t *extra,

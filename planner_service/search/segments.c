@@ -25,6 +25,7 @@ typedef struct {
 /* Operators [i, j) without lag; regions of a path of the recursion lie in grow_t. */
 typedef struct {
     int32_t lag, held, tile;
+    int32_t sliced; /* tile in slices of channels; negative if that cannot be */
     int32_t reads;
     read_t read[WS_MAX_NEEDS];
 } suffix_t;
@@ -96,6 +97,17 @@ static bool sweep(ws_search_t *s, const ws_op_t *op, int32_t advance, int32_t lo
     return true;
 }
 
+/* Fewest channels that a slice may have, a divisor of all; 0 if there is none. */
+static int32_t slice_of(const ws_search_t *s, int32_t channels)
+{
+    for (int32_t n = s->limits.slice; n > 0 && n < channels; n++) {
+        if (channels % n == 0) {
+            return n;
+        }
+    }
+    return 0;
+}
+
 /* Add what rows [lo, hi) and columns [clo, chi) of a step read; false where rates disagree. */
 static bool add_reads(const grow_t *g, suffix_t *x, const ws_op_t *op, ws_span_t rows, ws_span_t cols)
 {
@@ -158,10 +170,11 @@ static int32_t class_of(grow_t *g, int32_t ops, ws_class_t class, ws_need_t *nee
 }
 
 /* Note an option of the last `ops` operators, unless it is over the limits. `x` holds what it reads. */
-static bool note(grow_t *g, int32_t ops, const suffix_t *x, int64_t extra, int32_t held, int32_t steps)
+static bool note(grow_t *g, int32_t ops, const suffix_t *x, int64_t extra, int32_t held, int32_t steps, int32_t slice)
 {
     ws_search_t *s = g->s;
-    if ((int64_t)held + x->tile > s->limits.cap || extra > s->limits.spare) {
+    const int32_t tile = slice > 0 ? x->sliced : x->tile;
+    if ((int64_t)held + tile > s->limits.cap || extra > s->limits.spare) {
         return true;
     }
     int32_t advance = g->region[0].advance, delay = x->lag / advance;
@@ -176,7 +189,7 @@ static bool note(grow_t *g, int32_t ops, const suffix_t *x, int64_t extra, int32
     if (at < 0) {
         return false;
     }
-    found_t found = {{extra, held, x->tile, steps * ops, g->j - ops, g->j, g->whole ? WS_WHOLE : g->row_adv,
+    found_t found = {{extra, held, tile, steps * ops, g->j - ops, g->j, g->whole ? WS_WHOLE : g->row_adv, slice,
                       (int32_t)g->keeps.count},
                      at,
                      (int32_t)g->found[ops - 1].count};
@@ -230,7 +243,12 @@ static bool finish(grow_t *g, int32_t ops)
         }
     }
     int32_t held = x->held + accumulators(s, last, g->region[0].advance, steps, last->cols > 1);
-    return note(g, ops, x, macs - (s->macs_before[g->j] - s->macs_before[g->j - ops]), held, steps);
+    int64_t extra = macs - (s->macs_before[g->j] - s->macs_before[g->j - ops]);
+    const ws_op_t *first = &s->graph.ops[g->j - ops];
+    int32_t slice = ops > 1 && x->sliced >= 0 && (first->leads || first->channelwise)
+                        ? slice_of(s, s->graph.tensors[first->tensor].channels)
+                        : 0;
+    return note(g, ops, x, extra, held, steps, 0) && (slice == 0 || note(g, ops, x, extra, held, steps, slice));
 }
 
 /* Put the operator before them in front of the last `ops` ones, with each amount of overlap kept, and so on. */
@@ -267,7 +285,12 @@ static bool extend(grow_t *g, int32_t ops)
     for (int32_t keep = overlap; keep >= 0; keep -= step) {
         int64_t held = x->held + ws_up((int64_t)ws_min(keep, t->height) * t->width * t->channels);
         int64_t tile = x->tile + ws_up((int64_t)ws_min(extent - keep, t->height) * width * t->channels);
-        if (held + tile > s->limits.cap) {
+        const int32_t slice = slice_of(s, t->channels);
+        int64_t sliced = -1;
+        if (x->sliced >= 0 && local && keep == 0 && slice > 0 && s->graph.ops[i + 1].channelwise) {
+            sliced = x->sliced + ws_up((int64_t)ws_min(extent, t->height) * width * slice);
+        }
+        if (held + (sliced < 0 ? tile : sliced) > s->limits.cap) {
             continue;
         }
         g->region[ops] = (region_t){i, rows.advance, offset, extent, keep, local};
@@ -279,7 +302,8 @@ static bool extend(grow_t *g, int32_t ops)
             longer->lag = ws_max(x->lag, ws_div_up(rows.hi - bound, rate));
         }
         longer->held = (int32_t)held;
-        longer->tile = (int32_t)tile;
+        longer->tile = (int32_t)ws_min64(tile, INT32_MAX / 2);
+        longer->sliced = (int32_t)sliced;
         longer->reads = x->reads - 1;
         memcpy(longer->read, x->read, (size_t)at * sizeof(read_t));
         memcpy(longer->read + at, x->read + at + 1, (size_t)(x->reads - 1 - at) * sizeof(read_t));
@@ -297,14 +321,14 @@ static bool alone(grow_t *g, const ws_op_t *op, int32_t advance)
 {
     suffix_t *x = &g->suffix[0];
     g->region[0] = (region_t){g->j - 1, advance, 0, advance, 0, false};
-    x->lag = x->held = x->tile = x->reads = 0;
+    x->lag = x->held = x->tile = x->sliced = x->reads = 0;
     int32_t step = op->row_field.factor == 1 ? advance * op->row_field.stride : advance / op->row_field.factor;
     ws_span_t span = {ws_max(step, 1), field_start(&op->row_field, 0), field_end(&op->row_field, advance)};
     for (int32_t k = 0; k < op->swept; k++) {
         x->read[x->reads++] = (read_t){g->s->graph.inputs[op->inputs_at + k], span, {1, 0, 1}};
     }
     int32_t steps = ws_div_up(op->rows, advance);
-    return note(g, 1, x, 0, accumulators(g->s, op, advance, steps, false), steps);
+    return note(g, 1, x, 0, accumulators(g->s, op, advance, steps, false), steps, 0);
 }
 
 /* A resize stands alone: its steps are multiples of its factors. */
@@ -348,7 +372,7 @@ static bool grow_from(grow_t *g, int32_t row_adv)
         return true;
     }
     suffix_t *x = &g->suffix[0];
-    x->lag = x->held = x->tile = x->reads = 0;
+    x->lag = x->held = x->tile = x->sliced = x->reads = 0;
     if (!add_reads(g, x, op, (ws_span_t){advance, 0, advance}, (ws_span_t){1, 0, 1})) {
         return true;
     }

@@ -387,7 +387,7 @@ static void change_schedule(uint8_t *plan, const map_t *map)
     uint8_t *adv = e + (rows ? WEFT_ENTRY_ROW_ADV : WEFT_ENTRY_COL_ADV);
     uint8_t *off = e + (rows ? WEFT_ENTRY_ROW_OFF : WEFT_ENTRY_COL_OFF);
     uint8_t *ext = e + (rows ? WEFT_ENTRY_ROW_EXT : WEFT_ENTRY_COL_EXT);
-    switch (rnd(8)) {
+    switch (rnd(9)) {
     case 0: /* one region longer or shorter on one side */
         add16(ext, delta);
         if (rnd(2) != 0) {
@@ -439,6 +439,15 @@ static void change_schedule(uint8_t *plan, const map_t *map)
             memcpy(e + WEFT_ENTRY_COL_EXT, e + WEFT_ENTRY_COL_ADV, 2);
         }
         break;
+    case 7: { /* a segment in other slices */
+        const uint8_t *s = plan + map->segments.at + rnd(map->segments.count) * map->segments.size;
+        uint32_t first = get(s + WEFT_SEGMENT_FIRST_ENTRY, 2), count = get(s + WEFT_SEGMENT_ENTRY_COUNT, 2);
+        uint32_t slice = rnd(4);
+        for (uint32_t n = first; n < first + count && n < map->entries.count; n++) {
+            put(plan + map->entries.at + n * WEFT_ENTRY_SIZE + WEFT_ENTRY_SLICE, 2, slice);
+        }
+        break;
+    }
     default: /* an operator and its window to another place among its neighbours */
         if (map->entries.count > map->placed + 1) {
             uint32_t n = map->placed + rnd(map->entries.count - map->placed - 1);
@@ -497,7 +506,7 @@ static void mutate(uint8_t *plan, const map_t *map)
         {380, &map->entries,
          FIELDS({WEFT_ENTRY_OP, 2}, {WEFT_ENTRY_POLICY, 1}, {WEFT_ENTRY_FLAGS, 1}, {WEFT_ENTRY_ROW_ADV, 2},
                 {WEFT_ENTRY_ROW_OFF, 2}, {WEFT_ENTRY_ROW_EXT, 2}, {WEFT_ENTRY_KEEP, 2}, {WEFT_ENTRY_COL_ADV, 2},
-                {WEFT_ENTRY_COL_OFF, 2}, {WEFT_ENTRY_COL_EXT, 2}, {WEFT_ENTRY_RESERVED, 2}, {WEFT_ENTRY_OFFSET, 4},
+                {WEFT_ENTRY_COL_OFF, 2}, {WEFT_ENTRY_COL_EXT, 2}, {WEFT_ENTRY_SLICE, 2}, {WEFT_ENTRY_OFFSET, 4},
                 {WEFT_ENTRY_AUX, 4})},
         {90, &map->segments,
          FIELDS({WEFT_SEGMENT_FIRST_ENTRY, 2}, {WEFT_SEGMENT_ENTRY_COUNT, 2}, {WEFT_SEGMENT_ROW_STEPS, 2},

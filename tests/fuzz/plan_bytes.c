@@ -144,6 +144,7 @@ static uint64_t reach(const uint8_t *e, const uint8_t *op, shape_t out, shape_t 
 {
     int64_t keep = get(e + WEFT_ENTRY_KEEP, 2), ext = get(e + WEFT_ENTRY_ROW_EXT, 2);
     int64_t wide = clamp(get(e + WEFT_ENTRY_COL_EXT, 2), 0, out.w), size = 0, aux = 0;
+    int64_t slice = get(e + WEFT_ENTRY_SLICE, 2);
     switch (e[WEFT_ENTRY_POLICY]) {
     case WEFT_POLICY_FULL:
         size = out.h * out.w * out.c;
@@ -152,7 +153,7 @@ static uint64_t reach(const uint8_t *e, const uint8_t *op, shape_t out, shape_t 
         size = keep * out.w * out.c;
         break;
     case WEFT_POLICY_TILE:
-        size = clamp(ext - keep, 0, out.h) * wide * out.c;
+        size = clamp(ext - keep, 0, out.h) * wide * (slice != 0 ? slice : out.c);
         aux = clamp(keep, 0, out.h) * out.w * out.c;
         break;
     default:
@@ -237,6 +238,18 @@ static bool count_entry(const uint8_t *plan, const map_t *map, const uint8_t *e,
     return true;
 }
 
+/* Of a row step of the segment that begins with this entry. */
+static uint32_t sweeps(const uint8_t *plan, const map_t *map, const uint8_t *e)
+{
+    uint32_t number = get(e + WEFT_ENTRY_OP, 2), slice = get(e + WEFT_ENTRY_SLICE, 2);
+    shape_t out;
+    if (slice == 0 || number >= map->ops.count ||
+        !shape_of(plan, map, get(plan + map->ops.at + number * WEFT_OP_SIZE + WEFT_OP_OUTPUT, 2), &out)) {
+        return 1;
+    }
+    return (uint32_t)out.c / slice;
+}
+
 bool count_plan(const uint8_t *plan, const map_t *map, counted_t *n)
 {
     int64_t budget = COUNT_BUDGET;
@@ -258,7 +271,7 @@ bool count_plan(const uint8_t *plan, const map_t *map, counted_t *n)
             return false;
         }
         n->row_steps += rows;
-        n->calls += (uint64_t)rows * cols * count;
+        n->calls += (uint64_t)rows * cols * count * sweeps(plan, map, entries + first * WEFT_ENTRY_SIZE);
         for (uint32_t k = first; k < first + count; k++) {
             if (!count_entry(plan, map, entries + k * WEFT_ENTRY_SIZE, rows, cols, &budget, n)) {
                 return false;

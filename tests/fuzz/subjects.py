@@ -79,8 +79,8 @@ def _tiny() -> ir.Graph:
 
 
 def _interest(facts: Facts, schedule: Schedule) -> int:
-    """How many of the things that can go wrong a schedule has: line stores, rings, tensors that a later stage makes row
-    by row (where it may overwrite what it reads), accumulators, column steps."""
+    """How many of the things that can go wrong a schedule has: line stores, slices of channels, rings, tensors that a
+    later stage makes row by row (where it may overwrite what it reads), accumulators, column steps."""
     seen: dict[str, int] = {}
     for s, stage in enumerate(schedule.stages):
         segment_of = {e.op: g for g, segment in enumerate(stage.segments) for e in segment.entries}
@@ -97,6 +97,10 @@ def _interest(facts: Facts, schedule: Schedule) -> int:
                     seen[f"ring {len(users)} {columns} {entry.op >= 0}"] = 3
                 elif entry.policy is Policy.FULL and s > 0 and steps and not node.reduces:
                     seen[f"row by row {entry.overlap} {columns}"] = 3
+                elif entry.policy is Policy.TILE and entry.slice:
+                    seen[f"slices {columns} {steps}"] = 5
+                elif entry.policy is Policy.TILE:
+                    seen[f"tile {len(users)} {steps} {columns}"] = 2
                 else:
                     seen[f"{entry.policy.name} {len(users)} {steps} {columns}"] = 1
     return sum(seen.values())

@@ -315,7 +315,7 @@ static __attribute__((noinline)) void multiply_part(const conv_t *conv, int32_t 
 
 static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
 {
-    const int32_t groups = conv->call->op->groups, per_group = conv->call->out.c / groups;
+    const int32_t groups = conv->call->op->groups, per_group = conv->call->channels / groups;
     const bool whole = conv->chunk == conv->size;
 
     for (int32_t channel = 0, o = 0, group_end = per_group; channel < conv->call->in0.c; channel += conv->depth) {
@@ -346,7 +346,7 @@ static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
 static __attribute__((noinline)) void one_pixel(const conv_t *conv, const int8_t *const *row, int32_t rows,
                                                 int32_t column, int32_t run, int32_t weight, int8_t *out)
 {
-    const int32_t n = conv->call->out.c, size = conv->size, width = conv->call->op->kernel_w * conv->depth;
+    const int32_t n = conv->call->channels, size = conv->size, width = conv->call->op->kernel_w * conv->depth;
     const uint32_t offset = conv->offset;
     const int8_t *const *const end = row + rows;
     for (int32_t next = 0; next < n; next += 4) {
@@ -468,7 +468,7 @@ static bool divide(conv_t *conv, void *memory, uint32_t bytes)
 static bool in_pairs(conv_t *conv, void *stack)
 {
     const weft_call_t *call = conv->call;
-    const int32_t channels = call->out.c;
+    const int32_t channels = call->channels;
     return (call->y1 - call->y0) * (call->x1 - call->x0) > 1 && !conv->p.per_tensor &&
            (channels / call->op->groups & 1) == 0 &&
            (conv->size <= STACK_BYTES / 5 ? divide(conv, stack, STACK_BYTES)
@@ -483,13 +483,13 @@ void weft_conv2d_dsp(const weft_call_t *call)
     memory_t memory;
     conv_t conv;
     conv.call = call;
-    conv.p = weft_linear(call, call->out.c);
     conv.depth = op->groups == 1 ? call->in0.c : call->in0.c / op->groups;
     conv.size = taps * conv.depth;
+    conv.p = weft_linear(call, call->total, conv.size);
     conv.in_place = taps == 1 && op->pad_top + op->pad_left == 0;
     conv.joined = op->groups == 1 && op->dilation_w == 1;
     conv.offset = dsp_offset(call->in0.zero_point);
-    const bool singles = conv.joined && call->out.c >= 4 && op->kernel_h <= WEFT_HOISTED_ROWS;
+    const bool singles = conv.joined && call->channels >= 4 && op->kernel_h <= WEFT_HOISTED_ROWS;
 
     if (in_pairs(&conv, memory.patch)) {
         conv_pairs(&conv, singles, &memory);
@@ -499,7 +499,7 @@ void weft_conv2d_dsp(const weft_call_t *call)
         weft_conv2d(call);
         return;
     }
-    dsp_count_macs(call, conv.depth * call->out.c);
+    dsp_count_macs(call, conv.depth * call->channels);
     dsp_clamp_region(call);
 }
 

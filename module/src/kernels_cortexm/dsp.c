@@ -87,7 +87,15 @@ void dsp_clamp_region(const weft_call_t *call)
         return;
     }
     for (int32_t y = call->y0; y < call->y1; y++) {
-        dsp_clamp(weft_px(&call->out, y, call->x0), (call->x1 - call->x0) * call->out.c, lo, hi);
+        int8_t *p = weft_px(&call->out, y, call->x0);
+        const int32_t pixels = call->x1 - call->x0;
+        if (call->channels == call->out.c) {
+            dsp_clamp(p, pixels * call->channels, lo, hi);
+            continue;
+        }
+        for (int32_t x = 0; x < pixels; x++, p += call->out.c) {
+            dsp_clamp(p, call->channels, lo, hi);
+        }
     }
 }
 

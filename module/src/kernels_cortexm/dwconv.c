@@ -31,7 +31,7 @@ typedef struct {
     int32_t v0, v1, v2, v3;
 } acc_t;
 
-/* Channels o to o + 3 of n: `taps` taps, widened to `to`. */
+/* Channels o to o + 3: `taps` taps, `n` weights apart, widened to `to`. */
 static __attribute__((noinline)) void load_quad(quad_t *q, const weft_linear_t *p, int32_t o, int32_t n, int32_t taps,
                                                 int16x2_t *to)
 {
@@ -161,12 +161,12 @@ static __attribute__((noinline)) void quad_columns(const weft_call_t *call, cons
                                                    int32_t o, int32_t x, int32_t x1, int8_t *out)
 {
     const weft_op_t *op = call->op;
-    const int32_t c = call->in0.c, width = op->kernel_w, step = op->dilation_w * c;
+    const int32_t c = call->in0.c, pixel = call->out.c, width = op->kernel_w, step = op->dilation_w * c;
     const uint32_t offset = dsp_offset(call->in0.zero_point);
     const int8_t *const *const row_end = rows->row + rows->taps.hi;
     int32_t first = x * op->stride_w - op->pad_left;
 
-    for (; x < x1; x++, first += op->stride_w, out += c) {
+    for (; x < x1; x++, first += op->stride_w, out += pixel) {
         const weft_taps_t cols = weft_taps(first, width, op->dilation_w, call->in0.w);
         const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * c + o;
         const int32_t tap = rows->taps.lo * width + cols.lo;
@@ -191,9 +191,10 @@ static __attribute__((noinline)) void quad_columns(const weft_call_t *call, cons
 static __attribute__((noinline)) void quad_3x3(const weft_call_t *call, const quad_t *q, int32_t column, int32_t count,
                                                int8_t *out)
 {
-    const int32_t c = call->in0.c, step = call->op->dilation_w * c, stride = call->op->stride_w * c;
+    const int32_t c = call->in0.c, pixel = call->out.c;
+    const int32_t step = call->op->dilation_w * c, stride = call->op->stride_w * c;
     const uint32_t offset = dsp_offset(call->in0.zero_point);
-    for (; count > 0; count--, column += stride, out += c) {
+    for (; count > 0; count--, column += stride, out += pixel) {
         store_quad(q, mac_3x3(q, column, step, offset), out);
     }
 }
@@ -244,16 +245,16 @@ static __attribute__((noinline)) void narrow_pixel(const weft_call_t *call, cons
                                                    const weft_linear_t *p, int32_t x, int8_t *out)
 {
     const weft_op_t *op = call->op;
-    const int32_t n = call->out.c, width = op->kernel_w, step = op->dilation_w * n;
+    const int32_t n = call->total, c = call->in0.c, width = op->kernel_w, step = op->dilation_w * c;
     const uint32_t offset = dsp_offset(call->in0.zero_point);
     const int32_t first = x * op->stride_w - op->pad_left;
     const weft_taps_t cols = weft_taps(first, width, op->dilation_w, call->in0.w);
-    const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * n;
+    const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * c;
     const int8_t *weights = p->weights + (rows->taps.lo * width + cols.lo) * n;
     const int8_t *const *const row_end = rows->row + rows->taps.hi;
 
-    for (int32_t next = 0; next < n; next += 4) {
-        const int32_t o = weft_min(next, n - 4); /* the last channels overlap those before */
+    for (int32_t next = 0; next < call->channels; next += 4) {
+        const int32_t o = weft_min(next, call->channels - 4); /* the last channels overlap those before */
         const int32_t *bias = (const int32_t *)(const void *)p->bias + o;
         const int8_t *w = weights + o;
         dsp_acc4_t acc = {bias[0], bias[1], bias[2], bias[3]};
@@ -289,7 +290,7 @@ static __attribute__((noinline)) void wide_region(const weft_call_t *call, const
                                                   int16x2_t *memory)
 {
     const weft_op_t *op = call->op;
-    const int32_t n = call->out.c;
+    const int32_t n = call->channels, pixel = call->out.c;
     quad_t q;
     weft_rows_t rows;
     int32_t begin, end;
@@ -299,7 +300,7 @@ static __attribute__((noinline)) void wide_region(const weft_call_t *call, const
 
     for (int32_t next = 0; next < n; next += 4) {
         const int32_t o = weft_min(next, n - 4); /* the last channels overlap those before */
-        load_quad(&q, p, o, n, taps, memory != NULL ? memory : q.weight[0]);
+        load_quad(&q, p, o, call->total, taps, memory != NULL ? memory : q.weight[0]);
         for (int32_t y = call->y0; y < call->y1; y++) {
             int8_t *out = weft_px(&call->out, y, call->x0) + o;
             weft_rows(&rows, call, y);
@@ -312,11 +313,11 @@ static __attribute__((noinline)) void wide_region(const weft_call_t *call, const
             }
             if (call->x0 < begin) {
                 quad_columns(call, &rows, &q, o, call->x0, begin, out);
-                out += (begin - call->x0) * n;
+                out += (begin - call->x0) * pixel;
             }
-            quad_3x3(call, &q, (begin * op->stride_w - op->pad_left - rows.x) * n, end - begin, out);
+            quad_3x3(call, &q, (begin * op->stride_w - op->pad_left - rows.x) * call->in0.c, end - begin, out);
             if (end < call->x1) {
-                out += (end - begin) * n;
+                out += (end - begin) * pixel;
                 quad_columns(call, &rows, &q, o, end, call->x1, out);
             }
         }
@@ -326,12 +327,12 @@ static __attribute__((noinline)) void wide_region(const weft_call_t *call, const
 void weft_dwconv2d_dsp(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
-    const int32_t n = call->out.c, taps = op->kernel_h * op->kernel_w;
-    if (n != call->in0.c || n < 4 || op->kernel_h > WEFT_HOISTED_ROWS) {
+    const int32_t n = call->channels, taps = op->kernel_h * op->kernel_w;
+    if (weft_multiplier(call) != 1 || n < 4 || op->kernel_h > WEFT_HOISTED_ROWS) {
         weft_dwconv2d(call);
         return;
     }
-    const weft_linear_t p = weft_linear(call, n);
+    const weft_linear_t p = weft_linear(call, call->total, 1);
     const bool memory = taps <= STACK_TAPS || (int32_t)call->scratch_len >= taps * TAP_BYTES;
     if (memory && (call->y1 - call->y0) * (call->x1 - call->x0) > FEW_PIXELS && dsp_quick(&p, n, taps)) {
         wide_region(call, &p, taps, taps <= STACK_TAPS ? NULL : call->scratch);

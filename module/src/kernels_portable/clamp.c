@@ -3,14 +3,16 @@
 
 void portable_clamp_region(const weft_call_t *call)
 {
-    const int32_t lo = call->op->act_min, hi = call->op->act_max, n = (call->x1 - call->x0) * call->out.c;
+    const int32_t lo = call->op->act_min, hi = call->op->act_max, n = call->channels;
     if (lo == INT8_MIN && hi == INT8_MAX) {
         return;
     }
     for (int32_t y = call->y0; y < call->y1; y++) {
         int8_t *p = weft_px(&call->out, y, call->x0);
-        for (const int8_t *const end = p + n; p != end; p++) {
-            *p = (int8_t)weft_clamp(*p, lo, hi);
+        for (int32_t x = call->x0; x < call->x1; x++, p += call->out.c - n) {
+            for (const int8_t *const end = p + n; p != end; p++) {
+                *p = (int8_t)weft_clamp(*p, lo, hi);
+            }
         }
     }
 }

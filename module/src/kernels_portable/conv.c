@@ -89,7 +89,7 @@ static PORTABLE_NOINLINE void gather(const gathered_t *conv, int32_t y, int32_t 
 /* All channels of two pixels. */
 static PORTABLE_NOINLINE void two_pixels(const gathered_t *conv, int8_t *out_a, int8_t *out_b)
 {
-    const int32_t n = conv->call->out.c, size = conv->size;
+    const int32_t n = conv->call->channels, size = conv->size;
     const weft_linear_t p = *conv->p; /* a copy: bytes written could be its members */
     const int8_t *w = p.weights;
     for (int32_t o = 0; o < n; o += 2) {
@@ -113,7 +113,7 @@ static PORTABLE_NOINLINE void two_pixels(const gathered_t *conv, int8_t *out_a, 
 /* All channels of one pixel. */
 static PORTABLE_NOINLINE void one_pixel(const gathered_t *conv, int8_t *out)
 {
-    const int32_t n = conv->call->out.c, size = conv->size;
+    const int32_t n = conv->call->channels, size = conv->size;
     const weft_linear_t p = *conv->p;
     for (int32_t o = 0; o < n; o += 4) {
         const int32_t left = weft_min(n - o, 4);
@@ -212,7 +212,7 @@ static PORTABLE_NOINLINE void conv_in_place(const weft_call_t *call, const weft_
 {
     const weft_op_t *op = call->op;
     const weft_view_t *in = &call->in0;
-    const int32_t n = call->out.c;
+    const int32_t n = call->channels, pixel = call->out.c;
     const portable_span_t span = portable_inside(call);
     const int32_t even = (span.end - span.begin) & ~1;
     const bool few = even * (call->y1 - call->y0) < FEW;
@@ -240,10 +240,10 @@ static PORTABLE_NOINLINE void conv_in_place(const weft_call_t *call, const weft_
                 continue;
             }
             singles(&ch, call->x0, span.begin, out);
-            singles(&ch, span.begin + even, call->x1, out + (span.begin + even - call->x0) * n);
+            singles(&ch, span.begin + even, call->x1, out + (span.begin + even - call->x0) * pixel);
             const int32_t column = (span.begin * op->stride_w - op->pad_left - rows.x) * in->c;
             for (int32_t q = 0; q < ch.left; q += 2) {
-                squares(&ch, q, column, even, out + (span.begin - call->x0) * n);
+                squares(&ch, q, column, even, out + (span.begin - call->x0) * pixel);
             }
         }
     }
@@ -264,7 +264,7 @@ void weft_conv2d_portable(const weft_call_t *call)
         weft_conv2d(call);
         return;
     }
-    const weft_linear_t p = weft_linear(call, call->out.c);
+    const weft_linear_t p = weft_linear(call, call->total, op->kernel_h * op->kernel_w * call->in0.c);
     gathered_t conv;
     conv.call = call;
     conv.p = &p;
@@ -278,5 +278,5 @@ void weft_conv2d_portable(const weft_call_t *call)
         conv_in_place(call, &p, conv.size);
     }
     portable_clamp_region(call);
-    portable_count_macs(call, call->in0.c * call->out.c);
+    portable_count_macs(call, call->in0.c * call->channels);
 }

@@ -44,12 +44,12 @@ PORTABLE_INLINE int32_t dot_rows(const weft_rows_t *rows, int32_t column, const 
     return acc;
 }
 
-/* One pixel of a few, from the weights in place; `n` bytes from a channel's weight to its next. */
+/* One pixel of a few, from the weights in place; `n` bytes from a tap's weights to the next's. */
 PORTABLE_INLINE int8_t direct(const channels_t *group, weft_taps_t cols, int32_t column, int32_t o, int32_t taps)
 {
     const weft_op_t *op = group->call->op;
     const weft_rows_t *rows = group->rows;
-    const int32_t n = group->call->out.c, step = op->dilation_w * n, zp = group->call->in0.zero_point;
+    const int32_t n = group->call->total, step = op->dilation_w * group->call->in0.c, zp = group->call->in0.zero_point;
     const int8_t *w = group->p->weights + (rows->taps.lo * op->kernel_w + cols.lo) * n + o;
     int32_t acc = weft_linear_bias(group->p, o);
     for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, w += op->kernel_w * n) {
@@ -65,14 +65,14 @@ static PORTABLE_NOINLINE void few_pixels(channels_t *group, weft_rows_t *rows)
 {
     const weft_call_t *call = group->call;
     const weft_op_t *op = call->op;
-    const int32_t n = call->out.c;
+    const int32_t n = call->channels;
     for (int32_t y = call->y0; y < call->y1; y++) {
         int8_t *out = weft_px(&call->out, y, call->x0);
         weft_rows(rows, call, y);
-        for (int32_t x = call->x0; x < call->x1; x++, out += n) {
+        for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
             const int32_t first = x * op->stride_w - op->pad_left;
             const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, call->in0.w);
-            const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * n, taps = cols.hi - cols.lo;
+            const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * call->in0.c, taps = cols.hi - cols.lo;
             for (int32_t o = 0; o < n; o++) {
                 out[o] = taps == 3 ? direct(group, cols, column, o, 3) : direct(group, cols, column, o, taps);
             }
@@ -87,7 +87,7 @@ static PORTABLE_NOINLINE void edge(const channels_t *group, int32_t x, int32_t x
     const weft_view_t *in = &group->call->in0;
     const weft_rows_t *rows = group->rows;
     const int32_t step = op->dilation_w * in->c, zp = in->zero_point, width = op->kernel_w;
-    for (; x < x1; x++, out += in->c) {
+    for (; x < x1; x++, out += group->call->out.c) {
         const int32_t first = x * op->stride_w - op->pad_left;
         const weft_taps_t cols = weft_taps(first, width, op->dilation_w, in->w);
         const int32_t taps = cols.hi - cols.lo, at = rows->taps.lo * width + cols.lo;
@@ -112,7 +112,7 @@ PORTABLE_INLINE void columns(const channels_t *group, const channel_t *ch, int32
     const weft_op_t *op = group->call->op;
     const int32_t c = group->call->in0.c, step = op->dilation_w * c, stride = op->stride_w * c;
     const int8_t *const w = ch->weight + group->rows->taps.lo * width;
-    for (; count > 0; count--, column += stride, out += c) {
+    for (; count > 0; count--, column += stride, out += group->call->out.c) {
         const int32_t acc = dot_rows(group->rows, column, w, width, width, step, 0);
         *out = portable_out(group->p, ch->scale, weft_wrap_add(acc, bias));
     }
@@ -126,7 +126,7 @@ static PORTABLE_NOINLINE void columns_3x3(const channels_t *group, const channel
     const int32_t c = group->call->in0.c, step = op->dilation_w * c, stride = op->stride_w * c;
     const int8_t *const *row = group->rows->row;
     const int8_t *a = row[0] + column, *b = row[1] + column, *d = row[2] + column, *const w = ch->weight;
-    for (; count > 0; count--, a += stride, b += stride, d += stride, out += c) {
+    for (; count > 0; count--, a += stride, b += stride, d += stride, out += group->call->out.c) {
         int32_t acc = a[0] * w[0] + a[step] * w[1] + a[2 * step] * w[2];
         acc += b[0] * w[3] + b[step] * w[4] + b[2 * step] * w[5];
         acc += d[0] * w[6] + d[step] * w[7] + d[2 * step] * w[8];
@@ -164,7 +164,7 @@ static PORTABLE_NOINLINE void columns_any(const channels_t *group, const channel
 static void load_channels(channels_t *group, int32_t taps)
 {
     const weft_linear_t *p = group->p;
-    const int32_t n = group->call->out.c, zp = group->call->in0.zero_point;
+    const int32_t n = group->call->total, zp = group->call->in0.zero_point;
     int8_t *to = group->weight;
     channel_t *ch = group->channel;
     for (int32_t o = group->o; o < group->o + group->count; o++, ch++) {
@@ -183,7 +183,7 @@ static PORTABLE_NOINLINE void all_pixels(channels_t *group, weft_rows_t *rows, i
 {
     const weft_call_t *call = group->call;
     const weft_op_t *op = call->op;
-    const int32_t n = call->out.c;
+    const int32_t n = call->channels, pixel = call->out.c;
     const portable_span_t span = portable_inside(call);
     const int32_t at_once = CHANNELS * taps <= TAPS_MAX ? CHANNELS : 1;
     const bool nine = op->kernel_h == 3 && op->kernel_w == 3;
@@ -196,9 +196,9 @@ static PORTABLE_NOINLINE void all_pixels(channels_t *group, weft_rows_t *rows, i
             weft_rows(rows, call, y);
             const bool all = nine && rows->taps.hi - rows->taps.lo == 3;
             edge(group, call->x0, span.begin, out);
-            edge(group, span.end, call->x1, out + (span.end - call->x0) * n);
-            const int32_t column = (span.begin * op->stride_w - op->pad_left - rows->x) * n + group->o;
-            out += (span.begin - call->x0) * n;
+            edge(group, span.end, call->x1, out + (span.end - call->x0) * pixel);
+            const int32_t column = (span.begin * op->stride_w - op->pad_left - rows->x) * call->in0.c + group->o;
+            out += (span.begin - call->x0) * pixel;
             for (int32_t q = 0; q < group->count; q++) {
                 (all ? columns_3x3 : columns_any)(group, &group->channel[q], column + q, span.end - span.begin,
                                                   out + q);
@@ -210,12 +210,12 @@ static PORTABLE_NOINLINE void all_pixels(channels_t *group, weft_rows_t *rows, i
 void weft_dwconv2d_portable(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
-    const int32_t n = call->out.c, taps = op->kernel_h * op->kernel_w;
-    if (n != call->in0.c || taps > TAPS_MAX || op->kernel_h > WEFT_HOISTED_ROWS) {
+    const int32_t taps = op->kernel_h * op->kernel_w;
+    if (weft_multiplier(call) != 1 || taps > TAPS_MAX || op->kernel_h > WEFT_HOISTED_ROWS) {
         weft_dwconv2d(call);
         return;
     }
-    const weft_linear_t p = weft_linear(call, n);
+    const weft_linear_t p = weft_linear(call, call->total, 1);
     weft_rows_t rows;
     channels_t group;
     group.call = call;
@@ -228,5 +228,5 @@ void weft_dwconv2d_portable(const weft_call_t *call)
         all_pixels(&group, &rows, taps);
     }
     portable_clamp_region(call);
-    portable_count_macs(call, n);
+    portable_count_macs(call, call->channels);
 }

@@ -7,9 +7,9 @@ void weft_conv2d(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
     const weft_view_t *in = &call->in0;
-    const int32_t n = call->out.c, depth = in->c / op->groups, per_group = n / op->groups;
+    const int32_t n = call->channels, depth = in->c / op->groups, per_group = n / op->groups;
     const int32_t kernel_row = op->kernel_w * depth, kernel_size = op->kernel_h * kernel_row;
-    const weft_linear_t p = weft_linear(call, n);
+    const weft_linear_t p = weft_linear(call, call->total, kernel_size);
     /* Neighbouring taps of all channels lie one behind the other, in the input as in the weights: one long dot. */
     const bool joined = op->groups == 1 && op->dilation_w == 1;
 
@@ -17,7 +17,7 @@ void weft_conv2d(const weft_call_t *call)
         weft_rows_t rows;
         weft_rows(&rows, call, y);
         int8_t *out = weft_px(&call->out, y, call->x0);
-        for (int32_t x = call->x0; x < call->x1; x++, out += n) {
+        for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
             const int32_t first = x * op->stride_w - op->pad_left;
             const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, in->w);
             const int32_t column = (first + cols.lo * op->dilation_w - rows.x) * in->c;

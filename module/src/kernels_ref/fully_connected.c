@@ -7,7 +7,7 @@ void weft_fully_connected(const weft_call_t *call)
     const weft_view_t *in = &call->in0;
     const int32_t n = call->out.c, inputs = in->h * in->w * in->c;
     const int32_t run = (call->x1 - call->x0) * in->c;
-    const weft_linear_t p = weft_linear(call, n);
+    const weft_linear_t p = weft_linear(call, n, 0);
     const bool whole = call->acc == NULL;
     int8_t *out = weft_px(&call->out, 0, 0);
 

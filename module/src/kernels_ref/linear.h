@@ -13,8 +13,8 @@ typedef struct {
     int32_t zp_out, lo, hi; /* clamp before zp_out is added */
 } weft_linear_t;
 
-/* The block of `n` output channels. */
-static inline weft_linear_t weft_linear(const weft_call_t *call, int32_t n)
+/* The block of `n` output channels, from the call's first on, whose weights are `step` bytes apart. */
+static inline weft_linear_t weft_linear(const weft_call_t *call, int32_t n, int32_t step)
 {
     weft_linear_t p;
     p.per_tensor = (call->op->flags & WEFT_OP_PER_TENSOR) != 0;
@@ -23,6 +23,12 @@ static inline weft_linear_t weft_linear(const weft_call_t *call, int32_t n)
     p.multiplier = p.bias + (size_t)4 * (uint32_t)n;
     p.shift = (const int8_t *)(p.multiplier + (size_t)4 * multipliers);
     p.weights = p.shift + ((multipliers + 3u) & ~(size_t)3);
+    p.bias += (size_t)4 * (uint32_t)call->channel;
+    if (!p.per_tensor) {
+        p.multiplier += (size_t)4 * (uint32_t)call->channel;
+        p.shift += call->channel;
+    }
+    p.weights += call->channel * step;
     p.zp_out = call->out.zero_point;
     p.lo = call->op->act_min - p.zp_out;
     p.hi = call->op->act_max - p.zp_out;
@@ -39,6 +45,12 @@ static inline int8_t weft_linear_out(const weft_linear_t *p, int32_t o, int32_t 
     int32_t m = p->per_tensor ? 0 : o;
     int32_t scaled = weft_mbqm(acc, (int32_t)weft_rd32(p->multiplier + (size_t)4 * (uint32_t)m), p->shift[m]);
     return (int8_t)(weft_clamp(scaled, p->lo, p->hi) + p->zp_out);
+}
+
+/* DWCONV2D: output channels of an input channel. */
+static inline int32_t weft_multiplier(const weft_call_t *call)
+{
+    return call->channels < call->total ? 1 : call->total / call->in0.c;
 }
 
 /* sum((x - zp) * w) over n neighbours. */
