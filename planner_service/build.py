@@ -269,7 +269,7 @@ def slices(facts: Facts, spec: SegmentSpec) -> tuple[int, ...]:
     """Numbers of channels, fewest first, in which the segment's sweeps could make its tensors: a depthwise operator
     after others like it, or after the convolution that leads. Empty if it could not."""
     first, *rest = (facts.nodes[op] for op in spec.ops)
-    if any(spec.keep.values()) or not (first.leads and rest or first.channelwise):
+    if any(spec.keep.values()) or not ((first.leads and rest) or first.channelwise):
         return ()
     if not all(node.channelwise and node.shape[2] == first.shape[2] for node in rest):
         return ()
@@ -517,9 +517,7 @@ def assemble_stage(
                 )
             )
         segments.append(
-            Segment(
-                entries=tuple(entries), row_steps=shape.row_steps, col_steps=shape.col_steps, sweeps=shape.sweeps
-            )
+            Segment(entries=tuple(entries), row_steps=shape.row_steps, col_steps=shape.col_steps, sweeps=shape.sweeps)
         )
     return Stage(segments=tuple(segments), scratch=scratch)
 

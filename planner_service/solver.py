@@ -443,8 +443,8 @@ WIDEN_SHARES = (1.0, 0.9, 0.75, 0.5, 0.25)
 
 def variants(facts: Facts, stage: StageSpec, spare: int, scratches: Sequence[int]) -> list[StageSpec]:
     """Faster ways to run a stage that was found with one-column steps and no scratch: wider column steps, fewer slices
-    of channels, and each amount of scratch in ``scratches``, with at most ``spare`` bytes of tiles and scratch together. MACs are the same.
-    Most scratch first, then the fewest steps; the stage as it is comes last."""
+    of channels, each amount of scratch in ``scratches``, with at most ``spare`` bytes of tiles and scratch together.
+    MACs are the same. Most scratch first, then the fewest calls; the stage as it is comes last."""
     found: list[StageSpec] = []
     for scratch in (*scratches, 0):
         for share in WIDEN_SHARES:

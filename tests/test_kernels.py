@@ -68,7 +68,7 @@ class CCall(ctypes.Structure):
         ("in0", CView),
         ("in1", CView),
         ("out", CView),
-        *((n, ctypes.c_int32) for n in ("y0", "y1", "x0", "x1", "axis_offset")),
+        *((n, ctypes.c_int32) for n in ("y0", "y1", "x0", "x1", "channel", "channels", "total", "axis_offset")),
         ("acc", ctypes.c_void_p),
         ("first", ctypes.c_bool),
         ("last", ctypes.c_bool),
@@ -155,12 +155,12 @@ class Window:
             self.bytes[self._row(y, x0, x1)] = tensor[y, x0:x1].reshape(-1)
         return self
 
-    def expect(self, before: Array, tensor: Array, region: Region) -> Array:
-        """What the memory must hold when ``region`` of ``tensor`` was written into ``before``."""
+    def expect(self, before: Array, tensor: Array, region: Region, part: slice = slice(None)) -> Array:
+        """What the memory must hold when ``region`` of ``tensor``, some channels of it, was written into ``before``."""
         y0, y1, x0, x1 = region
         after = before.copy()
         for y in range(y0, y1):
-            after[self._row(y, x0, x1)] = tensor[y, x0:x1].reshape(-1)
+            after[self._row(y, x0, x1)].reshape(-1, self.shape[2])[:, part] = tensor[y, x0:x1, part]
         return after
 
 
@@ -299,12 +299,52 @@ def run(
         call.in1 = held[1].c
     call.y0, call.y1, call.x0, call.x1 = region
     call.macs = ctypes.pointer(macs)
+    call.channels = call.total = expected.shape[2]
     scratch = np.full(int(rng.choice(SCRATCH)) + GUARD, NOISE, dtype=np.uint8)
     call.scratch, call.scratch_len = scratch.ctypes.data, scratch.size - GUARD
     want = out.expect(out.bytes, expected, region)
     kernel(lib, Opcode(op.opcode))(ctypes.byref(call))
     np.testing.assert_array_equal(out.bytes, want)
     assert (scratch[call.scratch_len :] == NOISE).all()
+    return macs.value
+
+
+def run_slices(
+    lib: ctypes.CDLL,
+    rng: Rng,
+    op: COp,
+    params: bytes,
+    taken: tuple[Array, int, Region],
+    expected: Array,
+    zp_out: int,
+    region: Region,
+) -> int:
+    """As ``run``, in slices of channels: depthwise ones read and write whole pixels or those of a slice."""
+    n = expected.shape[2]
+    size = pick(rng, *(k for k in range(1, n + 1) if n % k == 0))
+    x, zp_in, need = taken
+    wise = op.opcode == Opcode.DWCONV2D
+    macs, block = ctypes.c_uint64(0), aligned(params)
+    for channel in range(0, n, size):
+        part = slice(channel, channel + size)
+        call = CCall(op=ctypes.pointer(op), params=block.ctypes.data, channel=channel, channels=size, total=n)
+        call.y0, call.y1, call.x0, call.x1 = region
+        call.macs = ctypes.pointer(macs)
+        narrow = wise and bool(rng.integers(2))
+        source = np.ascontiguousarray(x[..., part]) if narrow else x
+        held = Window(rng, source.shape, zp_in, need, str(rng.choice(KINDS))).put(source)
+        call.in0 = held.c
+        if wise and not narrow:
+            call.in0.ring, call.in0.tile = held.c.ring + channel, held.c.tile + channel
+        whole = wise and bool(rng.integers(2))
+        made = expected if whole else np.ascontiguousarray(expected[..., part])
+        out = Window(rng, made.shape, zp_out, region, str(rng.choice(KINDS)))
+        call.out = out.c
+        if whole:
+            call.out.ring, call.out.tile = out.c.ring + channel, out.c.tile + channel
+        want = out.expect(out.bytes, made, region, part if whole else slice(None))
+        kernel(lib, Opcode(op.opcode))(ctypes.byref(call))
+        np.testing.assert_array_equal(out.bytes, want)
     return macs.value
 
 
@@ -375,10 +415,11 @@ def test_conv2d(lib: ctypes.CDLL, seed: int, long: bool) -> None:
     op.groups = groups
     region = some_region(rng, oh, ow)
     need = g.field(region, x.shape)
-    macs = run(
-        lib, rng, op, linear_block(bias, multiplier, shift, weights), [(x, zp_in, need)], expected, zp_out, region
-    )
+    block = linear_block(bias, multiplier, shift, weights)
+    macs = run(lib, rng, op, block, [(x, zp_in, need)], expected, zp_out, region)
     assert macs == taps[region[0] : region[1], region[2] : region[3]].sum() * depth * n
+    if groups == 1:
+        assert run_slices(lib, rng, op, block, (x, zp_in, need), expected, zp_out, region) == macs
 
 
 @pytest.mark.parametrize("seed", cases(160, 2))
@@ -403,10 +444,11 @@ def test_dwconv2d(lib: ctypes.CDLL, seed: int) -> None:
     op = make_op(Opcode.DWCONV2D, OpFlag.PER_TENSOR if per_tensor else 0, g, act)
     region = some_region(rng, oh, ow)
     need = g.field(region, x.shape)
-    macs = run(
-        lib, rng, op, linear_block(bias, multiplier, shift, weights), [(x, zp_in, need)], expected, zp_out, region
-    )
+    block = linear_block(bias, multiplier, shift, weights)
+    macs = run(lib, rng, op, block, [(x, zp_in, need)], expected, zp_out, region)
     assert macs == taps[region[0] : region[1], region[2] : region[3]].sum() * n
+    if times == 1:
+        assert run_slices(lib, rng, op, block, (x, zp_in, need), expected, zp_out, region) == macs
 
 
 def steps(rng: Rng, size: int) -> list[tuple[int, int]]:

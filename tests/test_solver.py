@@ -82,7 +82,7 @@ class BruteForce:
         return [x for op in segment.ops for x in self.layers[op].segments[:-1]]
 
     def _segments(self, i: int, j: int) -> Iterator[SegmentSpec]:
-        """Row steps, and for each tensor that overlaps from step to step: kept or computed again; slices of channels."""
+        """Row steps; for each tensor that overlaps from step to step: kept or computed again; slices of channels."""
         nodes = [self.facts.nodes[op] for op in range(i, j)]
         if len(nodes) > 1 and any(n.rows.factor > 1 or n.cols.factor > 1 for n in nodes):
             return

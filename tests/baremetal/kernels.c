@@ -236,6 +236,7 @@ static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], b
         op.flags |= WEFT_OP_COUNT_PAD;
     }
     call = (weft_call_t){.op = &op, .params = area_params, .scratch = scratch, .scratch_len = SCRATCH_MAX};
+    call.total = call.channels = s->n;
     call.y0 = region[0];
     call.y1 = region[1];
     call.x0 = region[2];
@@ -254,6 +255,17 @@ static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], b
         put_add(wild, random);
     }
 
+    int32_t in_c = s->c, out_c = s->n;
+    const bool leads = opcode == WEFT_OP_CONV2D && s->groups == 1, follows = opcode == WEFT_OP_DWCONV2D && s->n == s->c;
+    if (random && (leads || follows) && chance(3) == 0) {
+        do {
+            call.channels = range(1, s->n);
+        } while (s->n % call.channels != 0);
+        call.channel = call.channels * (int32_t)chance((uint32_t)(s->n / call.channels));
+        in_c = follows && chance(2) != 0 ? call.channels : in_c;
+        out_c = leads || chance(2) != 0 ? call.channels : out_c;
+    }
+
     int32_t need[4] = {call.y0, call.y1, call.x0, call.x1};
     const int32_t vector[4] = {0, 1, 0, 1};
     const bool dense = opcode == WEFT_OP_FULLY_CONNECTED;
@@ -261,7 +273,7 @@ static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], b
         field(&need[0], &need[1], call.y0, call.y1, s->kernel_h, s->stride_h, s->dilation_h, s->pad_top, s->h);
         field(&need[2], &need[3], call.x0, call.x1, s->kernel_w, s->stride_w, s->dilation_w, s->pad_left, s->w);
     }
-    noise(area_in0, window(&call.in0, area_in0, s->h, s->w, s->c, need, random ? (int)chance(KINDS) : FULL));
+    noise(area_in0, window(&call.in0, area_in0, s->h, s->w, in_c, need, random ? (int)chance(KINDS) : FULL));
     if (opcode == WEFT_OP_ADD) {
         const bool broadcast = random && chance(3) == 0;
         const int32_t h = broadcast && chance(2) != 0 ? 1 : s->h, w = broadcast && chance(2) != 0 ? 1 : s->w;
@@ -270,8 +282,16 @@ static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], b
         noise(area_in1, window(&call.in1, area_in1, h, w, c, all, FULL));
     }
     out_bytes = dense ? window(&call.out, area_out, 1, 1, s->n, vector, FULL)
-                      : window(&call.out, area_out, s->oh, s->ow, s->n, region, random ? (int)chance(KINDS) : FULL);
+                      : window(&call.out, area_out, s->oh, s->ow, out_c, region, random ? (int)chance(KINDS) : FULL);
     out_bytes += 16u;
+    if (follows && in_c == s->c) {
+        call.in0.ring += call.channel;
+        call.in0.tile += call.channel;
+    }
+    if (out_c == s->n) {
+        call.out.ring += call.channel;
+        call.out.tile += call.channel;
+    }
 }
 
 /* Both kernels on the same call; instructions' ticks of the fast one, or -1 if they differ. */
