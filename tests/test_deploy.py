@@ -29,7 +29,7 @@ from planner_service.proto import planner_pb2_grpc
 from planner_service.service.client import Client
 from planner_service.store import Store, digest_of
 from planner_service.transport import TransportError, connect
-from planner_service.transport.deploy import Progress
+from planner_service.transport.deploy import Deployed, Progress, deploy
 
 sys.path.insert(0, str(ROOT / "samples" / "host"))
 
@@ -212,6 +212,23 @@ def test_push_and_companions(weft: Weft, board: Board, tmp_path: Path, made: tup
     assert weft("status", *to, "--json").json["stats"]["records"] > 0
     for args in (("revert",), ("test",)):
         weft(*args, *to, code=Code.BAD_STATE)
+
+
+def test_device_confirms_first(board: Board, made: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Good runs confirm the trial between the look at it and our confirm."""
+
+    async def push() -> Deployed:
+        async with await connect(board.address) as transport:
+            confirm = transport.confirm
+
+            async def late() -> None:
+                await confirm()
+                await confirm()
+
+            monkeypatch.setattr(transport, "confirm", late)
+            return await deploy(transport, signing.sign(made[1], KEY), goal="confirm")
+
+    assert asyncio.run(push()).outcome == "active"
 
 
 def test_push_refused(weft: Weft, board: Board, tmp_path: Path, made: tuple[bytes, bytes]) -> None:

@@ -99,9 +99,15 @@ async def deploy(
         outcome, slot = _outcome(state, digest)
     if goal == "confirm" and outcome == "trial":
         say(Progress(phase="confirming", done=len(plan), total=len(plan), sent=sender.sent))
-        await transport.confirm()
+        refused: TransportError | None = None
+        try:
+            await transport.confirm()
+        except TransportError as error:
+            refused = error
         state = await transport.state()
         outcome, slot = _outcome(state, digest)
+        if refused is not None and outcome != "active":
+            raise refused  # otherwise the device's own good runs confirmed it first
     return Deployed(
         address=str(transport.address),
         outcome=outcome,
