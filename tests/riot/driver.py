@@ -245,9 +245,10 @@ class Console:
         self.kill()
 
     def stab(self) -> None:
-        """End the process at once, in the middle of whatever it does."""
+        """End the process at once, in the middle of whatever it does; with its children, for native forks one per TAP
+        device. pexpect made it the leader of a group."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._child.pid, signal.SIGKILL)
+            os.killpg(self._child.pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """End it at once and forget it."""
