@@ -13,6 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 import cbor2
 from smp.header import OP, Flag, Header, Version
@@ -61,7 +62,8 @@ async def connect(address: Address, settings: Settings) -> Transport:
             raise PlannerError(Code.BAD_REQUEST, f"{address}: SMP over UDP has no options")
 
         async def open_line() -> None:
-            await udp.connect(address.host, settings.patience_seconds, address.port or 0)
+            # A zone, as in fe80::1%25eth0, is percent-encoded in an address.
+            await udp.connect(unquote(address.host), settings.patience_seconds, address.port or 0)
     else:
         line = serial = _serial(address)
 

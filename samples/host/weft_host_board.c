@@ -147,18 +147,24 @@ static void add_info(text_t *text)
 
 /* ---------------------------------------------------------------- server */
 
-static volatile sig_atomic_t stopping;
+/* Written by a signal handler, read by both threads. */
+static int stop;
 
 static void on_stop(int signal_number)
 {
     (void)signal_number;
-    stopping = 1;
+    __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+}
+
+static bool stopping(void)
+{
+    return __atomic_load_n(&stop, __ATOMIC_RELAXED) != 0;
 }
 
 static bool receive(int client, void *bytes, size_t n)
 {
     uint8_t *next = bytes;
-    while (n > 0 && !stopping) {
+    while (n > 0 && !stopping()) {
         ssize_t got = recv(client, next, n, 0);
         if (got <= 0) {
             if (got < 0 && errno == EINTR) {
@@ -275,7 +281,7 @@ static void hang_up(int client)
     uint8_t rest[512];
     ssize_t got = 1;
     shutdown(client, SHUT_WR);
-    for (size_t drained = 0; got > 0 && drained < DRAIN_MAX && !stopping; drained += sizeof rest) {
+    for (size_t drained = 0; got > 0 && drained < DRAIN_MAX && !stopping(); drained += sizeof rest) {
         got = recv(client, rest, sizeof rest, 0);
     }
     close(client);
@@ -305,7 +311,7 @@ static void serve(int server)
     const struct timeval patience = {.tv_sec = CLIENT_SECONDS}, idle = {.tv_sec = 1};
     const int yes = 1;
     setsockopt(server, SOL_SOCKET, SO_RCVTIMEO, &idle, sizeof idle);
-    while (!stopping) {
+    while (!stopping()) {
         int client = accept(server, NULL, NULL);
         if (client < 0) {
             continue;
@@ -313,7 +319,7 @@ static void serve(int server)
         setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
         setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
         setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-        while (!stopping && serve_request(client)) {
+        while (!stopping() && serve_request(client)) {
         }
         hang_up(client);
     }
@@ -326,7 +332,7 @@ static void *take_updates(void *ctx)
     uint8_t packet[HOST_PACKET_BYTES + 1u], reply[HOST_PACKET_BYTES];
     int line = *(const int *)ctx;
     setsockopt(line, SOL_SOCKET, SO_RCVTIMEO, &idle, sizeof idle);
-    while (!stopping) {
+    while (!stopping()) {
         struct sockaddr_in from;
         socklen_t length = sizeof from;
         ssize_t got = recvfrom(line, packet, sizeof packet, 0, (struct sockaddr *)&from, &length);
