@@ -177,7 +177,9 @@ def test_sign_verify_dumpinfo(weft: Weft, tmp_path: Path, made: tuple[bytes, byt
     assert all(word in text for word in ("plan version  1", "GRAPH", "WEIGHTS", "ecdsa-p256-sha256", told["digest"]))
     weft("keygen", "other.pem")
     weft("verify", "a.weft", "--key", "other.pem", code=Code.BAD_PLAN)
-    plan.write_bytes(plan.read_bytes()[:-1] + b"\xff")
+    damaged = bytearray(plan.read_bytes())
+    damaged[signing.describe(bytes(damaged)).sections[-1].offset] ^= 1
+    plan.write_bytes(damaged)
     weft("verify", "a.weft", "--key", "key.pem", code=Code.BAD_PLAN)
     weft("sign", "a.weft", "--key", "key.pem", code=Code.BAD_PLAN)
     assert "NO" in weft("dumpinfo", "a.weft").out
@@ -268,8 +270,8 @@ def test_progress_bar_on_a_terminal(board: Board, tmp_path: Path, made: tuple[by
     (tmp_path / "b.weft").write_bytes(signing.sign(made[1], KEY))
     command = [sys.executable, "-m", "planner_service.cli", "push", str(tmp_path / "b.weft"), "--to", board.address]
     child = pexpect.spawn(command[0], [*command[1:], "--chunk", "64"], timeout=30, encoding="utf-8", cwd=str(ROOT))
-    child.expect(r"\d+% \[#*-*\] sending [\d,]+ of 18,576 B")
-    child.expect(r"18,576 of 18,576 B sent")
+    child.expect(rf"\d+% \[#*-*\] sending [\d,]+ of {len(made[1]):,} B")
+    child.expect(rf"{len(made[1]):,} of {len(made[1]):,} B sent")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
@@ -369,7 +371,9 @@ def test_device_commands(weft: Weft, daemon: Daemon) -> None:
     weft("plan", MODELS / "digits_b.onnx", "--device", "cam", *server, code=Code.NOT_FOUND)
 
 
-def test_plan_for_a_device_and_push_it(weft: Weft, daemon: Daemon, board: Board, client: Client) -> None:
+def test_plan_for_a_device_and_push_it(
+    weft: Weft, daemon: Daemon, board: Board, client: Client, tmp_path: Path, made: tuple[bytes, bytes]
+) -> None:
     server = ("--server", daemon.address)
     weft("device", "add", "host", "--address", board.address, "--target", "native", "--key", "pub.pem", *server)
     try:
@@ -379,7 +383,7 @@ def test_plan_for_a_device_and_push_it(weft: Weft, daemon: Daemon, board: Board,
         done = weft("push", "b.weft", "--device", "host", "--confirm", *server, "--json").json
         assert (done["outcome"], done["slot"]) == ("active", "b")
         assert weft("status", "--device", "host", *server, "--json").json["active"] == "b"
-        (Path("local.weft")).write_bytes(signing.sign(board.slot("a").read_bytes()[:20528], KEY))
+        (tmp_path / "local.weft").write_bytes(signing.sign(made[0], KEY))
         lost = weft("push", "local.weft", "--device", "host", *server, code=Code.NOT_FOUND)
         assert "--to" in lost.err
     finally:
