@@ -25,6 +25,8 @@ help:
 	@echo "make bench-riot  updates over CoAP whose board is killed two hundred times"
 	@echo "make lint       style, types and stale generated files"
 	@echo "make bench-planner  the planner's tables beside the peers' numbers, each plan executed: build/bench/planner.json"
+	@echo "make fuzz       libFuzzer, FUZZ_SECONDS=60 for each of four targets"
+	@echo "make coverage   lines and branches of parser, verifier and update core that the tests reach"
 	@echo "make bench-update  power cuts of the update core, a million and more: build/bench/update.json"
 	@echo "make bench-engine  instructions, RAM and flash beside the peers': build/bench/engine.json"
 	@echo "make baremetal  firmware images for the emulated cores"
@@ -165,6 +167,17 @@ bench-planner: setup $(LIB) $(SEARCH)
 # Every pair of power cuts takes a few minutes; all cores are used.
 bench-update: setup $(BUILD)/.apt-test engine
 	$(VENV)/bin/python -m tests.update.bench
+
+# libFuzzer on verifier, execution, update core and SMP packets, so long each; findings stay in build/fuzz.
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: setup $(BUILD)/.apt-test
+	$(VENV)/bin/python -m tests.fuzz.libfuzzer --seconds $(FUZZ_SECONDS)
+
+# Lines and branches of parser, verifier and update core that the tests reach; fails below the bar.
+.PHONY: coverage
+coverage: setup $(BUILD)/.apt-test
+	$(VENV)/bin/python -m tests.coverage
 
 # Needs a Zephyr tree in ZEPHYR_BASE or ~/zephyrproject/zephyr.
 test-zephyr: setup engine

@@ -18,7 +18,7 @@ from planner_service.format import HeaderRecord, SectionId, SectionRecord, Signa
 from tests.schedule_graphs import Maker
 from tests.update import build
 from tests.update import plans as made
-from tests.update.device import COPY, NONE, Device
+from tests.update.device import COPY, CUT_KINDS, NONE, Device
 
 HEAD = HeaderRecord.SIZE
 
@@ -42,6 +42,12 @@ def device(library: Path, plans: made.Plans) -> Iterator[Device]:
     yield found
     assert not found.broken
     found.close()
+
+
+@pytest.fixture(scope="module")
+def small(plans: made.Plans) -> bytes:
+    """A plan of which every bit can be tried."""
+    return signing.sign(planner.layers(made.graph(7, channels=3), made.options(3)).plan, plans.key)
 
 
 def settled(device: Device) -> tuple[int, int]:
@@ -331,14 +337,13 @@ def _value(plan: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda h: h.name)
-def test_header_is_refused_before_anything_is_erased(device: Device, plans: made.Plans, hostile: Hostile) -> None:
+def test_refused_by_header(device: Device, plans: made.Plans, hostile: Hostile) -> None:
+    """Before anything is erased."""
     running, before = device.infer(), settled(device)
     head = hostile.make(plans)[: signing.head_len(plans.new)]
     assert device.begin(plans.new, head=head).result == hostile.result
     assert settled(device) == before
-    assert device.infer() == running
-    assert device.restart().slot == 0
-    assert device.update(plans.next).slot == 1
+    undisturbed(device, plans, running)
 
 
 def test_every_flipped_bit_of_the_header_is_refused(device: Device, plans: made.Plans) -> None:
@@ -359,15 +364,24 @@ def test_header_of_every_other_length_is_refused(device: Device, plans: made.Pla
     assert settled(device) == before
 
 
-@pytest.mark.parametrize("seed", range(24))
-def test_flipped_bit_behind_the_header_is_not_staged(device: Device, plans: made.Plans, seed: int) -> None:
-    rng = random.Random(seed)
-    data = bytearray(plans.new)
-    data[rng.randrange(signing.head_len(plans.new), len(data))] ^= 1 << rng.randrange(8)
-    assert device.stage(bytes(data)) == "HASH"
+def undisturbed(device: Device, plans: made.Plans, output: bytes) -> None:
+    """The old plan runs on, before and after a reset, and another one can be installed."""
+    assert device.infer() == output
+    assert device.bytes_of(0)[: len(plans.old)] == plans.old
+    booted = device.restart()
+    assert (booted.slot, booted.trial) == (0, False)
+    assert device.infer() == output
+    assert device.update(plans.next).slot == 1
+
+
+def test_every_flipped_bit_behind_the_header_is_not_staged(device: Device, plans: made.Plans, small: bytes) -> None:
+    output = device.infer()
+    for bit in range(8 * signing.head_len(small), 8 * len(small)):
+        data = bytearray(small)
+        data[bit // 8] ^= 1 << bit % 8
+        assert device.stage(bytes(data), chunk=len(data)) == "HASH", bit
     assert device.status["state"] == "EMPTY"
-    assert device.restart().slot == 0
-    assert device.update(plans.new).slot == 1
+    undisturbed(device, plans, output)
 
 
 def test_padding_must_be_zero(device: Device, plans: made.Plans) -> None:
@@ -407,26 +421,48 @@ def test_floor_against_version(library: Path, plans: made.Plans, version: int, f
 
 
 def test_signed_plan_that_fails_the_verifier(device: Device, plans: made.Plans) -> None:
+    output = device.infer()
     assert device.stage(plans.invalid) == "ARENA"
     assert device.call("test") == "STATE"
-    assert device.restart().slot == 0
+    undisturbed(device, plans, output)
 
 
 def test_signed_plan_that_fails_its_self_test(device: Device, plans: made.Plans) -> None:
+    output = device.infer()
     assert device.stage(plans.wrong) == "OK"
     assert device.call("test") == "OK"
     booted = device.restart()
     assert (booted.slot, booted.trial_error) == (0, "SELFTEST")
     assert device.status["reason"] == "SELFTEST"
+    undisturbed(device, plans, output)
 
 
 def test_plan_that_takes_too_long_is_ended(device: Device, plans: made.Plans) -> None:
-    """A step callback with a deadline; a plan that ends the processor's life itself is the simulator's `hangs`."""
+    """By a step callback with a deadline."""
+    output = device.infer()
     device.limit(steps=2)
     assert device.stage(plans.new) == "OK"
     assert device.call("test") == "OK"
     booted = device.restart()
     assert (booted.slot, booted.trial_error) == (0, "ABORTED")
+    device.limit()
+    undisturbed(device, plans, output)
+
+
+def test_plan_that_hangs_is_given_up_after_three_resets(device: Device, plans: made.Plans) -> None:
+    """A watchdog resets the device in each self-test."""
+    output = device.infer()
+    assert device.stage(plans.new) == "OK"
+    assert device.call("test") == "OK"
+    device.hang(True)
+    for tries in (1, 2, 3):
+        assert device.restart().result == "ABORTED"
+        assert device.status["tries"] == tries
+    booted = device.restart()
+    assert (booted.result, booted.slot, booted.trial_error) == ("OK", 0, "TRIED")
+    assert device.begin(plans.new).result == "TRIED"
+    device.hang(False)
+    undisturbed(device, plans, output)
 
 
 def test_keys_can_be_rotated(device: Device, plans: made.Plans) -> None:
@@ -438,6 +474,130 @@ def test_keys_can_be_rotated(device: Device, plans: made.Plans) -> None:
     device.set_key(0, None)
     device.set_key(1, None)
     assert device.begin(plans.next).result == "KEY"
+
+
+# ---------------------------------------------------------------- power cuts, by the table of docs/update.md
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Power is cut at every erase and program of ``action``, in every way. ``allowed``: slot that runs, whether on
+    trial, and the journal's state after the next boot."""
+
+    prepare: Callable[[Device, made.Plans], object]
+    action: Callable[[Device, made.Plans], object]
+    allowed: set[tuple[int, bool, str]]
+    operations: int = 1000
+
+
+def tried(device: Device, plans: made.Plans, plan: bytes | None = None) -> None:
+    assert device.stage(plan if plan is not None else plans.new) == "OK"
+    assert device.call("test") == "OK"
+
+
+def running_trial(device: Device, plans: made.Plans) -> None:
+    tried(device, plans)
+    assert device.restart().trial
+
+
+def staged_then_reset(device: Device, plans: made.Plans) -> None:
+    assert device.stage(plans.new) == "OK"
+    device.restart()
+
+
+OLD_PLAN, TRIAL = (0, False), (1, True)
+RECEIVED = {(*OLD_PLAN, "EMPTY"), (*OLD_PLAN, "RECEIVING")}
+CUTS = {
+    "receiving": Cut(lambda d, p: None, lambda d, p: d.send(p.delta), RECEIVED),
+    "copying from the active slot": Cut(lambda d, p: None, lambda d, p: d.send(p.delta, COPY), RECEIVED),
+    "writing RECEIVING": Cut(lambda d, p: None, lambda d, p: d.begin(p.delta), RECEIVED),
+    "writing STAGED": Cut(
+        lambda d, p: d.send(p.delta),
+        lambda d, p: d.finish(d.begin(p.delta).token),
+        {(*OLD_PLAN, "RECEIVING"), (*OLD_PLAN, "STAGED")},
+    ),
+    "writing TRIAL": Cut(
+        lambda d, p: d.stage(p.new), lambda d, p: d.call("test"), {(*OLD_PLAN, "STAGED"), (*TRIAL, "TRIAL")}
+    ),
+    "counting a try": Cut(tried, lambda d, p: d.restart(), {(*TRIAL, "TRIAL")}),
+    "writing REVERTED": Cut(
+        lambda d, p: tried(d, p, p.wrong), lambda d, p: d.restart(), {(*OLD_PLAN, "REVERTED")}
+    ),
+    "confirming": Cut(
+        running_trial, lambda d, p: d.call("confirm"), {(*TRIAL, "TRIAL"), (1, False, "OLD")}
+    ),
+    "erasing a journal sector": Cut(
+        staged_then_reset, lambda d, p: d.call("test"), {(*OLD_PLAN, "STAGED")}, operations=1
+    ),
+    "erasing by command": Cut(
+        lambda d, p: d.stage(p.new),
+        lambda d, p: d.call("erase"),
+        {(*OLD_PLAN, "STAGED"), (*OLD_PLAN, "EMPTY")},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_power_cut_while(library: Path, plans: made.Plans, name: str) -> None:
+    row, seen, operation = CUTS[name], set(), 0
+    going = True
+    while going and operation < row.operations:
+        operation += 1
+        for kind in range(CUT_KINDS):
+            device = Device(library, plans.key)
+            assert device.adopt(0, plans.old) == "OK"
+            device.restart()
+            row.prepare(device, plans)
+            floor = device.status["floor"]
+            device.cut(operation, kind)
+            row.action(device, plans)
+            going = device.cuts > 0
+            device.cut(0, 0)
+            booted, status = device.restart(), device.status
+            if going:
+                found = (booted.slot, booted.trial, str(status["state"]))
+                assert found in row.allowed, (operation, kind)
+                assert status["floor"] == (3 if found == (1, False, "OLD") else floor)
+                assert booted.tries <= 2
+                seen.add(found)
+            if status["state"] == "RECEIVING":
+                assert int(status["resume"]) % 2048 == 0
+                assert device.stage(plans.delta) == "OK"
+                assert device.bytes_of(1)[: len(plans.delta)] == plans.delta
+            if booted.trial:
+                assert device.call("revert") == "OK"
+                device.restart()
+            device.update(plans.next)
+            assert not device.broken
+            device.close()
+    assert seen == row.allowed, "each outcome of the table happens"
+
+
+def test_every_line_of_the_tables_has_its_test() -> None:
+    """The last column of the cut and threat tables names tests that exist, with their parameters."""
+    text = (build.ROOT / "docs" / "update.md").read_text()
+    defined = {
+        match[1]: path.name
+        for path in (build.ROOT / "tests").glob("test_*.py")
+        for match in re.finditer(r"^(?:async )?def (test_\w+)\(", path.read_text(), re.M)
+    }
+    parameters = {
+        "test_power_cut_while": set(CUTS),
+        "test_refused_by_header": {hostile.name for hostile in HOSTILE},
+    }
+    for heading, least in (("| power cut while |", len(CUTS)), ("| threat |", 15)):
+        rows = text[text.index(heading) :].split("\n\n")[0].splitlines()[2:]
+        assert len(rows) >= least
+        named: set[str] = set()
+        for row in rows:
+            proofs = re.findall(r"`(test_\w+)(?:\[([^\]]+)\])?`", row.rstrip(" |").split("|")[-1])
+            assert proofs, f"no test proves: {row}"
+            for name, parameter in proofs:
+                assert name in defined, f"{name} is nowhere"
+                assert not parameter or parameter in parameters[name], f"{name} has no case {parameter}"
+                named.add(parameter)
+        if heading == "| power cut while |":
+            assert named - {""} == set(CUTS)
 
 
 # ---------------------------------------------------------------- boot

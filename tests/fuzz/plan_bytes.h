@@ -10,6 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* weft.h first: weft_format.h has macros with the names of its enumerators. */
+#include "weft/weft.h"
+
 #include "weft_format.h"
 
 uint32_t get(const uint8_t *p, unsigned width);

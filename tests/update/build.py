@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 CORE = ROOT / "module" / "src" / "update"
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror")
+EXTRA = tuple(os.environ.get("WEFT_TEST_CFLAGS", "").split())  #: for `make coverage`
 INCLUDES = (f"-I{ROOT / 'module' / 'include'}", f"-I{ROOT / 'module' / 'src'}")
 
 
@@ -37,7 +39,7 @@ def objects(sources: Sequence[Path], folder: Path, *flags: str) -> list[Path]:
     found = []
     for source in sources:
         found.append(folder / f"{source.stem}.o")
-        run("gcc", "-std=c11", "-O2", *flags, *INCLUDES, "-c", "-o", found[-1], source)
+        run("gcc", "-std=c11", "-O2", *flags, *EXTRA, *INCLUDES, "-c", "-o", found[-1], source)
     return found
 
 
@@ -49,7 +51,7 @@ def simulator(folder: Path) -> Path:
 
 
 def link(folder: Path, rest: Sequence[Path], core: Sequence[Path], output: Path) -> Path:
-    run("gcc", "-Wl,--wrap=weft_run", "-o", output, *rest, *core)
+    run("gcc", "-Wl,--wrap=weft_run", *EXTRA, "-o", output, *rest, *core)
     return output
 
 
@@ -93,7 +95,7 @@ def device(folder: Path, *flags: str, smp: bool = False) -> Path:
         sources += [HERE / "device_smp.c", ROOT / "module/src/smp/weft_smp.c", *objects_of_zcbor]
         flags = (*flags, "-isystem", str(codec / "include"))
     run(
-        "gcc", "-std=c11", "-O2", "-g", "-shared", "-fPIC", *WARNINGS, *flags, *INCLUDES, "-o", output,
+        "gcc", "-std=c11", "-O2", "-g", "-shared", "-fPIC", *WARNINGS, *flags, *EXTRA, *INCLUDES, "-o", output,
         *sources, *core_sources(), *engine_sources(),
     )  # fmt: skip
     return output

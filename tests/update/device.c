@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A device with simulated flash that tests drive from Python (device.py): the update core with its surroundings. */
+#include "device.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#include "flash.h"
 #include "sha256.h"
-
-typedef int (*verify_fn)(const uint8_t *key, const uint8_t *hash, const uint8_t *signature);
 
 enum { BUFFER = 512 };
 
-typedef struct {
+struct device {
     weft_update_t u;
     weft_update_config_t cfg;
     weft_update_hal_t hal;
@@ -20,31 +19,20 @@ typedef struct {
     uint8_t key[2][65], vendor[16], device[16];
     uint32_t verifications, feeds, budget, asked, seconds, steps, step_limit;
     uint32_t calls, fail_at, fail_count; /* calls of flash and hash that fail */
+    uint32_t cut_in;                     /* erases and programs until power is cut; 0: it is not */
+    bool dead;                           /* power is off: nothing reaches flash until the next init */
+    bool hangs;                          /* the self-test never ends by itself */
+    jmp_buf watchdog;
     weft_plan_t plan;
     _Alignas(8) uint8_t buffer[BUFFER];
     _Alignas(64) uint8_t arena[1u << 16];
     uint8_t external[1u << 12];
-} device_t;
-
-device_t *device_new(uint32_t slot, uint32_t sector, uint32_t write, uint8_t erased, int mapped, verify_fn verify);
-void device_free(device_t *d);
-void device_key(device_t *d, unsigned place, const uint8_t *key);
-void device_set(device_t *d, uint32_t arena, uint32_t confirm_after, uint32_t idle, uint32_t flags);
-void device_limits(device_t *d, uint32_t budget, uint32_t step_limit);
-void device_pass(device_t *d, uint32_t seconds);
-void device_fail(device_t *d, uint32_t call, uint32_t count);
-int device_misconfigure(device_t *d, unsigned how);
-weft_update_t *device_update(device_t *d);
-int device_init(device_t *d);
-int device_boot(device_t *d, weft_boot_t *boot);
-int device_run(device_t *d, uint8_t *output, uint32_t len);
-uint8_t *device_bytes(device_t *d, unsigned area);
-uint32_t device_count(device_t *d, unsigned what);
+};
 
 static int fails(device_t *d)
 {
     uint32_t call = d->calls++;
-    return call >= d->fail_at && call - d->fail_at < d->fail_count;
+    return d->dead || (call >= d->fail_at && call - d->fail_at < d->fail_count);
 }
 
 static int hash_init(void *ctx)
@@ -77,14 +65,48 @@ static int read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32_t l
     return fails(ctx) ? -1 : flash_read(&((device_t *)ctx)->flash, area, offset, dst, len);
 }
 
+/* Whether power is cut in the operation that is about to begin. */
+static bool cut_now(device_t *d)
+{
+    d->flash.cut_now = d->cut_in == 1;
+    d->cut_in -= d->cut_in > 0;
+    return d->flash.cut_now;
+}
+
+static int operate(device_t *d, unsigned area, uint32_t offset, const void *src, uint32_t len)
+{
+    return src != NULL ? flash_program(&d->flash, area, offset, src, len) : flash_erase(&d->flash, area, offset);
+}
+
+/* Without a place to jump to, the core goes on without power: it cannot change anything any more. */
+static int die(device_t *d, unsigned area, uint32_t offset, const void *src, uint32_t len)
+{
+    jmp_buf off;
+    d->flash.power = &off;
+    if (setjmp(off) == 0) {
+        (void)operate(d, area, offset, src, len);
+    }
+    d->flash.power = NULL;
+    d->dead = true;
+    return -1;
+}
+
+static int change(device_t *d, unsigned area, uint32_t offset, const void *src, uint32_t len)
+{
+    if (fails(d)) {
+        return -1;
+    }
+    return cut_now(d) && d->flash.power == NULL ? die(d, area, offset, src, len) : operate(d, area, offset, src, len);
+}
+
 static int program(void *ctx, unsigned area, uint32_t offset, const void *src, uint32_t len)
 {
-    return fails(ctx) ? -1 : flash_program(&((device_t *)ctx)->flash, area, offset, src, len);
+    return change(ctx, area, offset, src, len);
 }
 
 static int erase(void *ctx, unsigned area, uint32_t offset)
 {
-    return fails(ctx) ? -1 : flash_erase(&((device_t *)ctx)->flash, area, offset);
+    return change(ctx, area, offset, NULL, 0);
 }
 
 static const void *mapped_at(void *ctx, unsigned area)
@@ -112,6 +134,9 @@ static uint32_t seconds(void *ctx)
 static int step(void *ctx)
 {
     device_t *d = ctx;
+    if (d->hangs) {
+        longjmp(d->watchdog, 1); /* nobody feeds it here */
+    }
     return ++d->steps > d->step_limit;
 }
 
@@ -197,12 +222,18 @@ void device_pass(device_t *d, uint32_t time)
     d->seconds += time;
 }
 
-/* Calls of flash and hash, counted from now, that fail. */
 void device_fail(device_t *d, uint32_t call, uint32_t count)
 {
     d->calls = 0;
     d->fail_count = count;
     d->fail_at = call;
+}
+
+void device_cut(device_t *d, uint32_t operations, cut_t kind, jmp_buf *power)
+{
+    d->cut_in = operations;
+    d->flash.cut = kind;
+    d->flash.power = power;
 }
 
 /* What weft_update_init() says of one mistake in the configuration. */
@@ -267,6 +298,16 @@ int device_misconfigure(device_t *d, unsigned how)
     return weft_update_init(&u, &cfg);
 }
 
+flash_t *device_flash(device_t *d)
+{
+    return &d->flash;
+}
+
+weft_plan_t *device_plan(device_t *d)
+{
+    return &d->plan;
+}
+
 weft_update_t *device_update(device_t *d)
 {
     return &d->u;
@@ -274,12 +315,23 @@ weft_update_t *device_update(device_t *d)
 
 int device_init(device_t *d)
 {
+    d->dead = false;
     return weft_update_init(&d->u, &d->cfg);
+}
+
+void device_hang(device_t *d, int hangs)
+{
+    d->hangs = hangs != 0;
 }
 
 int device_boot(device_t *d, weft_boot_t *boot)
 {
     d->steps = 0;
+    if (setjmp(d->watchdog) != 0) {
+        memset(boot, 0, sizeof *boot);
+        boot->slot = WEFT_SLOT_NONE;
+        return WEFT_ERR_ABORTED; /* a reset */
+    }
     return weft_update_boot(&d->u, &d->plan, boot);
 }
 
@@ -309,6 +361,7 @@ uint8_t *device_bytes(device_t *d, unsigned area)
 
 uint32_t device_count(device_t *d, unsigned what)
 {
-    const uint32_t counts[] = {d->flash.erases, d->flash.programs, d->verifications, d->feeds, d->asked, 0, d->calls};
+    const uint32_t counts[] = {d->flash.erases, d->flash.programs, d->verifications, d->feeds, d->asked, 0,
+                               d->calls,        d->flash.cuts};
     return what == 5 ? d->flash.broken != NULL : counts[what];
 }

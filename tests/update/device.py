@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from planner_service import signing
 from planner_service.format import EngineError, SlotState
 
+CUT_KINDS = 6  #: before, after, torn, blank, weak, fault
 COPY = 1  #: WEFT_UPDATE_COPY
 NONE = 0xFF  #: WEFT_SLOT_NONE
 STATE_AREA = 2
@@ -152,6 +153,15 @@ class Device:
         """Let ``count`` calls of flash and hash fail, the first of them number ``call`` from now."""
         self._lib.device_fail(self._device, call, count)
 
+    def cut(self, operations: int, kind: int) -> None:
+        """Power goes at that erase or program from now on (1: the next), in one of the ways of flash.h; 0: never. Until
+        the next restart nothing reaches flash."""
+        self._lib.device_cut(self._device, operations, kind, None)
+
+    def hang(self, hangs: bool) -> None:
+        """Self-tests hang, and a watchdog resets the device: ABORTED from boot."""
+        self._lib.device_hang(self._device, int(hangs))
+
     def misconfigure(self, how: int) -> str:
         return name_of(self._lib.device_misconfigure(self._device, how))
 
@@ -236,9 +246,9 @@ class Device:
             reply = self.write(token, reply.next, plan[reply.next : end])
         return reply, sent
 
-    def stage(self, plan: bytes, flags: int = 0) -> str:
+    def stage(self, plan: bytes, flags: int = 0, chunk: int = 300) -> str:
         """Send and finish; OK or the first error."""
-        reply, _ = self.send(plan, flags)
+        reply, _ = self.send(plan, flags, chunk)
         return self.finish(reply.token) if reply.result == "OK" else reply.result
 
     def update(self, plan: bytes, flags: int = 0) -> Booted:
@@ -285,6 +295,11 @@ class Device:
     def calls(self) -> int:
         """Of flash and hash since ``fail``."""
         return self._count(6)
+
+    @property
+    def cuts(self) -> int:
+        """Of power, that happened."""
+        return self._count(7)
 
     @property
     def broken(self) -> bool:
