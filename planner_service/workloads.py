@@ -18,7 +18,22 @@ from numpy.typing import NDArray
 from planner_service import arith
 from planner_service.errors import Code, PlannerError
 from planner_service.format import DType
-from planner_service.ir import Binary, Concat, Conv2D, FullyConnected, Graph, Io, Op, Reduce, Tensor, valid_taps
+from planner_service.ir import (
+    Binary,
+    Concat,
+    Conv2D,
+    FullyConnected,
+    Graph,
+    Io,
+    Lut,
+    Op,
+    Pad,
+    Pool,
+    Reduce,
+    Softmax,
+    Tensor,
+    valid_taps,
+)
 
 Variant = Literal["full", "paper"]
 #: (channels after expansion, 0 without; depthwise kernel; stride; output channels).
@@ -124,6 +139,15 @@ def synthetic(operators: int) -> Graph:
     return graph
 
 
+def probe(number: int) -> Graph:
+    """A small network for measuring kernels with: full, pointwise and depthwise convolutions of many shapes, sums,
+    joined branches, pooling and dense layers, different for each ``number``."""
+    architecture = Architecture(size=0, stem=0, blocks=(), head=0, classes=0, plain=False)
+    graph = _Builder(architecture, f"probe-{number}").build_probe(number)
+    graph.check()
+    return graph
+
+
 def pseudo_random(seed: int, count: int) -> NDArray[np.uint64]:
     """``count`` words of splitmix64 from counter ``seed`` * 2^32 on: the same on every machine and library version."""
     with np.errstate(over="ignore"):
@@ -170,6 +194,62 @@ class _Builder:
         while len(self._ops) < body:
             x = self._conv(x, 0, 3, 1)
         return self._graph(self._dense(self._mean(x), a.classes))
+
+    def build_probe(self, number: int) -> Graph:
+        words = iter(pseudo_random(1 << 20 | number, 64).tolist())
+
+        def pick(*choices: int) -> int:
+            return choices[next(words) % len(choices)]
+
+        x = self._tensor("input", (pick(28, 33, 40, 48), pick(24, 31, 40), pick(1, 3, 4)), 0, _INPUT_SPREAD)
+        x = self._conv(x, pick(8, 12, 16, 24), pick(3, 3, 5), pick(1, 2))
+        x = self._small(pick(0, 1, 2, 3), x)
+        for _ in range(5):
+            h, _, c = self._tensors[x].shape
+            stride = pick(1, 2) if h > 10 else 1
+            match pick(0, 0, 0, 1, 1, 2):
+                case 0:
+                    x = self._block(x, c * pick(2, 3, 6), pick(3, 3, 5, 7), stride, pick(c, c, 16, 24, 40, 64))
+                case 1:
+                    main = self._conv(self._conv(x, 0, 3, 1), pick(16, 32, 48), pick(1, 3), stride)
+                    main = self._conv(main, c, pick(1, 3), 1, linear=True)
+                    x = self._add(main, x) if stride == 1 else main
+                case _:
+                    x = self._branches(x, c)
+        x = self._mean(self._conv(x, pick(48, 64, 128), 1, 1))
+        for _ in range(3):
+            x = self._dense(x, pick(10, 64, 128, 200))
+        return self._graph(self._small(4, x))
+
+    def _small(self, which: int, x: int) -> int:
+        """An operator that costs little: pooling, padding, a table, softmax."""
+        h, w, c = self._tensors[x].shape
+        t, number = self._tensors[x], len(self._ops)
+
+        def made(kind: str, shape: tuple[int, int, int]) -> int:
+            return self._tensor(f"{kind}{number}", shape, t.zero_point, self._spread[x], t.scale)
+
+        match which:
+            case 0 | 1:
+                y = made("pool", ((h - 2) // 2 + 1, (w - 2) // 2 + 1, c))
+                kind: Literal["avg", "max"] = "max" if which else "avg"
+                self._ops.append(
+                    Pool(name=f"pool{number}", inputs=(x,), output=y, kernel=(2, 2), stride=(2, 2), kind=kind)
+                )
+            case 2:
+                y = made("pad", (h + 2, w + 2, c))
+                self._ops.append(Pad(name=f"pad{number}", inputs=(x,), output=y, pads=(1, 1), value=t.zero_point))
+            case 3:
+                y = made("lut", t.shape)
+                table = np.arange(-128, 128).astype(np.int8)[::-1].copy()
+                self._ops.append(Lut(name=f"lut{number}", inputs=(x,), output=y, table=table, function="reverse"))
+            case _:
+                multiplier, diff_min = arith.softmax_parameters(1.0, t.scale)
+                y = self._tensor(f"softmax{number}", t.shape, -128, self._spread[x], 1 / 256)
+                self._ops.append(
+                    Softmax(name=f"softmax{number}", inputs=(x,), output=y, multiplier=multiplier, diff_min=diff_min)
+                )
+        return y
 
     def _residual(self, x: int, channels: int) -> int:
         return self._block(x, 3 * channels, 3, 1, channels)

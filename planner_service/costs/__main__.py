@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m planner_service.costs fit`` measures, fits, writes and validates; ``check`` validates the files there
+are. Minutes for all cores; needs the compilers and emulators that ``weft profile`` needs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from planner_service import costs
+from planner_service.costs import fit
+from planner_service.errors import PlannerError
+from planner_service.profile import measure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0, or the median error is 10 % or more: 1, or something lacks: 3."""
+    parser = argparse.ArgumentParser(prog="python -m planner_service.costs", description=__doc__)
+    parser.add_argument("command", choices=("fit", "check"))
+    parser.add_argument("--cores", nargs="+", choices=sorted(fit.BOARDS), default=list(fit.BOARDS))
+    parser.add_argument("--plans", action="store_true", help="print every plan's error")
+    args = parser.parse_args(argv)
+    failed = False
+    for core in args.cores:
+        try:
+            measure.check(core)
+        except PlannerError as error:
+            print(error, error.hint, file=sys.stderr, sep="\n")
+            return 3
+        if args.command == "fit":
+            samples = [sample for graph in fit.training() for sample in fit.measure(graph, core)]
+            model = fit.fit(core, samples)
+            fit.write(model)
+            print(fit.summary(f"{core}, fitted to", fit.errors(model, samples)))
+        costs.load.cache_clear()
+        found = fit.errors(
+            costs.load(core), [sample for graph in fit.validation() for sample in fit.measure(graph, core)]
+        )
+        print(fit.summary(f"{core}, validated on", found))
+        failed |= fit.median(found) >= fit.MEDIAN_MAX
+        if args.plans:
+            for error in found:
+                print(f"  {error.network:28}{error.schedule_name:12}{error.value:+7.1%}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
