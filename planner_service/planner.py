@@ -9,15 +9,15 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner_service import replay, scratch
-from planner_service.build import Facts, InputMode, StageSpec, build_schedule, layer_specs
+from planner_service import costs, replay, scratch
+from planner_service.build import Facts, InputMode, StageSpec, build_schedule, build_stage, layer_specs
 from planner_service.encode import SelfTest, encode
 from planner_service.engine import Engine, RunResult, generated_input
 from planner_service.errors import Code, PlannerError, Violation
@@ -46,17 +46,21 @@ TIGHT = 1 / 8
 #: Packings tried to make room for wider steps and scratch.
 SPEED_TRIES = 80
 
+Objective = Literal["macs", "latency"]
 Progress = Callable[[float, str], None]
 Cancelled = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """p1: least RAM with F <= ``f_max`` (None: any). p2: least compute with at most ``ram_max`` bytes (None: any)."""
+    """p1: least RAM with F <= ``f_max`` (None: any). p2: least compute with at most ``ram_max`` bytes (None: any).
+    ``objective``: what compute is: MACs, or instructions as the target's cost model predicts them. F stays one of MACs;
+    of p1 the objective decides between schedules of the same RAM."""
 
     kind: Literal["p1", "p2"]
     f_max: float | None = None
     ram_max: int | None = None
+    objective: Objective = "macs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,8 @@ class Options:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanResult:
     """A plan with its measured figures. ``lower_bound``: bytes live at the peak; the arena is that plus packing gap.
-    ``uncounted_bytes`` of the arena are network outputs that ``Options.count_outputs`` leaves out."""
+    ``uncounted_bytes`` of the arena are network outputs that ``Options.count_outputs`` leaves out. ``instructions`` are
+    predicted, None if there is no cost model of the target's core."""
 
     plan: bytes
     arena_bytes: int
@@ -86,6 +91,7 @@ class PlanResult:
     base_macs: int
     lower_bound: int
     schedule: Schedule
+    instructions: int | None
 
     @property
     def counted_bytes(self) -> int:
@@ -116,6 +122,8 @@ class _Run:
         self.facts, self.options = Facts(graph), options
         self.core = target.core if target else None
         self.budget = target.arena_budget if target else 0
+        measured = costs.measured_as(self.core)
+        self.model = costs.load(measured) if measured else None
         #: Of the arena's base; windows inside it need only 4.
         self.align = target.arena_align if target else 4
         self.uncounted = frozenset(() if options.count_outputs else (io.tensor for io in graph.outputs))
@@ -128,6 +136,11 @@ class _Run:
         if self.cancelled():
             raise PlannerError(Code.CANCELLED, "planning was cancelled")
         self.progress(done, text)
+
+    @property
+    def base(self) -> int:
+        """What all operators cost unfused, as the search counts at present."""
+        return self.problem.base
 
     def search(self, cap: int, spare: int | None, begin: float, end: float) -> Search:
         return Search(self.problem, self.options.space, cap, spare, self.ticking("finding segments", begin, end))
@@ -190,13 +203,13 @@ class _Run:
         """Find the schedule of fewest MACs in ``cap`` bytes; one is known."""
         known = search.least_macs(cap)
         assert known is not None
-        search.run(cap, known.macs - self.facts.base_macs, tick)
+        search.run(cap, known.cost - self.base, tick)
 
     def extras(self, search: Search, cap: int) -> Iterator[int | None]:
         """Growing limits of extra MACs for schedules of at most ``cap`` bytes; none if there are none, None for any."""
         least = search.least_extra(cap)
         if least is not None:
-            yield from (least + int(share * self.facts.base_macs) for share in EXTRA_SHARES)
+            yield from (least + int(share * self.base) for share in EXTRA_SHARES)
             yield None
 
     def place(self, schedule: Schedule) -> Placement:
@@ -274,9 +287,9 @@ class _Run:
 
     def candidates(self, search: Search, limit: int, spare: int | None) -> Iterator[Solution]:
         for share in PACK_WEIGHTS:
-            weight = int(share * self.facts.base_macs)
+            weight = int(share * self.base)
             solution = search.least_macs(limit, int(limit * (1 - TIGHT)), weight, deep=True)
-            if solution is not None and (spare is None or solution.macs <= self.facts.base_macs + spare):
+            if solution is not None and (spare is None or solution.cost <= self.base + spare):
                 yield solution
 
     def fit(self, search: Search, cap: int) -> PlanResult | None:
@@ -284,7 +297,7 @@ class _Run:
         cap = cap // self.align * self.align
         limit = cap
         while (solution := search.least_macs(limit)) is not None:
-            spare = solution.macs - self.facts.base_macs
+            spare = solution.cost - self.base
             for candidate in self.candidates(search, limit, spare):
                 schedule = build_schedule(self.facts, candidate.stages, self.options.input_mode)
                 placement = place_within(self.facts, schedule, cap, self.uncounted)
@@ -297,6 +310,15 @@ class _Run:
         """Speed up within ``limit`` counted bytes, encode and execute."""
         spares = [limit - room for room in solution.rooms]
         return self.seal(*self.speed_up(solution.stages, spares, schedule, placement, limit))
+
+    def ladder(self, stage: StageSpec, ways: list[StageSpec]) -> list[StageSpec]:
+        """Ways to run a stage, the fastest first, down to the stage as it is; in the order given where nothing is known
+        of the core."""
+        if self.model is None or len(ways) == 1:
+            return ways
+        cost = [self.model.predict_stage(self.facts, build_stage(self.facts, way)) for way in ways]
+        faster = [n for n in range(len(ways) - 1) if cost[n] < cost[-1]]
+        return [*(ways[n] for n in sorted(faster, key=lambda n: cost[n])), stage]
 
     def speed_up(
         self,
@@ -311,7 +333,7 @@ class _Run:
         have; if that does not pack, halves of them, and so on, down to a single one, which is then given less."""
         facts, mode = self.facts, self.options.input_mode
         ladders = [
-            variants(facts, stage, spare, scratch.wishes(self.core, facts.graph, stage.ops))
+            self.ladder(stage, variants(facts, stage, spare, scratch.wishes(self.core, facts.graph, stage.ops)))
             for stage, spare in zip(stages, spares, strict=True)
         ]
         chosen, best, tries = list(stages), (schedule, placement), 0
@@ -397,6 +419,7 @@ class _Run:
             base_macs=self.facts.base_macs,
             lower_bound=placement.lower_bound,
             schedule=schedule,
+            instructions=self.model.predict(self.facts, schedule) if self.model else None,
         )
 
 
@@ -435,10 +458,46 @@ def plan(
     PlannerError: INFEASIBLE with what would fit, CANCELLED, BAD_REQUEST."""
     run = _Run(graph, options or Options(), target, progress, cancelled, executed)
     run.tick(0.0, "starting")
+    if constraint.objective == "latency" and run.model is None:
+        raise PlannerError(
+            Code.BAD_REQUEST,
+            f"no instructions were measured for {target.core if target else 'plans without a target'}",
+            hint=f"latency can be predicted for {', '.join(sorted(costs.MEASURED))}; minimise MACs for others",
+        )
     if constraint.kind == "p1":
-        return _p1(run, constraint.f_max)
-    cap = constraint.ram_max
-    return _p2(run, (1 << 31) - 1 if cap is None else cap)
+        found = _p1(run, constraint.f_max)
+        cap = found.counted_bytes
+    else:
+        cap = (1 << 31) - 1 if constraint.ram_max is None else constraint.ram_max
+        found = _p2(run, cap)
+    return found if constraint.objective == "macs" else _faster(run, found, cap, constraint.f_max)
+
+
+def _faster(run: _Run, known: PlanResult, cap: int, f_max: float | None) -> PlanResult:
+    """The schedule of fewest predicted instructions in ``cap`` bytes; ``known`` if the search, which does not count
+    with scratch, finds none that is better with the scratch that there is room for."""
+    assert run.model is not None
+    plain = Schedule(
+        placed=known.schedule.placed, stages=tuple(replace(stage, scratch=0) for stage in known.schedule.stages)
+    )
+    run.problem = Problem(run.facts, run.options.input_mode, run.uncounted, run.model)
+    most = costs.UNITS * run.model.predict(run.facts, plain) - run.base
+    search = run.search(cap, most, 0.5, 0.6)
+    for extra in run.extras(search, cap):
+        limit = most if extra is None else min(extra, most)
+        search.run(cap, limit, run.ticking("searching faster schedules", 0.6, 0.9))
+        found = run.fit(search, cap)
+        if found is not None:
+            allowed = f_max is None or found.overhead_factor <= f_max + F_EPSILON
+            return found if allowed and _instructions(found) < _instructions(known) else known
+        if limit == most:
+            break
+    return known
+
+
+def _instructions(result: PlanResult) -> int:
+    assert result.instructions is not None
+    return result.instructions
 
 
 def _p1(run: _Run, f_max: float | None) -> PlanResult:
@@ -486,13 +545,13 @@ def front(
     run = _Run(graph, options or Options(), target, progress, cancelled, executed)
     _, most = run.least_memory(0, 0.0, 0.2)
     _, least = run.least_memory(None, 0.2, 0.4)
-    spare = least.macs - run.facts.base_macs
+    spare = least.cost - run.base
     search = run.search(most.memory, spare, 0.4, 0.45)
     search.run(most.memory, spare, run.ticking("searching the whole front", 0.45, 0.8), aim=Aim.ALL)
     found: list[PlanResult] = []
     limit = most.memory
     while (solution := search.least_macs(limit)) is not None:
-        extra = solution.macs - run.facts.base_macs
+        extra = solution.cost - run.base
         memory = search.least_memory(extra)
         assert memory is not None
         found.append(run.least(search, memory, extra, complete=True))

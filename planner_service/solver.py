@@ -30,6 +30,7 @@ from planner_service.build import (
     shape_segment,
     slices,
 )
+from planner_service.costs import Model
 from planner_service.errors import Code, PlannerError
 
 DEFAULT_LIBRARY = Path(__file__).resolve().parent.parent / "build" / "engine" / "libweft_search.so"
@@ -42,10 +43,13 @@ Tick = Callable[[float], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
     """Which schedules are searched. ``row_steps``: rows per step besides a single step, in units of what a resize
-    allows; ``segment_ops``: most operators of a segment; ``partial``: overlaps may be kept in part, not just all or
-    nothing; ``slice``: fewest channels that a sweep may make, 0 for always all."""
+    allows; ``col_steps``: columns per step of segments of several operators where latency is searched for (where it is
+    MACs, it is one column: ``variants`` widens steps afterwards); ``segment_ops``: most operators of a segment;
+    ``partial``: overlaps may be kept in part, not just all or nothing; ``slice``: fewest channels that a sweep may
+    make, 0 for always all (and where latency is searched for)."""
 
     row_steps: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
+    col_steps: tuple[int, ...] = (1, 3, 8, WHOLE)
     segment_ops: int = 14
     partial: bool = False
     slice: int = 4
@@ -70,13 +74,13 @@ _ANY, _MOST, _NONE = -(1 << 63), 1 << 60, (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """A whole schedule as the search sees it: its stages, exact MACs, and the bytes live at its peak. ``rooms``: by
-    stage, the bytes that are live in it without its tiles."""
+    """A whole schedule as the search sees it: its stages, its cost (exact MACs, or units of a latency model), and the
+    bytes live at its peak. ``rooms``: by stage, the bytes that are live in it without its tiles."""
 
     stages: tuple[StageSpec, ...]
     rooms: tuple[int, ...]
     memory: int
-    macs: int
+    cost: int
 
 
 class _Field(ct.Structure):
@@ -99,6 +103,8 @@ class _Op(ct.Structure):
         ("channelwise", ct.c_int32),
         ("leads", ct.c_int32),
         ("macs_at", ct.c_int64),
+        ("line_cost", ct.c_int64),
+        ("call_cost", ct.c_int64),
     )
 
 
@@ -131,10 +137,17 @@ class _Graph(ct.Structure):
     )
 
 
+class _Around(ct.Structure):
+    _fields_ = tuple((name, ct.c_int64) for name in ("visit", "move", "moved", "row_step", "stage"))
+
+
 class _Limits(ct.Structure):
     _fields_ = (
         ("row_steps", ct.POINTER(ct.c_int32)),
         ("row_step_count", ct.c_int32),
+        ("col_steps", ct.POINTER(ct.c_int32)),
+        ("col_step_count", ct.c_int32),
+        ("around", _Around),
         ("segment_ops", ct.c_int32),
         ("partial", ct.c_int32),
         ("slice", ct.c_int32),
@@ -186,10 +199,14 @@ def _library() -> ct.CDLL:
 
 
 class Problem:
-    """A graph as the search takes it, under one input mode. ``excluded``: tensors whose bytes are not counted."""
+    """A graph as the search takes it, under one input mode. ``excluded``: tensors whose bytes are not counted. With
+    ``model`` schedules cost its units (1 / ``costs.UNITS`` instructions, kernels without scratch) instead of MACs.
+    ``base``: what all rows of all operators cost once."""
 
-    def __init__(self, facts: Facts, mode: InputMode, excluded: frozenset[int] = frozenset()) -> None:
-        self.facts = facts
+    def __init__(
+        self, facts: Facts, mode: InputMode, excluded: frozenset[int] = frozenset(), model: Model | None = None
+    ) -> None:
+        self.facts, self.model = facts, model
         graph, n = facts.graph, len(facts.graph.ops)
         self.count = n
         self.collected: list[int] = []  #: streamed inputs that a stage of their own collects at the start
@@ -224,8 +241,10 @@ class Problem:
         sums: list[tuple[int, ...]] = []
         at = 0
         self._ops = (_Op * n)()
+        self.base = 0
         for op in range(n):
             node = facts.nodes[op]
+            rows, line, call = (node.row_macs, 0, 0) if model is None else model.unit_costs(facts, op)
             self._ops[op] = _Op(
                 node.tensor,
                 *node.size,
@@ -239,11 +258,14 @@ class Problem:
                 node.single,
                 node.channelwise,
                 node.leads,
-                at if node.row_macs else -1,
+                at if rows else -1,
+                line,
+                call,
             )
             inputs.extend((*node.swept, *node.whole))
-            sums.append(node.row_macs)
-            at += len(node.row_macs)
+            sums.append(rows)
+            at += len(rows)
+            self.base += rows[-1] if rows else 0
         self._inputs = np.asarray(inputs or [0], dtype=np.int32)
         self._sums = np.asarray([x for s in sums for x in s] or [0], dtype=np.int64)
         self.graph = _Graph(
@@ -291,12 +313,16 @@ class Search:
     ) -> None:
         self._problem, self._lib = problem, _library()
         steps = np.asarray(space.row_steps, dtype=np.int32)
+        columns = np.asarray((1,) if problem.model is None else space.col_steps, dtype=np.int32)
         limits = _Limits(
             steps.ctypes.data_as(ct.POINTER(ct.c_int32)),
             len(steps),
+            columns.ctypes.data_as(ct.POINTER(ct.c_int32)),
+            len(columns),
+            _Around() if problem.model is None else _Around(*problem.model.unit_around),
             space.segment_ops,
             space.partial,
-            space.slice,
+            0 if problem.model else space.slice,
             min(cap, _INT32_MAX),
             _ANY if spare is None else spare,
             MEMORY_LIMIT,
@@ -384,7 +410,7 @@ class Search:
         MACs more: such stages are hard to pack. ``deep``: outputs that overlap each other in a row, each starting
         below the one before, have to fit too."""
         extra = ct.c_int64()
-        words = np.zeros(11 * self._problem.count + 1, dtype=np.int32)
+        words = np.zeros(13 * self._problem.count + 1, dtype=np.int32)
         count = self._lib.ws_least_macs(
             self._handle, min(cap, _INT32_MAX), tight, weight, deep, ct.byref(extra), words.ctypes.data, len(words)
         )
@@ -411,27 +437,27 @@ class Search:
                 rooms += [peak - tile] * len(problem.collected)
             segments: list[SegmentSpec] = []
             for _ in range(count):
-                i, j, row_adv, cut = words[at : at + 4]
-                at += 4
+                i, j, row_adv, col_adv, cut = words[at : at + 5]
+                at += 5
                 segments += [
                     SegmentSpec(ops=(source,), row_adv=1, col_adv=WHOLE)
                     for op in range(i, j)
                     for source in problem.rows_of.get(op, ())
                 ]
-                segments.append(self._segment(range(i, j), row_adv, cut, words[at : at + j - i]))
+                segments.append(self._segment(range(i, j), row_adv, col_adv, cut, words[at : at + j - i]))
                 at += j - i
             stages.append(StageSpec(segments=tuple(segments), overlap=bool(overlap)))
             rooms.append(peak - tile)
             memory = max(memory, peak)
-        return Solution(stages=tuple(stages), rooms=tuple(rooms), memory=memory, macs=problem.facts.base_macs + extra)
+        return Solution(stages=tuple(stages), rooms=tuple(rooms), memory=memory, cost=problem.base + extra)
 
-    def _segment(self, ops: range, row_adv: int, cut: int, keeps: list[int]) -> SegmentSpec:
+    def _segment(self, ops: range, row_adv: int, col_adv: int, cut: int, keeps: list[int]) -> SegmentSpec:
         nodes = self._problem.facts.nodes
-        one_column = len(ops) > 1 and nodes[ops[-1]].size[1] > 1
+        columns = len(ops) > 1 and nodes[ops[-1]].size[1] > 1
         return SegmentSpec(
             ops=tuple(ops),
             row_adv=row_adv,
-            col_adv=1 if one_column else WHOLE,
+            col_adv=col_adv if columns else WHOLE,
             keep={nodes[op].tensor: keep for op, keep in zip(ops, keeps, strict=True) if keep},
             slice=cut,
         )

@@ -199,7 +199,7 @@ class _Builder:
         words = iter(pseudo_random(1 << 20 | number, 64).tolist())
 
         def pick(*choices: int) -> int:
-            return choices[next(words) % len(choices)]
+            return choices[int(next(words)) % len(choices)]
 
         x = self._tensor("input", (pick(28, 33, 40, 48), pick(24, 31, 40), pick(1, 3, 4)), 0, _INPUT_SPREAD)
         x = self._conv(x, pick(8, 12, 16, 24), pick(3, 3, 5), pick(1, 2))

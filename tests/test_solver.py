@@ -141,10 +141,10 @@ def _searched(facts: Facts, mode: InputMode) -> Front:
     found: Front = []
     limit = 1 << 30
     while (solution := search.least_macs(limit)) is not None:
-        memory = search.least_memory(solution.macs - facts.base_macs)
+        memory = search.least_memory(solution.cost - facts.base_macs)
         assert memory is not None
         assert solution.memory <= limit
-        found.append((memory, solution.macs))
+        found.append((memory, solution.cost))
         limit = memory - 1
     return found[::-1]
 

@@ -35,6 +35,8 @@ from planner_service.ir import (
 )
 from planner_service.schedule import Entry, Schedule, Segment, Stage
 
+#: Searches add up integers: this many units are one instruction.
+UNITS = 256
 FOLDER = Path(__file__).resolve().parent
 #: By ``Target.core``, the emulated core whose counts stand for it: itself, or one with the same kernels and nearly the
 #: same instructions.
@@ -51,7 +53,8 @@ MEASURED: Mapping[str, str] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What an entry gives its kernel to do in all steps of its stage. ``gathered``: elements of the patches under the
-    pixels; ``lines``: rows of calls, each row of each call counted; ``calls``: those that are not empty."""
+    pixels; ``lines``: rows of calls, each row of each call counted; ``calls``: those that are not empty;
+    ``outputs``: of reductions, at each call."""
 
     macs: int = 0
     elements: int = 0
@@ -59,6 +62,7 @@ class Work:
     gathered: int = 0
     lines: int = 0
     calls: int = 0
+    outputs: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +93,30 @@ class Model:
         related = [self.kernels[n] for n in self.kernels if n.split()[0] == opcode] or list(self.kernels.values())
         return max(related, key=lambda figures: (figures["macs"], figures["elements"]))
 
+    @property
+    def unit_around(self) -> tuple[int, int, int, int, int]:
+        """The figures of ``Around`` in units: by entry and step, run moved, byte of it, row step, stage."""
+        visit, move, moved, row_step, stage = (
+            round(UNITS * self.around[name]) for name in ("visits", "moves", "moved", "row_steps", "stages")
+        )
+        return max(visit, 1), move, moved, row_step, stage
+
+    def unit_costs(self, facts: Facts, op: int) -> tuple[tuple[int, ...], int, int]:
+        """What an operator's kernel without scratch costs in units: rows [0, y) for each y, each row of each call, and
+        each call."""
+        node, figures = facts.nodes[op], self.kernel(kernel_of(self.core, facts.graph, facts.graph.ops[op], 0))
+        columns = node.size[1]
+        row = figures["elements"] * node.row_elements + columns * (
+            figures["pixels"] + figures["gathered"] * patch(facts.graph.ops[op])
+        )
+        macs = node.row_macs or (0,) * (node.size[0] + 1)
+        rows = tuple(round(UNITS * (figures["macs"] * m + row * y)) for y, m in enumerate(macs))
+        return (
+            rows,
+            round(UNITS * figures["lines"]),
+            round(UNITS * (figures["calls"] + figures["outputs"] * reduced(node))),
+        )
+
     def predict(self, facts: Facts, schedule: Schedule) -> int:
         """Instructions of one inference."""
         return round(sum(self.predict_stage(facts, stage) for stage in schedule.stages))
@@ -105,12 +133,13 @@ class Model:
 
 
 def _dot(figures: Mapping[str, float], amounts: Work | Around) -> float:
-    return sum(figures[f.name] * getattr(amounts, f.name) for f in fields(amounts))
+    return sum(float(figures.get(f.name, 0.0)) * int(getattr(amounts, f.name)) for f in fields(amounts))
 
 
 def measured_as(core: str | None) -> str | None:
-    """The emulated core whose figures hold for a target's core; None if there is none."""
-    return MEASURED.get(core or "")
+    """The emulated core whose figures hold for a target's core; None if there are none."""
+    measured = MEASURED.get(core or "")
+    return measured if measured and (FOLDER / f"{measured}.toml").is_file() else None
 
 
 @cache
@@ -163,15 +192,22 @@ def work(facts: Facts, entry: Entry, segment: Segment) -> Work:
         node, (entry.rows.advance, entry.rows.offset, entry.rows.extent, keep), segment.row_steps
     )
     rows = elements // node.row_elements
-    columns = busy(entry.cols.advance, *_new_columns(entry), segment.col_steps, node.size[1])
+    columns = segment.sweeps * busy(entry.cols.advance, *_new_columns(entry), segment.col_steps, node.size[1])
+    calls = busy(entry.rows.advance, lo, hi, segment.row_steps, node.size[0]) * columns
     return Work(
         macs=macs,
         elements=elements,
         pixels=rows * node.size[1],
         gathered=rows * node.size[1] * patch(op),
         lines=rows * columns,
-        calls=busy(entry.rows.advance, lo, hi, segment.row_steps, node.size[0]) * columns,
+        calls=calls,
+        outputs=calls * reduced(node),
     )
+
+
+def reduced(node: Node) -> int:
+    """Outputs of a reduction, which every call adds to; 0 for other operators."""
+    return node.shape[0] * node.shape[1] * node.shape[2] if node.reduces else 0
 
 
 def patch(op: Op) -> int:
@@ -196,7 +232,7 @@ def around(facts: Facts, stage: Stage) -> Around:
     for segment in stage.segments:
         row_steps += segment.row_steps
         for entry in segment.entries:
-            visits += segment.row_steps * segment.col_steps
+            visits += segment.row_steps * segment.sweeps * segment.col_steps
             if entry.policy is Policy.TILE:
                 runs, nbytes = moving(facts.nodes[entry.op], entry, segment)
                 moves, moved = moves + runs, moved + nbytes
@@ -213,7 +249,7 @@ def moving(node: Node, entry: Entry, segment: Segment) -> tuple[int, int]:
     pixel = node.shape[2]
     stays = entry.cols.extent - entry.cols.advance if columns > 1 else 0
     slides = replay.swept(axis, advance, begin, end, segment.row_steps) * (columns - 1) if stays else 0
-    runs, nbytes = slides, slides * stays * pixel
+    runs, nbytes = segment.sweeps * slides, slides * stays * pixel
     lo, hi = max(begin, advance + entry.rows.offset), min(end, advance + begin)
     if lo < hi:
         saved = replay.swept(axis, advance, lo, hi, segment.row_steps)

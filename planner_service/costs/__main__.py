@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(fit.summary(f"{core}, validated on", found))
         failed |= fit.median(found) >= fit.MEDIAN_MAX
         if args.plans:
-            for error in found:
-                print(f"  {error.network:28}{error.schedule_name:12}{error.value:+7.1%}")
+            for e in found:
+                print(f"  {e.network:28}{e.schedule_name:12}{e.value:+7.1%}")
     return int(failed)
 
 

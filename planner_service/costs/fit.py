@@ -32,6 +32,8 @@ SHARED = emulator.ROOT.parent / "shared" / "models"
 #: F of the plans that are measured, besides layer by layer and the least RAM.
 FACTORS = (1.0, 1.2)
 SWEEPS = 4000
+#: Instructions per unit that are none.
+NOTHING = 1e-4
 #: The largest median error on networks that were not fitted to.
 MEDIAN_MAX = 0.10
 
@@ -109,7 +111,7 @@ def validation() -> Iterator[Graph]:
 def fit(core: str, samples: Iterable[Sample]) -> Model:
     """The model of a core from measured plans."""
     kernels: dict[str, list[tuple[Work, int]]] = defaultdict(list)
-    others: list[tuple[Around, float, int]] = []
+    others: list[tuple[Work | Around, int, int]] = []
     for sample in samples:
         for s, stage in enumerate(sample.schedule.stages):
             inside = 0
@@ -124,16 +126,17 @@ def fit(core: str, samples: Iterable[Sample]) -> Model:
             others.append((costs.around(sample.facts, stage), sample.stages[s] - inside, sample.stages[s]))
     found: dict[str, dict[str, float]] = {}
     for name, rows in sorted(kernels.items()):
-        names = [f.name for f in fields(Work)]
-        amounts = np.array([[getattr(work, n) for n in names] for work, _ in rows], dtype=np.float64)
-        took = np.array([t for _, t in rows], dtype=np.float64)
-        found[name] = dict(zip(names, least_squares(amounts / took[:, None], np.ones(len(rows))), strict=True))
-    names = [f.name for f in fields(Around)]
-    amounts = np.array([[getattr(a, n) for n in names] for a, _, _ in others], dtype=np.float64)
-    weights = np.array([1 / whole for _, _, whole in others])
-    rest = np.array([took for _, took, _ in others])
-    figures = least_squares(amounts * weights[:, None], rest * weights)
-    return Model(core=core, kernels=found, around=dict(zip(names, figures, strict=True)))
+        found[name] = _figures(Work, [(work, took, took) for work, took in rows])
+    return Model(core=core, kernels=found, around=_figures(Around, others))
+
+
+def _figures(kind: type[Work | Around], rows: Sequence[tuple[Work | Around, int, int]]) -> dict[str, float]:
+    """From amounts, the instructions they took, and what errors are relative to."""
+    names = [f.name for f in fields(kind)]
+    amounts = np.array([[getattr(amount, n) for n in names] for amount, _, _ in rows], dtype=np.float64)
+    weights = np.array([1 / whole for _, _, whole in rows])
+    took = np.array([t for _, t, _ in rows])
+    return dict(zip(names, least_squares(amounts * weights[:, None], took * weights), strict=True))
 
 
 def least_squares(a: NDArray[np.float64], b: NDArray[np.float64]) -> list[float]:
@@ -145,10 +148,10 @@ def least_squares(a: NDArray[np.float64], b: NDArray[np.float64]) -> list[float]
     x = np.zeros(len(target))
     for _ in range(SWEEPS):
         for k in range(len(x)):
-            x[k] = max(0.0, x[k] + target[k] - gram[k] @ x)
+            x[k] = max(0.0, x[k] + float(target[k] - gram[k] @ x))
     result = np.zeros(a.shape[1])
     result[used] = x / scale[used]
-    return [float(f"{value:.4g}") for value in result]
+    return [float(f"{value:.4g}") if value > NOTHING else 0.0 for value in result]
 
 
 def errors(model: Model, samples: Iterable[Sample]) -> list[Error]:

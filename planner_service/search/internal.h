@@ -62,7 +62,8 @@ typedef struct {
     int64_t extra;
     int32_t held, tile;
     int32_t calls;
-    int32_t begin, end, row_adv, slice; /* slice: channels that a sweep makes, 0 for all */
+    int32_t begin, end, row_adv, col_adv;
+    int32_t slice; /* channels that a sweep makes, 0 for all */
     int32_t keep_at;
 } ws_option_t;
 

@@ -255,6 +255,7 @@ static void put_stage(const ws_search_t *s, writer_t *w, int32_t begin, const ws
         put(w, o->begin);
         put(w, o->end);
         put(w, o->row_adv);
+        put(w, o->col_adv);
         put(w, o->slice);
         for (int32_t n = 0; n < o->end - o->begin; n++) {
             put(w, *WS_AT(s->keeps, uint16_t, o->keep_at + n));

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The search for schedules, called by solver.py. docs/planner.md says which schedules are searched and why the answer
- * is exact. All figures in bytes, rows and MACs; numbers of operators and tensors are those of the graph.
+ * is exact. All figures in bytes, rows and MACs; numbers of operators and tensors are those of the graph. Where
+ * schedules are searched for their latency, "MACs" are units of cost: of rows, lines, calls and what is around them.
  */
 #ifndef WEFT_SEARCH_H
 #define WEFT_SEARCH_H
@@ -31,6 +32,7 @@ typedef struct {
     int32_t inputs_at, swept, whole;
     int32_t reduce_h, reduce_w, single, channelwise, leads;
     int64_t macs_at;
+    int64_t line_cost, call_cost; /* of each row of each call, and of each call */
 } ws_op_t;
 
 /* A tensor that is not constant. `bytes` is what it costs where it is whole (0 if it is not to be counted), `producer`
@@ -52,10 +54,19 @@ typedef struct {
     const int64_t *row_macs;
 } ws_graph_t;
 
+/* What the engine does around kernels, where costs are no MACs: all 0 where they are. By entry and step, by run of
+ * bytes that is moved and by byte of it, by row step, by stage: costs.Around. */
+typedef struct {
+    int64_t visit, move, moved, row_step, stage;
+} ws_around_t;
+
 /* What is searched: see solver.Space. */
 typedef struct {
     const int32_t *row_steps;
     int32_t row_step_count;
+    const int32_t *col_steps; /* columns that a step adds to the last tensor of several operators */
+    int32_t col_step_count;
+    ws_around_t around;
     int32_t segment_ops;  /* most operators of a segment */
     int32_t partial;      /* overlaps may be kept in part, not just all or nothing */
     int32_t slice;        /* fewest channels that a sweep may make; 0: always all */
@@ -100,8 +111,8 @@ int32_t ws_exact(const ws_search_t *search);
  * the least memory. A stage of more than `tight` bytes whose output overlaps its input counts as `weight` MACs more:
  * such stages are hard to pack. `deep`: outputs that overlap each other in a row, each starting below the one before,
  * have to fit too. Writes the schedule into `out`: stages, then for each [begin, end, overlap, memory, tile, segments],
- * and for each segment [begin, end, row advance, slice, rows kept by each operator...]. Returns the words written, 0 if
- * nothing fits, or -1 if `room` words or the memory are not enough.
+ * and for each segment [begin, end, row advance, column advance, slice, rows kept by each operator...]. Returns the
+ * words written, 0 if nothing fits, or -1 if `room` words or the memory are not enough.
  */
 int32_t ws_least_macs(ws_search_t *search, int32_t cap, int32_t tight, int64_t weight, bool deep, int64_t *extra,
                       int32_t *out, int32_t room);

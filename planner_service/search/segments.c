@@ -19,12 +19,13 @@ typedef struct {
 /* An operator in front of the last: its region, `local` if nothing outside the segment reads it. */
 typedef struct {
     int32_t op, advance, offset, extent, keep;
+    int32_t col_adv, col_end, col_ext;
     bool local;
 } region_t;
 
 /* Operators [i, j) without lag; regions of a path of the recursion lie in grow_t. */
 typedef struct {
-    int32_t lag, held, tile;
+    int32_t lag, col_lag, held, tile;
     int32_t sliced; /* tile in slices of channels; negative if that cannot be */
     int32_t reads;
     read_t read[WS_MAX_NEEDS];
@@ -41,8 +42,8 @@ typedef struct {
 typedef struct {
     ws_search_t *s;
     int32_t j, lowest;
-    int32_t row_adv;
-    bool whole;
+    int32_t row_adv, col_adv;
+    bool whole, col_whole;
     region_t region[WS_MAX_OPS]; /* last operator first */
     suffix_t suffix[WS_MAX_OPS];
     ws_vec_t found[WS_MAX_OPS];   /* found_t, by number of operators - 1 */
@@ -106,6 +107,71 @@ static int32_t slice_of(const ws_search_t *s, int32_t channels)
         }
     }
     return 0;
+}
+
+/* Rows [lo, hi) of every step that are inside, counted. */
+static bool count_rows(ws_search_t *s, const ws_op_t *op, ws_span_t rows, int32_t steps, int64_t *count)
+{
+    const int32_t key[6] = {(int32_t)(op - s->graph.ops), rows.advance, rows.lo, rows.hi, steps, 1};
+    ws_slot_t *slot = ws_memo(s, &s->sweeps, key);
+    if (slot == NULL) {
+        return false;
+    }
+    if (!slot->used) {
+        slot->used = 1;
+        for (int32_t i = 0; i < steps; i++) {
+            slot->value +=
+                ws_clamp(rows.advance * i + rows.hi, op->rows) - ws_clamp(rows.advance * i + rows.lo, op->rows);
+        }
+    }
+    *count = slot->value;
+    return true;
+}
+
+/* Steps at which any of [lo, hi) is inside. */
+static int32_t busy(ws_span_t span, int32_t steps, int32_t size)
+{
+    int32_t first = span.hi > 0 ? 0 : -span.hi / span.advance + 1;
+    int32_t end = span.lo < size ? (size - 1 - span.lo) / span.advance + 1 : 0;
+    return ws_max(ws_min(steps, end) - first, 0);
+}
+
+/* Cost of a region over all steps beyond its rows': costs.work and costs.moving. */
+static bool add_calls(ws_search_t *s, const region_t *r, int32_t lag, int32_t steps, int32_t col_lag, int32_t col_steps,
+                      int64_t *cost)
+{
+    const ws_op_t *op = &s->graph.ops[r->op];
+    const ws_around_t *around = &s->limits.around;
+    if (around->visit == 0) {
+        return true;
+    }
+    const int32_t offset = r->offset - lag, begin = offset + r->keep, end = offset + r->extent;
+    const int32_t col_end = r->col_end - col_lag;
+    const ws_span_t rows = {r->advance, begin, end}, cols = {r->col_adv, col_end - r->col_adv, col_end};
+    const int32_t columns = busy(cols, col_steps, op->cols);
+    int64_t lines;
+    if (!count_rows(s, op, rows, steps, &lines)) {
+        return false;
+    }
+    *cost += lines * columns * op->line_cost + (int64_t)busy(rows, steps, op->rows) * columns * op->call_cost +
+             (int64_t)steps * col_steps * around->visit;
+    if (!r->local) {
+        return true;
+    }
+    const ws_tensor_t *t = &s->graph.tensors[op->tensor];
+    const int32_t stays = columns > 1 ? r->col_ext - r->col_adv : 0;
+    int64_t runs = stays > 0 ? lines * (columns - 1) : 0, moved = runs * stays * t->channels;
+    const ws_span_t kept = {r->advance, ws_max(begin, r->advance + offset), ws_min(end, r->advance + begin)};
+    if (kept.lo < kept.hi) {
+        int64_t saved;
+        if (!count_rows(s, op, kept, steps, &saved)) {
+            return false;
+        }
+        runs += saved * columns;
+        moved += saved * op->cols * t->channels;
+    }
+    *cost += runs * around->move + moved * around->moved;
+    return true;
 }
 
 /* Add what rows [lo, hi) and columns [clo, chi) of a step read; false where rates disagree. */
@@ -189,8 +255,8 @@ static bool note(grow_t *g, int32_t ops, const suffix_t *x, int64_t extra, int32
     if (at < 0) {
         return false;
     }
-    found_t found = {{extra, held, tile, steps * ops, g->j - ops, g->j, g->whole ? WS_WHOLE : g->row_adv, slice,
-                      (int32_t)g->keeps.count},
+    found_t found = {{extra, held, tile, steps * ops, g->j - ops, g->j, g->whole ? WS_WHOLE : g->row_adv,
+                      ops == 1 || g->col_whole ? WS_WHOLE : g->col_adv, slice, (int32_t)g->keeps.count},
                      at,
                      (int32_t)g->found[ops - 1].count};
     for (int32_t n = ops - 1; n >= 0; n--) {
@@ -219,12 +285,16 @@ static bool finish(grow_t *g, int32_t ops)
     ws_search_t *s = g->s;
     const suffix_t *x = &g->suffix[ops - 1];
     const ws_op_t *last = &s->graph.ops[g->j - 1];
-    int32_t steps = 1;
+    int32_t steps = 1, col_steps = 1;
     for (int32_t n = 0; n < ops; n++) {
         const region_t *r = &g->region[n];
         int32_t lag = g->whole ? 0 : x->lag * (r->advance / g->row_adv);
         if (r->offset - lag < -I16 - 1) {
             return true;
+        }
+        if (!g->col_whole) {
+            int32_t end = r->col_end - x->col_lag * (r->col_adv / g->col_adv);
+            col_steps = ws_max(col_steps, ws_div_up(s->graph.ops[r->op].cols - end + r->col_adv, r->col_adv));
         }
         if (!r->local) {
             steps = ws_max(steps, ws_div_up(s->graph.ops[r->op].rows - r->offset + lag, r->advance));
@@ -233,16 +303,18 @@ static bool finish(grow_t *g, int32_t ops)
     if (steps > U16) {
         return true;
     }
-    int64_t macs = 0;
+    int64_t macs = steps * s->limits.around.row_step;
     for (int32_t n = 0; n < ops; n++) {
         const region_t *r = &g->region[n];
         int32_t lag = g->whole ? 0 : x->lag * (r->advance / g->row_adv);
-        if (!sweep(s, &s->graph.ops[r->op], r->advance, r->offset - lag + r->keep, r->offset - lag + r->extent, steps,
+        int32_t col_lag = g->col_whole ? 0 : x->col_lag * (r->col_adv / g->col_adv);
+        if (!add_calls(s, r, lag, steps, col_lag, col_steps, &macs) ||
+            !sweep(s, &s->graph.ops[r->op], r->advance, r->offset - lag + r->keep, r->offset - lag + r->extent, steps,
                    &macs)) {
             return false;
         }
     }
-    int32_t held = x->held + accumulators(s, last, g->region[0].advance, steps, last->cols > 1);
+    int32_t held = x->held + accumulators(s, last, g->region[0].advance, steps, !g->col_whole && last->cols > 1);
     int64_t extra = macs - (s->macs_before[g->j] - s->macs_before[g->j - ops]);
     const ws_op_t *first = &s->graph.ops[g->j - ops];
     int32_t slice = ops > 1 && x->sliced >= 0 && (first->leads || first->channelwise)
@@ -273,6 +345,9 @@ static bool extend(grow_t *g, int32_t ops)
     if (g->whole) {
         rows = (ws_span_t){op->rows, 0, op->rows};
     }
+    if (g->col_whole) {
+        cols = (ws_span_t){op->cols, 0, op->cols};
+    }
     bool local = !t->output && t->last_read < g->j;
     int32_t overlap = local && !g->whole ? ws_max(rows.hi - rows.lo - rows.advance, 0) : 0;
     int32_t width = local ? ws_min(ws_max(cols.hi - cols.lo, cols.advance), t->width) : 0;
@@ -293,9 +368,15 @@ static bool extend(grow_t *g, int32_t ops)
         if (held + (sliced < 0 ? tile : sliced) > s->limits.cap) {
             continue;
         }
-        g->region[ops] = (region_t){i, rows.advance, offset, extent, keep, local};
+        g->region[ops] = (region_t){i,    rows.advance, offset,  extent,
+                                    keep, cols.advance, cols.hi, ws_max(cols.hi - cols.lo, cols.advance),
+                                    local};
         suffix_t *longer = &g->suffix[ops];
         longer->lag = x->lag;
+        longer->col_lag = x->col_lag;
+        if (!g->col_whole && cols.hi > cols.advance) {
+            longer->col_lag = ws_max(x->col_lag, ws_div_up(cols.hi - cols.advance, cols.advance / g->col_adv));
+        }
         int32_t bound = !local ? rows.advance : keep ? extent - keep : rows.hi;
         if (rows.hi > bound) {
             int32_t rate = rows.advance / g->row_adv; /* a multiple: strides only */
@@ -320,15 +401,19 @@ static bool extend(grow_t *g, int32_t ops)
 static bool alone(grow_t *g, const ws_op_t *op, int32_t advance)
 {
     suffix_t *x = &g->suffix[0];
-    g->region[0] = (region_t){g->j - 1, advance, 0, advance, 0, false};
-    x->lag = x->held = x->tile = x->sliced = x->reads = 0;
+    g->region[0] = (region_t){g->j - 1, advance, 0, advance, 0, op->cols, op->cols, op->cols, false};
+    x->lag = x->col_lag = x->held = x->tile = x->sliced = x->reads = 0;
     int32_t step = op->row_field.factor == 1 ? advance * op->row_field.stride : advance / op->row_field.factor;
     ws_span_t span = {ws_max(step, 1), field_start(&op->row_field, 0), field_end(&op->row_field, advance)};
     for (int32_t k = 0; k < op->swept; k++) {
         x->read[x->reads++] = (read_t){g->s->graph.inputs[op->inputs_at + k], span, {1, 0, 1}};
     }
     int32_t steps = ws_div_up(op->rows, advance);
-    return note(g, 1, x, 0, accumulators(g->s, op, advance, steps, false), steps, 0);
+    int64_t extra = steps * g->s->limits.around.row_step;
+    if (!add_calls(g->s, &g->region[0], 0, steps, 0, 1, &extra)) {
+        return false;
+    }
+    return note(g, 1, x, extra, accumulators(g->s, op, advance, steps, false), steps, 0);
 }
 
 /* A resize stands alone: its steps are multiples of its factors. */
@@ -371,12 +456,22 @@ static bool grow_from(grow_t *g, int32_t row_adv)
     if (op->single || resizes(op)) {
         return true;
     }
-    suffix_t *x = &g->suffix[0];
-    x->lag = x->held = x->tile = x->sliced = x->reads = 0;
-    if (!add_reads(g, x, op, (ws_span_t){advance, 0, advance}, (ws_span_t){1, 0, 1})) {
-        return true;
+    for (int32_t c = 0; c < s->limits.col_step_count; c++) {
+        int32_t columns = s->limits.col_steps[c];
+        g->col_whole = columns >= op->cols && columns > 1;
+        g->col_adv = g->col_whole ? op->cols : columns;
+        suffix_t *x = &g->suffix[0];
+        g->region[0] = (region_t){g->j - 1, advance, 0, advance, 0, g->col_adv, g->col_adv, g->col_adv, false};
+        x->lag = x->col_lag = x->held = x->tile = x->sliced = x->reads = 0;
+        if (add_reads(g, x, op, (ws_span_t){advance, 0, advance}, (ws_span_t){g->col_adv, 0, g->col_adv}) &&
+            !extend(g, 1)) {
+            return false;
+        }
+        if (g->col_whole) {
+            break; /* nothing is wider */
+        }
     }
-    return extend(g, 1);
+    return true;
 }
 
 static int by_cost(const void *a, const void *b)

@@ -496,8 +496,17 @@ static bool follow(scan_t *c, const group_t *g, int32_t first, const ws_class_t 
             int64_t memory = link->full + held + tile;
             for (int32_t over = 0; link->ends && over < (joint.saved > 0 ? 2 : 1); over++) {
                 int64_t total = memory - (over ? joint.saved : 0);
-                end_t end = {extra, (int32_t)total, tile,        next.calls,          o, next.before, next.segments,
-                             over,  joint.under,    joint.below, (int32_t)joint.saved};
+                end_t end = {extra + s->limits.around.stage,
+                             (int32_t)total,
+                             tile,
+                             next.calls,
+                             o,
+                             next.before,
+                             next.segments,
+                             over,
+                             joint.under,
+                             joint.below,
+                             (int32_t)joint.saved};
                 if (total <= c->cap && !note_end(c, link->j, &end)) {
                     return false;
                 }
@@ -687,7 +696,8 @@ static bool add_layer(scan_t *c)
             int64_t full, carried;
             count_kept(c, j, WS_NONE, &full, &carried);
             int64_t memory = full + class->fixed + WS_COUNTERS + WS_AT(s->options, ws_option_t, o)->held;
-            ws_stage_t stage = {0, (int32_t)memory, 1, j, 0, (int32_t)s->chains.count, 1, 0, WS_NONE, 0, 0};
+            int64_t extra = WS_AT(s->options, ws_option_t, o)->extra + s->limits.around.stage;
+            ws_stage_t stage = {extra, (int32_t)memory, 1, j, 0, (int32_t)s->chains.count, 1, 0, WS_NONE, 0, 0};
             if (memory > s->cap && memory <= s->layers_cap) {
                 return ws_push(s, &s->chains, &o) && ws_push(s, &s->stages, &stage);
             }
