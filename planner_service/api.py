@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["p1", "p2", "front", "layers"]
 InputMode = Literal["streamed", "resident", "external"]
+Objective = Literal["macs", "latency"]
 Progress = Callable[[float, str], None]
 Cancelled = Callable[[], bool]
 
@@ -31,13 +32,15 @@ MAX_NAME = 128
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
     """What is to be planned. ``f_max`` belongs to p1 (least RAM), ``ram_max`` to p2 (least compute; None: the target's
-    arena budget). ``plan_version`` 0: the store's next of ``line`` ('': the model's name), 1 without a store."""
+    arena budget). ``objective`` of both: what compute is counted in. ``plan_version`` 0: the store's next of ``line``
+    ('': the model's name), 1 without a store."""
 
     target: str = "native"
     kind: Kind = "p2"
     f_max: float | None = None
     ram_max: int | None = None
     input_mode: InputMode = "streamed"
+    objective: Objective = "macs"
     plan_version: int = 0
     line: str = ""
     names: bool = False
@@ -67,6 +70,12 @@ class PlanRequest:
         )
         need(self.ram_max is None or self.kind == "p2", "ram_max", "applies to the least compute only")
         need(self.input_mode in get_args(InputMode), "input_mode", f"{self.input_mode!r} is unknown")
+        need(self.objective in get_args(Objective), "objective", f"{self.objective!r} is unknown")
+        need(
+            self.objective == "macs" or self.kind in ("p1", "p2"),
+            "objective",
+            "latency decides between plans of the least RAM or the least compute only",
+        )
         need(0 <= self.plan_version < 2**32, "plan_version", f"{self.plan_version} is outside 0 .. 2^32 - 1")
         need(len(self.line) <= MAX_NAME, "line", f"has more than {MAX_NAME} characters")
         for name in ("vendor_id", "class_id"):
@@ -105,7 +114,8 @@ class ModelInfo:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
     """A plan and its figures. ``arena_bytes`` is the peak RAM, ``lower_bound`` what no placement of the same windows
-    can go below."""
+    can go below. ``predicted_instructions`` of one inference, not cycles; None if the target's core was not
+    measured."""
 
     plan: bytes
     sha256: str
@@ -119,6 +129,7 @@ class Planned:
     macs: int
     base_macs: int
     overhead_factor: float
+    predicted_instructions: int | None
     fit: fit.Fit
 
     def to_json(self) -> dict[str, Any]:
@@ -135,6 +146,7 @@ class Planned:
             "macs": self.macs,
             "base_macs": self.base_macs,
             "overhead_factor": self.overhead_factor,
+            "predicted_instructions": self.predicted_instructions,
             "fits": self.fit.fits,
             "shortfalls": [
                 {
@@ -205,9 +217,12 @@ def create_plans(
     elif request.kind == "layers":
         results = (planner.layers(graph, options, target=target),)
     else:
-        constraint = planner.Constraint(kind=request.kind, f_max=request.f_max, ram_max=request.ram_max)
-        if request.kind == "p2" and request.ram_max is None:
-            constraint = planner.Constraint(kind="p2", ram_max=target.arena_budget)
+        constraint = planner.Constraint(
+            kind=request.kind,
+            f_max=request.f_max,
+            ram_max=target.arena_budget if request.kind == "p2" and request.ram_max is None else request.ram_max,
+            objective=request.objective,
+        )
         results = (planner.plan(graph, constraint, options, target=target, progress=progress, cancelled=cancelled),)
     if not results:
         raise PlannerError(Code.INTERNAL, "the search found no schedule at all")
@@ -235,6 +250,7 @@ def create_plans(
             macs=result.macs,
             base_macs=result.base_macs,
             overhead_factor=result.overhead_factor,
+            predicted_instructions=result.instructions,
             fit=fit.fit(
                 target,
                 arena=result.arena_bytes,

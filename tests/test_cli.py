@@ -89,6 +89,7 @@ PLAN_KEYS = {
     "macs",
     "base_macs",
     "overhead_factor",
+    "predicted_instructions",
     "fits",
     "shortfalls",
     "fitting_targets",
@@ -152,6 +153,31 @@ def test_a_plan_that_does_not_fit(weft: Any, tmp_path: Path) -> None:
     assert (tmp_path / "x.weft").exists()
 
 
+def test_latency_is_predicted_and_minimised(weft: Any) -> None:
+    plans = [
+        weft("plan", MODEL, "--json", "-o", "x.weft", "--ram", "8k", "--target", "nrf52840dk", "--objective", o).json
+        for o in ("macs", "latency")
+    ]
+    assert plans[1]["predicted_instructions"] < plans[0]["predicted_instructions"]
+    assert all(p["arena_bytes"] <= 8192 for p in plans)
+    host = weft("plan", MODEL, "-o", "x.weft", "--json")
+    assert host.json["predicted_instructions"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--layers", "--target", "nrf52840dk"], "latency decides between"),
+        (["--target", "native"], "no instructions were measured for host"),
+        (["--target", "microbit"], "no instructions were measured for cortex-m0"),
+    ],
+)
+def test_latency_that_cannot_be_predicted(weft: Any, options: Sequence[str], said: str) -> None:
+    result = weft("plan", MODEL, "-o", "x.weft", "--objective", "latency", *options)
+    assert result.code == CATALOGUE[Code.BAD_REQUEST].exit_code
+    assert said in result.err
+
+
 def test_infeasible_says_what_would_fit(weft: Any, tmp_path: Path) -> None:
     result = weft("plan", MODEL, "--ram", "100", "-o", "x.weft")
     assert result.code == CATALOGUE[Code.INFEASIBLE].exit_code
@@ -173,7 +199,18 @@ def test_sweep(weft: Any, tmp_path: Path) -> None:
     assert "<svg" in page
     assert not re.search(r"(?:src|href)\s*=|https?://(?!www\.w3\.org)", page)
     table = weft("sweep", MODEL, "--target", "hifive1b").out.splitlines()
-    assert table[1].split() == ["schedule", "peak", "RAM", "saved", "F", "MACs", "plan", "bytes", "fits"]
+    assert table[1].split() == [
+        "schedule",
+        "peak",
+        "RAM",
+        "saved",
+        "F",
+        "MACs",
+        "instructions",
+        "plan",
+        "bytes",
+        "fits",
+    ]
     assert len(table) == 3 + len(front)
 
 

@@ -124,6 +124,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     which.add_argument("--fmax", type=float, metavar="F", help="least RAM with at most F times the model's MACs")
     which.add_argument("--least-ram", action="store_true", help="least RAM, whatever it computes")
     which.add_argument("--layers", action="store_true", help="layer by layer, as other runtimes do")
+    command.add_argument(
+        "--objective",
+        choices=("macs", "latency"),
+        default="macs",
+        help="what compute is: MACs, or instructions predicted for the target's core (default: %(default)s)",
+    )
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: MODEL's name with .weft")
     command.add_argument("--force", action="store_true", help="write the plan even if it does not fit the target")
 

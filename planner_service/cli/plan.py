@@ -18,7 +18,7 @@ def run_plan(args: argparse.Namespace) -> int:
     """One plan, written to a file. A plan that does not fit its target is an answer: its figures, INFEASIBLE, and no
     file unless --force."""
     kind: api.Kind = "layers" if args.layers else "p1" if args.least_ram or args.fmax is not None else "p2"
-    request = replace(_request(args), kind=kind, f_max=args.fmax, ram_max=args.ram)
+    request = replace(_request(args), kind=kind, f_max=args.fmax, ram_max=args.ram, objective=args.objective)
     request.check()
     (planned,) = _create(args, request)
     output: Path = args.output or Path(args.model.stem + ".weft")
@@ -60,7 +60,7 @@ def run_sweep(args: argparse.Namespace) -> int:
         "front": [p.to_json() for p in front],
     }
     rows = [_row("layer by layer", layers, layers), *(_row("fused", p, layers) for p in front)]
-    head = ("schedule", "peak RAM", "saved", "F", "MACs", "plan bytes", "fits")
+    head = ("schedule", "peak RAM", "saved", "F", "MACs", "instructions", "plan bytes", "fits")
     title = f"{layers.model_name} on {layers.target}, input {layers.input_mode}"
     files.emit(args, body, f"{title}\n{files.table(head, rows)}")
     return 0
@@ -113,9 +113,16 @@ def _describe(planned: api.Planned) -> str:
     gap = planned.arena_bytes - planned.lower_bound
     return (
         f"peak RAM {planned.arena_bytes} bytes ({gap} above the lower bound), F = {planned.overhead_factor:.3f}, "
-        f"plan {len(planned.plan)} bytes, version {planned.plan_version}, for {planned.target}"
+        + ("" if planned.predicted_instructions is None else f"{_millions(planned)} instructions predicted, ")
+        + f"plan {len(planned.plan)} bytes, version {planned.plan_version}, for {planned.target}"
         + "".join(f"\n  does not fit: {s}" for s in planned.fit.shortfalls)
     )
+
+
+def _millions(planned: api.Planned) -> str:
+    """Predicted instructions; "-" if there is no prediction."""
+    count = planned.predicted_instructions
+    return "-" if count is None else f"{count / 1e6:.2f} M"
 
 
 def _row(what: str, planned: api.Planned, base: api.Planned) -> tuple[str, ...]:
@@ -126,6 +133,7 @@ def _row(what: str, planned: api.Planned, base: api.Planned) -> tuple[str, ...]:
         f"{1 - planned.arena_bytes / base.arena_bytes:.0%}",
         f"{planned.overhead_factor:.3f}",
         str(planned.macs),
+        _millions(planned),
         str(len(planned.plan)),
         short or "yes",
     )

@@ -21,6 +21,12 @@ _INPUT_MODES: dict[int, api.InputMode] = {
     pb.INPUT_MODE_EXTERNAL: "external",
 }
 _INPUT_MODE_NUMBERS = {name: number for number, name in _INPUT_MODES.items()}
+_OBJECTIVES: dict[int, api.Objective] = {
+    pb.OBJECTIVE_UNSPECIFIED: "macs",
+    pb.OBJECTIVE_MACS: "macs",
+    pb.OBJECTIVE_LATENCY: "latency",
+}
+_OBJECTIVE_NUMBERS = {name: number for number, name in _OBJECTIVES.items()}
 _RESOURCES = {
     pb.RESOURCE_ARENA: fit.Resource.ARENA,
     pb.RESOURCE_SLOT: fit.Resource.SLOT,
@@ -58,8 +64,15 @@ def request_from_pb(message: Any) -> api.PlanRequest:
             "the request is not valid",
             violations=[Violation("input_mode", f"{message.input_mode} is not a value of InputMode")],
         )
+    if message.objective not in _OBJECTIVES:
+        raise PlannerError(
+            Code.BAD_REQUEST,
+            "the request is not valid",
+            violations=[Violation("objective", f"{message.objective} is not a value of Objective")],
+        )
     request = api.PlanRequest(
         target=message.target,
+        objective=_OBJECTIVES[message.objective],
         kind=kinds[message.WhichOneof("constraint")],
         f_max=message.least_ram.f_max if message.least_ram.HasField("f_max") else None,
         ram_max=message.least_compute.ram_max if message.least_compute.HasField("ram_max") else None,
@@ -80,6 +93,7 @@ def request_to_pb(request: api.PlanRequest, model_sha256: str) -> Any:
         model_sha256=bytes.fromhex(model_sha256),
         target=request.target,
         input_mode=_INPUT_MODE_NUMBERS[request.input_mode],
+        objective=_OBJECTIVE_NUMBERS[request.objective],
         plan_version=request.plan_version,
         line=request.line,
         names=request.names,
@@ -151,6 +165,7 @@ def plan_to_pb(record: dict[str, Any]) -> Any:
         macs=record["macs"],
         base_macs=record["base_macs"],
         overhead_factor=record["overhead_factor"],
+        predicted_instructions=record.get("predicted_instructions"),
         fit=pb.Fit(
             targets=record["fitting_targets"],
             shortfalls=[
@@ -183,6 +198,7 @@ def plan_from_pb(message: Any, data: bytes) -> api.Planned:
         macs=message.macs,
         base_macs=message.base_macs,
         overhead_factor=message.overhead_factor,
+        predicted_instructions=message.predicted_instructions if message.HasField("predicted_instructions") else None,
         fit=fit.Fit(
             targets=tuple(message.fit.targets),
             shortfalls=tuple(
