@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The latency model: what the search adds up is what the model predicts, and predictions hold on the emulated core."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner_service import costs, planner, targets
+from planner_service.build import Facts, build_schedule
+from planner_service.costs import fit
+from planner_service.importers import import_model
+from planner_service.profile import emulator
+from planner_service.solver import Aim, Problem, Search, Space
+
+sys.path.insert(0, str(Path(__file__).parent))
+from schedule_graphs import random_graph
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("core", sorted(fit.BOARDS))
+def test_every_core_has_figures(core: str) -> None:
+    model = costs.load(core)
+    assert set(model.around) == set(costs.Around.__dataclass_fields__)
+    for name, figures in model.kernels.items():
+        assert set(figures) == set(costs.Work.__dataclass_fields__), name
+        assert all(value >= 0 for value in figures.values()), name
+    assert {"CONV2D", "CONV2D 1x1", "DWCONV2D 3x3", "FULLY_CONNECTED", "ADD"} <= set(model.kernels)
+
+
+def test_targets_are_measured_as_cores_with_their_kernels() -> None:
+    assert {costs.measured_as(t.core) for t in targets.load_all()} >= {"m3", "m4", "m7", "m55", "rv32", None}
+    assert costs.measured_as(None) is None
+
+
+@pytest.mark.parametrize("core", ["m4", "rv32"])
+@pytest.mark.parametrize("seed", range(24))
+def test_the_search_costs_schedules_as_the_model_does(seed: int, core: str) -> None:
+    graph = random_graph(seed)
+    facts, model = Facts(graph), costs.load(core)
+    search = Search(Problem(facts, "resident", frozenset(), model), Space(col_steps=(1, 2, 5, 0xFFFF)), 1 << 20)
+    search.run(1 << 20, None, aim=Aim.ALL)
+    limit, checked = 1 << 20, 0
+    while (solution := search.least_macs(limit)) is not None:
+        predicted = model.predict(facts, build_schedule(facts, solution.stages, "resident"))
+        assert solution.cost / costs.UNITS == pytest.approx(predicted, rel=2e-3), solution.stages
+        limit, checked = solution.memory - 4, checked + 1
+    assert checked > 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_latency_is_no_worse_than_with_fewest_macs(seed: int) -> None:
+    graph, board = random_graph(seed), targets.load("mps2-an386")
+    least = planner.plan(graph, planner.Constraint(kind="p1"), target=board)
+    cap = (least.arena_bytes + planner.layers(graph).arena_bytes) // 2
+    by_macs, by_latency = (
+        planner.plan(graph, planner.Constraint(kind="p2", ram_max=cap, objective=objective), target=board)
+        for objective in ("macs", "latency")
+    )
+    assert by_macs.instructions is not None
+    assert by_latency.instructions is not None
+    assert by_latency.instructions <= by_macs.instructions
+    assert by_latency.arena_bytes <= cap
+    within = planner.plan(graph, planner.Constraint(kind="p1", f_max=1.1, objective="latency"), target=board)
+    plain = planner.plan(graph, planner.Constraint(kind="p1", f_max=1.1), target=board)
+    assert within.arena_bytes <= plain.arena_bytes
+    assert within.overhead_factor <= 1.1 + 1e-9
+
+
+def test_predictions_hold_on_a_network_that_was_not_fitted_to() -> None:
+    if lacking := emulator.missing("m4"):
+        pytest.skip(f"{', '.join(lacking)} missing")
+    path = ROOT / "samples" / "models" / "digits_b.onnx"
+    samples = list(fit.measure(import_model(path.read_bytes(), name=path.stem), "m4"))
+    assert len(samples) >= 3
+    assert fit.median(fit.errors(costs.load("m4"), samples)) < 0.15
+
+
+def test_least_squares_finds_what_is_there() -> None:
+    rng = np.random.default_rng(1)
+    amounts = rng.uniform(0, 100, (40, 4))
+    wanted = np.array([2.5, 0.0, 40.0, 0.125])
+    assert fit.least_squares(amounts, amounts @ wanted) == pytest.approx(wanted.tolist(), rel=1e-3, abs=1e-3)
+    assert min(fit.least_squares(amounts, amounts @ np.array([1.0, -3.0, 2.0, 0.0]))) >= 0
+
+
+def test_what_is_written_is_what_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = costs.load("m4")
+    fit.write(model, tmp_path)
+    monkeypatch.setattr(costs, "FOLDER", tmp_path)
+    costs.load.cache_clear()
+    try:
+        assert costs.load("m4") == model
+    finally:
+        costs.load.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("advance", "lo", "hi", "steps", "size"),
+    [(1, 0, 1, 5, 5), (2, -3, 1, 6, 9), (3, -7, -2, 9, 10), (1, 4, 6, 3, 5), (4, -9, -8, 2, 6), (2, 5, 9, 4, 30)],
+)
+def test_busy_counts_steps_with_something_inside(advance: int, lo: int, hi: int, steps: int, size: int) -> None:
+    def inside(i: int) -> bool:
+        return min(max(advance * i + hi, 0), size) > min(max(advance * i + lo, 0), size)
+
+    assert costs.busy(advance, lo, hi, steps, size) == sum(map(inside, range(steps)))
