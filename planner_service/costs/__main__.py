@@ -29,13 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(error, error.hint, file=sys.stderr, sep="\n")
             return 3
         if args.command == "fit":
-            samples = [sample for graph in fit.training() for sample in fit.measure(graph, core)]
+            samples = [sample for graph in fit.training() for sample in fit.measure(graph, core, parts=True)]
             model = fit.fit(core, samples)
             fit.write(model)
             print(fit.summary(f"{core}, fitted to", fit.errors(model, samples)))
         costs.load.cache_clear()
         found = fit.errors(
-            costs.load(core), [sample for graph in fit.validation() for sample in fit.measure(graph, core)]
+            costs.load(core), [sample for graph in fit.validation() for sample in fit.measure(graph, core, parts=False)]
         )
         print(fit.summary(f"{core}, validated on", found))
         failed |= fit.median(found) >= fit.MEDIAN_MAX

@@ -40,7 +40,7 @@ MEDIAN_MAX = 0.10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A plan with its instructions on a core: whole, by stage and by operator's kernel."""
+    """A plan with its instructions on a core: whole, and by stage and by operator's kernel if they were measured."""
 
     network: str
     schedule_name: str
@@ -74,22 +74,21 @@ def plans(graph: Graph, core: str) -> Iterator[tuple[str, planner.PlanResult]]:
             yield name, result
 
 
-def measure(graph: Graph, core: str) -> Iterator[Sample]:
-    """Run a network's plans on a core."""
+def measure(graph: Graph, core: str, *, parts: bool) -> Iterator[Sample]:
+    """Run a network's plans on a core; without ``parts``, only as a whole."""
     facts = Facts(graph)
     values = emulator.generated_input(sum(facts.bytes_of[io.tensor] for io in graph.inputs))
     elf = images.image(core)
     for name, result in plans(graph, core):
-        (whole,) = emulator.run(core, result.plan, [values], elf=elf)
-        (by_stage,) = emulator.run(core, result.plan, [values], elf=elf, stages=True)
-        (by_operator,) = emulator.run(core, result.plan, [values], elf=elf, ops=True)
+        (whole,) = emulator.run(core, result.plan, [values], elf=elf, stages=parts)
+        (by_operator,) = emulator.run(core, result.plan, [values], elf=elf, ops=True) if parts else (whole,)
         yield Sample(
             network=graph.name,
             schedule_name=name,
             facts=facts,
             schedule=result.schedule,
             instructions=whole.instructions,
-            stages=by_stage.stages,
+            stages=whole.stages,
             operators=by_operator.ops,
         )
 
