@@ -20,7 +20,7 @@ SEED = 12345
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorCost:
-    """An operator in its stage. ``calls``: of its kernel or for nothing, row steps x column steps; ``instructions`` are
+    """An operator in its stage. ``calls``: of its kernel or for nothing, row steps x sweeps x column steps; ``instructions`` are
     the kernel's."""
 
     index: int
@@ -112,7 +112,7 @@ def profile(plan: bytes, core: str, *, timeout: float = 600.0) -> Profile:
                         opcode=info.opcode.name,
                         shape=(out.h, out.w, out.c),
                         stage=s,
-                        calls=segment.row_steps * segment.col_steps,
+                        calls=segment.row_steps * segment.sweeps * segment.col_steps,
                         macs=costs[entry.op][0],
                         instructions=by_operator.ops[entry.op],
                     )
