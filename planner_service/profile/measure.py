@@ -20,8 +20,8 @@ SEED = 12345
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorCost:
-    """An operator in its stage. ``calls``: of its kernel or for nothing, row steps x sweeps x column steps; ``instructions`` are
-    the kernel's."""
+    """An operator in its stage. ``calls``: of its kernel or for nothing, row steps x sweeps x column steps;
+    ``instructions`` are the kernel's."""
 
     index: int
     name: str
