@@ -97,6 +97,11 @@ void weft_locate(const weft_plan_t *plan, uint32_t record, const void *at, weft_
     err->offset = (uint32_t)((const uint8_t *)at - plan->bytes);
 }
 
+void weft_locate_entry(const weft_plan_t *plan, const weft_entry_t *entry, weft_error_t *err)
+{
+    weft_locate(plan, (uint32_t)(entry - weft_entry_at(plan, 0)), entry, err);
+}
+
 /* Bounds every section, of which those that the engine knows come once. */
 static int check_sections(const weft_plan_t *plan, weft_error_t *err)
 {
@@ -123,79 +128,48 @@ static int check_sections(const weft_plan_t *plan, weft_error_t *err)
     return WEFT_OK;
 }
 
-/* What is left of a section while records are taken off it. */
-typedef struct {
+/* Start and bytes of a section that has to be there. */
+static int find(const weft_plan_t *plan, unsigned type, const uint8_t **at, uint32_t *left, weft_error_t *err)
+{
+    size_t len;
+    *at = weft_section(plan, type, &len);
+    *left = (uint32_t)len;
+    weft_locate(plan, WEFT_NONE, *at != NULL ? *at : plan->bytes + WEFT_HEADER_SIZE, err);
+    return *at != NULL ? WEFT_OK : WEFT_ERR_SECTION;
+}
+
+/* A section that begins with `head_len` bytes of counts, for the plan's members from `head` on; then come `kinds` of
+ * records, without a rest. */
+static int take(weft_plan_t *plan, unsigned type, void *head, uint32_t head_len, const weft_kind_t *kinds,
+                const weft_kind_t *end, weft_error_t *err)
+{
     const uint8_t *at;
-    size_t left;
-    bool good; /* there was enough so far */
-} rest_t;
-
-static const uint8_t *take(rest_t *rest, uint32_t count, uint32_t size)
-{
-    const uint32_t bytes = count * size; /* counts have 16 bits */
-    const uint8_t *p = rest->at;
-    rest->good = rest->good && bytes <= rest->left;
-    if (rest->good) {
-        rest->at += bytes;
-        rest->left -= bytes;
+    uint32_t left, bytes = head_len;
+    int r = find(plan, type, &at, &left, err);
+    if (r != WEFT_OK || bytes > left) {
+        return WEFT_ERR_SECTION;
     }
-    return p;
-}
-
-/* The section and its head; false if one is not there. */
-static const uint8_t *take_head(const weft_plan_t *plan, unsigned type, uint32_t size, rest_t *rest, weft_error_t *err)
-{
-    weft_locate(plan, WEFT_NONE, plan->bytes + WEFT_HEADER_SIZE, err);
-    rest->at = weft_section(plan, type, &rest->left);
-    if (rest->at == NULL) {
-        return NULL;
-    }
-    weft_locate(plan, WEFT_NONE, rest->at, err);
-    rest->good = true;
-    const uint8_t *head = take(rest, 1, size);
-    return rest->good ? head : NULL;
-}
-
-static bool take_graph(weft_plan_t *plan, weft_error_t *err)
-{
-    rest_t rest;
-    const uint8_t *head = take_head(plan, WEFT_SECTION_GRAPH, WEFT_GRAPH_SIZE, &rest, err);
-    if (head == NULL) {
-        return false;
-    }
-    plan->tensor_count = weft_rd16(head + WEFT_GRAPH_TENSOR_COUNT);
-    plan->op_count = weft_rd16(head + WEFT_GRAPH_OP_COUNT);
-    plan->const_count = weft_rd16(head + WEFT_GRAPH_CONST_COUNT);
-    plan->input_count = head[WEFT_GRAPH_INPUT_COUNT];
-    plan->output_count = head[WEFT_GRAPH_OUTPUT_COUNT];
+    memcpy(head, at, head_len);
     plan->io_count = (uint16_t)(plan->input_count + plan->output_count);
-    plan->list_count = weft_rd16(head + WEFT_GRAPH_LIST_COUNT);
-    plan->graph = take(&rest, plan->tensor_count, WEFT_TENSOR_SIZE);
-    plan->ops = take(&rest, plan->op_count, WEFT_OP_SIZE);
-    plan->consts = take(&rest, plan->const_count, WEFT_CONST_SIZE);
-    plan->ios = take(&rest, plan->io_count, WEFT_IO_SIZE);
-    plan->lists = take(&rest, plan->list_count, 2);
-    return rest.good && rest.left == 0 && plan->tensor_count - 1u < 4095u && plan->op_count - 1u < 4095u &&
-           plan->input_count - 1u < 16u && plan->output_count - 1u < 16u && weft_rd16(head + WEFT_GRAPH_RESERVED) == 0;
+    for (;; kinds++) {
+        at += bytes;
+        left -= bytes;
+        if (kinds == end) {
+            return left == 0 ? WEFT_OK : WEFT_ERR_SECTION;
+        }
+        memcpy((uint8_t *)plan + kinds->base, &at, sizeof at);
+        bytes = (uint32_t)kinds->size * weft_rd16((const uint8_t *)plan + kinds->count); /* counts have 16 bits */
+        if (bytes > left) {
+            return WEFT_ERR_SECTION;
+        }
+    }
 }
 
-static bool take_schedule(weft_plan_t *plan, weft_error_t *err)
-{
-    rest_t rest;
-    const uint8_t *head = take_head(plan, WEFT_SECTION_SCHEDULE, WEFT_SCHEDULE_SIZE, &rest, err);
-    if (head == NULL) {
-        return false;
-    }
-    plan->stage_count = weft_rd16(head + WEFT_SCHEDULE_STAGE_COUNT);
-    plan->segment_count = weft_rd16(head + WEFT_SCHEDULE_SEGMENT_COUNT);
-    plan->entry_count = weft_rd16(head + WEFT_SCHEDULE_ENTRY_COUNT);
-    plan->placed_count = weft_rd16(head + WEFT_SCHEDULE_PLACED_COUNT);
-    plan->stages = take(&rest, plan->stage_count, WEFT_STAGE_SIZE);
-    plan->segments = take(&rest, plan->segment_count, WEFT_SEGMENT_SIZE);
-    plan->entries = take(&rest, plan->entry_count, WEFT_ENTRY_SIZE);
-    plan->entry_of = take(&rest, plan->tensor_count, 2);
-    return rest.good && rest.left == 0 && plan->stage_count != 0;
-}
+typedef char
+    graph_head[offsetof(weft_plan_t, reserved) + 2 == offsetof(weft_plan_t, tensor_count) + WEFT_GRAPH_SIZE &&
+                       offsetof(weft_plan_t, list_count) == offsetof(weft_plan_t, tensor_count) + WEFT_GRAPH_LIST_COUNT
+                   ? 1
+                   : -1];
 
 /* Section table and the bounds of every record: fills the plan. */
 static int parse(weft_plan_t *plan, weft_error_t *err)
@@ -204,14 +178,18 @@ static int parse(weft_plan_t *plan, weft_error_t *err)
     if (r != WEFT_OK) {
         return r;
     }
-    rest_t weights;
-    if (take_head(plan, WEFT_SECTION_WEIGHTS, 0, &weights, err) == NULL || !take_graph(plan, err) ||
-        !take_schedule(plan, err)) {
+    r = take(plan, WEFT_SECTION_GRAPH, &plan->tensor_count, WEFT_GRAPH_SIZE, weft_kinds, weft_kinds + WEFT_GRAPH_KINDS,
+             err);
+    if (r != WEFT_OK || plan->tensor_count - 1u >= 4095u || plan->op_count - 1u >= 4095u ||
+        plan->input_count - 1u >= 16u || plan->output_count - 1u >= 16u || plan->reserved != 0) {
         return WEFT_ERR_SECTION;
     }
-    plan->weights = weights.at;
-    plan->weights_len = (uint32_t)weights.left;
-    return WEFT_OK;
+    r = take(plan, WEFT_SECTION_SCHEDULE, &plan->stage_count, WEFT_SCHEDULE_SIZE, weft_kinds + WEFT_GRAPH_KINDS,
+             weft_kinds + WEFT_KINDS, err);
+    if (r != WEFT_OK || plan->stage_count == 0) {
+        return WEFT_ERR_SECTION;
+    }
+    return find(plan, WEFT_SECTION_WEIGHTS, &plan->weights, &plan->weights_len, err);
 }
 
 int weft_open(weft_plan_t *plan, const void *bytes, size_t len, const weft_limits_t *limits, weft_error_t *err)

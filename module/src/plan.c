@@ -19,21 +19,12 @@ uint16_t weft_entry_tensor(const weft_plan_t *plan, const weft_entry_t *entry)
 
 uint32_t weft_op_inputs(const weft_op_t *op)
 {
-    switch (op->opcode) {
-    case WEFT_OP_CONCAT:
-        return op->input1;
-    case WEFT_OP_ADD:
-    case WEFT_OP_SUB:
-    case WEFT_OP_MUL:
-        return 2;
-    default:
-        return 1;
-    }
+    return WEFT_IS(op, CONCAT) ? op->input1 : weft_is_binary(op) ? 2 : 1;
 }
 
 uint16_t weft_op_input(const weft_plan_t *plan, const weft_op_t *op, uint32_t k)
 {
-    if (op->opcode == WEFT_OP_CONCAT) {
+    if (WEFT_IS(op, CONCAT)) {
         return weft_rd16(plan->lists + 2u * (op->input0 + k));
     }
     return k == 0 ? op->input0 : op->input1;
@@ -68,18 +59,18 @@ const uint8_t *weft_const(const weft_plan_t *plan, uint32_t tensor)
 
 bool weft_needs_whole(const weft_op_t *op)
 {
-    return op->opcode == WEFT_OP_RESHAPE || (op->opcode == WEFT_OP_RESIZE && (op->flags & WEFT_OP_RESIZE_TABLE) != 0) ||
-           (op->opcode == WEFT_OP_CONCAT && op->kernel_h != 2);
+    return WEFT_IS(op, RESHAPE) || (WEFT_IS(op, RESIZE) && (op->flags & WEFT_OP_RESIZE_TABLE) != 0) ||
+           (WEFT_IS(op, CONCAT) && op->kernel_h != 2);
 }
 
 void weft_field(const weft_op_t *op, uint32_t axis, int32_t *lo, int32_t *hi)
 {
     const int32_t kernel = weft_kernel(op, axis);
-    if (op->opcode == WEFT_OP_RESIZE) {
+    if (WEFT_IS(op, RESIZE)) {
         /* Floor division: positions before the tensor are negative. */
         *lo = (*lo >= 0 ? *lo : *lo - kernel + 1) / kernel;
         *hi = (*hi > 0 ? *hi - 1 : *hi - kernel) / kernel + 1;
-    } else if (op->opcode != WEFT_OP_CONCAT) { /* without a window: kernel, stride and dilation 1, no padding */
+    } else if (!WEFT_IS(op, CONCAT)) { /* without a window: kernel, stride and dilation 1, no padding */
         const int32_t stride = weft_stride(op, axis), pad = weft_pad_before(op, axis);
         *lo = *lo * stride - pad;
         *hi = (*hi - 1) * stride - pad + (kernel - 1) * weft_dilation(op, axis) + 1;
@@ -90,7 +81,7 @@ uint32_t weft_acc_bytes(const weft_plan_t *plan, const weft_op_t *op, const weft
                         const weft_segment_t *segment)
 {
     /* Axes that the operator sums over in several steps; what it does not sum over has an accumulator each. */
-    const bool dense = op->opcode == WEFT_OP_FULLY_CONNECTED;
+    const bool dense = WEFT_IS(op, FULLY_CONNECTED);
     const bool over_h = weft_ends_rows(op), over_w = dense || (op->flags & WEFT_OP_REDUCE_W) != 0;
     if (!weft_consumes(op) || !((over_h && segment->row_steps > 1) || (over_w && segment->col_steps > 1))) {
         return 0;

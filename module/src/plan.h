@@ -3,7 +3,14 @@
 #ifndef WEFT_PLAN_H
 #define WEFT_PLAN_H
 
+#include "weft/weft_config.h"
 #include "weft_internal.h"
+
+/*
+ * Whether an operator is a CONV2D, ... Never, where the build leaves the operator out: plans with it are refused, so
+ * that what is there for its sake only drops out of the code.
+ */
+#define WEFT_IS(op, name) (WEFT_WITH_##name && (op)->opcode == WEFT_OP_##name)
 
 /* Segments of one stage; bounds the verifier's counters, which live on its stack. */
 #define WEFT_MAX_SEGMENTS 64u
@@ -121,13 +128,13 @@ bool weft_next_read(weft_reads_t *reads);
 /* The operator's region is over its input (REDUCE, FULLY_CONNECTED). */
 static inline bool weft_consumes(const weft_op_t *op)
 {
-    return op->opcode == WEFT_OP_REDUCE || op->opcode == WEFT_OP_FULLY_CONNECTED;
+    return WEFT_IS(op, REDUCE) || WEFT_IS(op, FULLY_CONNECTED);
 }
 
 /* ADD, SUB, MUL. */
 static inline bool weft_is_binary(const weft_op_t *op)
 {
-    return op->opcode >= WEFT_OP_ADD && op->opcode <= WEFT_OP_MUL;
+    return WEFT_IS(op, ADD) || WEFT_IS(op, SUB) || WEFT_IS(op, MUL);
 }
 
 /* The operator needs whole inputs: its receptive field is not affine. */
@@ -136,8 +143,7 @@ bool weft_needs_whole(const weft_op_t *op);
 /* Rows of the output do not follow rows of the input: the output exists only when all steps are done. */
 static inline bool weft_ends_rows(const weft_op_t *op)
 {
-    return op->opcode == WEFT_OP_FULLY_CONNECTED ||
-           (op->opcode == WEFT_OP_REDUCE && (op->flags & WEFT_OP_REDUCE_H) != 0);
+    return WEFT_IS(op, FULLY_CONNECTED) || (WEFT_IS(op, REDUCE) && (op->flags & WEFT_OP_REDUCE_H) != 0);
 }
 
 /* What a step adds to the window: rows, columns. */

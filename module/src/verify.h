@@ -22,12 +22,10 @@ static inline int weft_fail(weft_error_t *err, int code, uint32_t record, uint32
 
 /* Where an error that follows lies: in record number `record`, at `at` of the plan's bytes. */
 void weft_locate(const weft_plan_t *plan, uint32_t record, const void *at, weft_error_t *err);
+void weft_locate_entry(const weft_plan_t *plan, const weft_entry_t *entry, weft_error_t *err);
 
 /* Tensors have the same height, width and channels. */
 bool weft_same_shape(const weft_tensor_t *a, const weft_tensor_t *b);
-
-/* *sum += a * b, UINT64_MAX if that is too much. */
-void weft_add_product(uint64_t *sum, uint64_t a, uint64_t b);
 
 /*
  * Every field of HEADER, of which all must be readable, and the caller's limits; `len`: bytes that the plan may have.
@@ -42,7 +40,19 @@ int weft_verify_header(const uint8_t *p, size_t len, const weft_limits_t *limits
  */
 int weft_verify_records(const weft_plan_t *plan, weft_error_t *err);
 
-/* One record, number i, of those that it looks at. */
+/*
+ * Records of one kind, in the order of their sections: where the plan's members say where they are and how many (in
+ * bytes), bytes of one, and the check of one, number i, or NULL.
+ */
+typedef struct {
+    uint8_t base, count, size;
+    int (*check)(const weft_plan_t *plan, const void *record, uint32_t i);
+} weft_kind_t;
+
+#define WEFT_GRAPH_KINDS 5
+#define WEFT_KINDS 9
+extern const weft_kind_t weft_kinds[WEFT_KINDS];
+
 int weft_check_tensor(const weft_plan_t *plan, const void *record, uint32_t i);
 int weft_check_const(const weft_plan_t *plan, const void *record, uint32_t i);
 int weft_check_io(const weft_plan_t *plan, const void *record, uint32_t i);

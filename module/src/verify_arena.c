@@ -169,8 +169,10 @@ int weft_verify_arena(const weft_plan_t *plan, weft_error_t *err)
             const bool inside = x.begin % 4u == 0 && x.end <= arena_bytes;
             const block_t *at = inside ? &y : &x;
             if (!inside || !check_block(&w, s, &x, &y)) {
-                const weft_entry_t *first = weft_entry_at(plan, 0), *e = at->entry;
-                weft_locate(plan, e != NULL ? (uint32_t)(e - first) : WEFT_NONE, e != NULL ? e : first, err);
+                weft_locate(plan, WEFT_NONE, plan->entries, err);
+                if (at->entry != NULL) {
+                    weft_locate_entry(plan, at->entry, err);
+                }
                 return inside ? WEFT_ERR_OVERLAP : WEFT_ERR_ARENA;
             }
             top = x.end > top ? x.end : top;

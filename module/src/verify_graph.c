@@ -66,7 +66,7 @@ static bool good_scale(const uint8_t *p, int32_t shift, int32_t most)
 }
 
 /* bias, multiplier, shift and weights of the operators that multiply; `taps` is the length of one dot product. */
-static int check_dense(const weft_plan_t *plan, const weft_op_t *op, uint32_t n, uint32_t taps)
+static WEFT_APART int check_dense(const weft_plan_t *plan, const weft_op_t *op, uint32_t n, uint32_t taps)
 {
     const uint64_t weights = (uint64_t)taps * n;
     const uint32_t scales = (op->flags & WEFT_OP_PER_TENSOR) != 0 ? 1 : n, shifts = (scales + 3u) & ~3u;
@@ -93,137 +93,70 @@ static int check_dense(const weft_plan_t *plan, const weft_op_t *op, uint32_t n,
     return WEFT_OK;
 }
 
-/* ADD, SUB, MUL. */
-static int check_binary(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out)
+/* Every output position of a pooling operator has a tap inside the tensor, so the divisor is not zero. */
+static WEFT_APART bool pool_has_taps(const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out,
+                                     uint32_t axis)
 {
-    const weft_tensor_t *in1 = weft_tensor_at(plan, op->input1);
-    for (uint32_t axis = 0; axis < 3; axis++) {
-        const int32_t size = weft_size(out, axis), size0 = weft_size(in, axis), size1 = weft_size(in1, axis);
-        if ((size0 != size && size0 != 1) || (size1 != size && size1 != 1)) {
-            return WEFT_ERR_SHAPE;
-        }
-    }
-    if (!in_weights(plan, op->params, 16)) {
-        return WEFT_ERR_WEIGHTS;
-    }
-    const uint8_t *p = plan->weights + op->params;
-    return good_scale(p, (int8_t)p[12], 0) && good_scale(p + 4, (int8_t)p[13], 0) &&
-                   good_scale(p + 8, (int8_t)p[14], 30) && p[15] <= 20
-               ? WEFT_OK
-               : WEFT_ERR_PARAM;
+    const int32_t dilation = weft_dilation(op, axis), pad = weft_pad_before(op, axis), size = weft_size(in, axis);
+    return pad <= (weft_kernel(op, axis) - 1) * dilation &&
+           (weft_size(out, axis) - 1) * weft_stride(op, axis) - pad < size &&
+           (dilation == 1 || (size >= dilation && op->opcode == WEFT_OP_MAXPOOL));
 }
 
-/* Every output position of a pooling operator has a tap inside the tensor, so the divisor is not zero. */
-static bool pool_has_taps(const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out)
+/* Inputs of a CONCAT agree with the output, the axis excepted, along which they add up to it. */
+static bool adds_up(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *out)
 {
-    for (uint32_t axis = 0; axis < 2; axis++) {
-        const int32_t dilation = weft_dilation(op, axis), pad = weft_pad_before(op, axis), size = weft_size(in, axis);
-        if (pad > (weft_kernel(op, axis) - 1) * dilation ||
-            (weft_size(out, axis) - 1) * weft_stride(op, axis) - pad >= size ||
-            (dilation != 1 && (size < dilation || op->opcode == WEFT_OP_AVGPOOL))) {
+    int32_t sum = 0;
+    for (uint32_t k = 0; k < op->input1; k++) {
+        const weft_tensor_t *in = weft_tensor_at(plan, weft_op_input(plan, op, k));
+        for (uint32_t axis = 0; axis < 3; axis++) {
+            if (axis == op->kernel_h) {
+                sum += weft_size(in, axis);
+            } else if (weft_size(in, axis) != weft_size(out, axis)) {
+                return false;
+            }
+        }
+    }
+    return sum == weft_size(out, op->kernel_h);
+}
+
+/* Each axis of an operand of ADD, SUB, MUL is the output's or 1. */
+static bool broadcasts(const weft_tensor_t *in, const weft_tensor_t *out)
+{
+    for (uint32_t axis = 0; axis < 3; axis++) {
+        if (weft_size(in, axis) != weft_size(out, axis) && weft_size(in, axis) != 1) {
             return false;
         }
     }
-    return in->c == out->c;
-}
-
-static int check_resize(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out)
-{
-    const bool by_table = (op->flags & WEFT_OP_RESIZE_TABLE) != 0;
-    const uint32_t n = (uint32_t)out->h + out->w;
-    if (in->c != out->c || (!by_table && (in->h * op->kernel_h != out->h || in->w * op->kernel_w != out->w))) {
-        return WEFT_ERR_SHAPE;
-    }
-    if (!by_table) {
-        return WEFT_OK;
-    }
-    if (!in_weights(plan, op->params, 2u * ((n + 1u) & ~1u))) {
-        return WEFT_ERR_WEIGHTS;
-    }
-    const uint8_t *p = plan->weights + op->params;
-    for (uint32_t i = 0; i < n; i++, p += 2) {
-        if (weft_rd16(p) >= (i < out->h ? in->h : in->w)) {
-            return WEFT_ERR_PARAM;
-        }
-    }
-    return WEFT_OK;
-}
-
-static int check_reduce(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out)
-{
-    const bool h = (op->flags & WEFT_OP_REDUCE_H) != 0, w = (op->flags & WEFT_OP_REDUCE_W) != 0;
-    if (!(h || w) || out->c != in->c || out->h != (h ? 1 : in->h) || out->w != (w ? 1 : in->w)) {
-        return WEFT_ERR_SHAPE;
-    }
-    if (in->h * in->w > INT32_MAX / 256) {
-        return WEFT_ERR_OVERFLOW;
-    }
-    if ((op->flags & (WEFT_OP_REDUCE_AVG | WEFT_OP_REDUCE_MAX)) != 0) {
-        return WEFT_OK;
-    }
-    if (!in_weights(plan, op->params, 8)) {
-        return WEFT_ERR_WEIGHTS;
-    }
-    const uint8_t *p = plan->weights + op->params;
-    return good_scale(p, (int32_t)weft_rd32(p + 4), 30) ? WEFT_OK : WEFT_ERR_PARAM;
-}
-
-static int check_softmax(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *in)
-{
-    if (!in_weights(plan, op->params, 12)) {
-        return WEFT_ERR_WEIGHTS;
-    }
-    const uint8_t *p = plan->weights + op->params;
-    const int32_t shift = (int32_t)weft_rd32(p + 4), diff_min = (int32_t)weft_rd32(p + 8);
-    if (!good_scale(p, shift, 30) || shift < 0 || diff_min > 0) {
-        return WEFT_ERR_PARAM;
-    }
-    /* Differences down to diff_min, at most 255, are shifted left; exponentials are Q12.19 sums over C. */
-    const int32_t deepest = diff_min < -255 ? 255 : -diff_min;
-    return deepest <= INT32_MAX >> shift && in->c < 4096 ? WEFT_OK : WEFT_ERR_OVERFLOW;
-}
-
-static int check_concat(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *out)
-{
-    for (uint32_t axis = 0; axis < 3; axis++) {
-        int32_t sum = 0;
-        for (uint32_t k = 0; k < op->input1; k++) {
-            const int32_t size = weft_size(weft_tensor_at(plan, weft_op_input(plan, op, k)), axis);
-            if (axis == op->kernel_h) {
-                sum += size;
-            } else if (size != weft_size(out, axis)) {
-                return WEFT_ERR_SHAPE;
-            }
-        }
-        if (axis == op->kernel_h && sum != weft_size(out, axis)) {
-            return WEFT_ERR_SHAPE;
-        }
-    }
-    return WEFT_OK;
+    return true;
 }
 
 /*
- * Of each opcode, the flags that it may carry, and which pairs of fields it uses: kernel, stride, dilation, padding.
- * The others are 1, padding 0.
+ * Of each opcode, the flags that it may carry; which pairs of fields it uses: kernel, stride, dilation, padding (the
+ * others are 1, padding 0); whether input and output have the same channels, the same rows and columns.
  */
 #define KERNEL 0x100u
-#define PAD 0x800u
+#define PADDING 0x800u
 #define WINDOW 0xf00u
+#define SAME_C 0x1000u
+#define SAME_HW 0x2000u
 
 static const uint16_t uses[WEFT_OPCODE_MAX + 1u] = {
     [WEFT_OP_CONV2D] = WEFT_OP_PER_TENSOR | WINDOW,
     [WEFT_OP_DWCONV2D] = WEFT_OP_PER_TENSOR | WINDOW,
     [WEFT_OP_FULLY_CONNECTED] = WEFT_OP_PER_TENSOR,
     [WEFT_OP_CONCAT] = KERNEL,
-    [WEFT_OP_PAD] = PAD,
-    [WEFT_OP_AVGPOOL] = WEFT_OP_COUNT_PAD | WINDOW,
-    [WEFT_OP_MAXPOOL] = WINDOW,
-    [WEFT_OP_REDUCE] = WEFT_OP_REDUCE_H | WEFT_OP_REDUCE_W | WEFT_OP_REDUCE_AVG | WEFT_OP_REDUCE_MAX,
-    [WEFT_OP_RESIZE] = WEFT_OP_RESIZE_TABLE | KERNEL,
+    [WEFT_OP_PAD] = PADDING | SAME_C,
+    [WEFT_OP_AVGPOOL] = WEFT_OP_COUNT_PAD | WINDOW | SAME_C,
+    [WEFT_OP_MAXPOOL] = WINDOW | SAME_C,
+    [WEFT_OP_REDUCE] = WEFT_OP_REDUCE_H | WEFT_OP_REDUCE_W | WEFT_OP_REDUCE_AVG | WEFT_OP_REDUCE_MAX | SAME_C,
+    [WEFT_OP_LUT] = SAME_C | SAME_HW,
+    [WEFT_OP_SOFTMAX] = SAME_C | SAME_HW,
+    [WEFT_OP_RESIZE] = WEFT_OP_RESIZE_TABLE | KERNEL | SAME_C,
 };
 
 /* What is alike for all opcodes: fields and tensor numbers. */
-static int check_fields(const weft_plan_t *plan, const weft_op_t *op)
+static WEFT_APART int check_fields(const weft_plan_t *plan, const weft_op_t *op)
 {
     if (op->opcode > WEFT_OPCODE_MAX || weft_kernels[op->opcode] == NULL) {
         return WEFT_ERR_OPCODE;
@@ -232,14 +165,14 @@ static int check_fields(const weft_plan_t *plan, const weft_op_t *op)
     if ((op->flags & ~used) != 0) {
         return WEFT_ERR_UNKNOWN;
     }
-    const bool concat = op->opcode == WEFT_OP_CONCAT;
+    const bool concat = WEFT_IS(op, CONCAT);
     if (concat && (op->kernel_h > 2 || op->input1 - 1u >= WEFT_MAX_INPUTS || op->input0 > plan->list_count ||
                    op->input1 > plan->list_count - op->input0)) {
         return WEFT_ERR_INDEX;
     }
     for (uint32_t i = concat ? 2 : 0; i < 8; i++) {
         const uint32_t field = ((const uint8_t *)op)[WEFT_OP_KERNEL_H + i], unused = i < 6;
-        if (field != unused && (field < unused || (used >> i / 2u & KERNEL) == 0)) {
+        if (field < unused || (field > unused && (used >> i / 2u & KERNEL) == 0)) {
             return WEFT_ERR_PARAM;
         }
     }
@@ -256,6 +189,31 @@ static int check_fields(const weft_plan_t *plan, const weft_op_t *op)
                                                         : WEFT_OK;
 }
 
+/* Parameters other than check_dense()'s, at `p`. */
+static WEFT_APART int check_params(const weft_op_t *op, const uint8_t *p, const weft_tensor_t *in,
+                                   const weft_tensor_t *out)
+{
+    bool good = true;
+    if (weft_is_binary(op)) {
+        good = good_scale(p, (int8_t)p[12], 0) && good_scale(p + 4, (int8_t)p[13], 0) &&
+               good_scale(p + 8, (int8_t)p[14], 30) && p[15] <= 20;
+    } else if (WEFT_IS(op, REDUCE)) {
+        good = good_scale(p, (int32_t)weft_rd32(p + 4), 30);
+    } else if (WEFT_IS(op, RESIZE)) {
+        for (uint32_t i = 0; good && i < (uint32_t)out->h + out->w; i++, p += 2) {
+            good = weft_rd16(p) < (i < out->h ? in->h : in->w);
+        }
+    } else if (WEFT_IS(op, SOFTMAX)) {
+        const int32_t shift = (int32_t)weft_rd32(p + 4), diff_min = (int32_t)weft_rd32(p + 8);
+        good = good_scale(p, shift, 30) && shift >= 0 && diff_min <= 0;
+        /* Differences down to diff_min, at most 255, are shifted left; exponentials are Q12.19 sums over C. */
+        if (good && ((diff_min < -255 ? 255 : -diff_min) > INT32_MAX >> shift || in->c >= 4096)) {
+            return WEFT_ERR_OVERFLOW;
+        }
+    }
+    return good ? WEFT_OK : WEFT_ERR_PARAM;
+}
+
 int weft_check_op(const weft_plan_t *plan, const void *record, uint32_t i)
 {
     (void)i;
@@ -265,45 +223,56 @@ int weft_check_op(const weft_plan_t *plan, const void *record, uint32_t i)
         return r;
     }
     const weft_tensor_t *in = weft_tensor_at(plan, weft_op_input(plan, op, 0)), *out = weft_tensor_at(plan, op->output);
-    const uint32_t area = (uint32_t)op->kernel_h * op->kernel_w;
-    bool agree;
-    switch (op->opcode) {
-    case WEFT_OP_CONV2D:
-        return in->c % op->groups != 0 || out->c % op->groups != 0
-                   ? WEFT_ERR_SHAPE
-                   : check_dense(plan, op, out->c, area * (uint32_t)(in->c / op->groups));
-    case WEFT_OP_DWCONV2D:
-        return out->c % in->c != 0 ? WEFT_ERR_SHAPE : check_dense(plan, op, out->c, area);
-    case WEFT_OP_FULLY_CONNECTED:
-        return out->h != 1 || out->w != 1 ? WEFT_ERR_SHAPE : check_dense(plan, op, out->c, volume(in));
-    case WEFT_OP_ADD:
-    case WEFT_OP_SUB:
-    case WEFT_OP_MUL:
-        return check_binary(plan, op, in, out);
-    case WEFT_OP_CONCAT:
-        return check_concat(plan, op, out);
-    case WEFT_OP_REDUCE:
-        return check_reduce(plan, op, in, out);
-    case WEFT_OP_RESIZE:
-        return check_resize(plan, op, in, out);
-    case WEFT_OP_LUT:
-        return !weft_same_shape(in, out)            ? WEFT_ERR_SHAPE
-               : !in_weights(plan, op->params, 256) ? WEFT_ERR_WEIGHTS
-                                                    : WEFT_OK;
-    case WEFT_OP_SOFTMAX:
-        return !weft_same_shape(in, out) ? WEFT_ERR_SHAPE : check_softmax(plan, op, in);
-    case WEFT_OP_PAD:
-        agree = in->c == out->c;
-        break;
-    case WEFT_OP_AVGPOOL:
-    case WEFT_OP_MAXPOOL:
-        agree = pool_has_taps(op, in, out);
-        break;
-    case WEFT_OP_RESHAPE:
+    const uint32_t used = uses[op->opcode], area = (uint32_t)op->kernel_h * op->kernel_w;
+    bool agree =
+        ((used & SAME_C) == 0 || in->c == out->c) && ((used & SAME_HW) == 0 || (in->h == out->h && in->w == out->w));
+    uint32_t size = 0; /* bytes of parameters other than check_dense()'s */
+    uint32_t taps = 0; /* length of a dot product, if there is one */
+    if (WEFT_IS(op, CONV2D)) {
+        agree = in->c % op->groups == 0 && out->c % op->groups == 0;
+        taps = area * (uint32_t)(in->c / op->groups);
+    } else if (WEFT_IS(op, DWCONV2D)) {
+        agree = out->c % in->c == 0;
+        taps = area;
+    } else if (WEFT_IS(op, FULLY_CONNECTED)) {
+        agree = out->h == 1 && out->w == 1;
+        taps = volume(in);
+    } else if (weft_is_binary(op)) {
+        agree = broadcasts(in, out) && broadcasts(weft_tensor_at(plan, op->input1), out);
+        size = 16;
+    } else if (WEFT_IS(op, CONCAT)) {
+        agree = adds_up(plan, op, out);
+    } else if (WEFT_IS(op, AVGPOOL) || WEFT_IS(op, MAXPOOL)) {
+        agree = agree && pool_has_taps(op, in, out, 0) && pool_has_taps(op, in, out, 1);
+    } else if (WEFT_IS(op, REDUCE)) {
+        const bool h = (op->flags & WEFT_OP_REDUCE_H) != 0, w = (op->flags & WEFT_OP_REDUCE_W) != 0;
+        agree = agree && (h || w) && out->h == (h ? 1 : in->h) && out->w == (w ? 1 : in->w);
+        size = (op->flags & (WEFT_OP_REDUCE_AVG | WEFT_OP_REDUCE_MAX)) == 0 ? 8 : 0;
+        if (agree && in->h * in->w > INT32_MAX / 256) {
+            return WEFT_ERR_OVERFLOW;
+        }
+    } else if (WEFT_IS(op, LUT)) {
+        size = 256;
+    } else if (WEFT_IS(op, SOFTMAX)) {
+        size = 12;
+    } else if (WEFT_IS(op, RESHAPE)) {
         agree = volume(in) == volume(out);
-        break;
-    default:
+    } else if (WEFT_IS(op, RESIZE) && (op->flags & WEFT_OP_RESIZE_TABLE) != 0) {
+        size = 2u * (((uint32_t)out->h + out->w + 1u) & ~1u);
+    } else if (WEFT_IS(op, RESIZE)) {
+        agree = agree && in->h * op->kernel_h == out->h && in->w * op->kernel_w == out->w;
+    } else if (!WEFT_IS(op, PAD)) {
         return WEFT_ERR_OPCODE;
     }
-    return agree ? WEFT_OK : WEFT_ERR_SHAPE;
+    if (!agree) {
+        return WEFT_ERR_SHAPE;
+    }
+    if (taps != 0) {
+        return check_dense(plan, op, out->c, taps);
+    }
+    if (size == 0) {
+        return WEFT_OK;
+    }
+    return in_weights(plan, op->params, size) ? check_params(op, plan->weights + op->params, in, out)
+                                              : WEFT_ERR_WEIGHTS;
 }

@@ -26,14 +26,26 @@ static int check_segment(const weft_plan_t *plan, const void *record, uint32_t i
                : WEFT_ERR_INDEX;
 }
 
-/* The tensor that an entry produces is mapped to it. */
-static int check_producer(const weft_plan_t *plan, const void *record, uint32_t i)
+/*
+ * The tensor that an entry produces is mapped to it. What is placed is a network input, resident or external; flags of
+ * others are looked at later.
+ */
+static int check_entry(const weft_plan_t *plan, const void *record, uint32_t i)
 {
     const weft_entry_t *e = record;
     if ((e->op & (WEFT_INPUT_BIT - 1u)) >= (weft_is_input(e) ? plan->input_count : plan->op_count)) {
         return WEFT_ERR_INDEX;
     }
-    return weft_entry_of(plan, weft_entry_tensor(plan, e)) == i ? WEFT_OK : WEFT_ERR_GRAPH;
+    if (weft_entry_of(plan, weft_entry_tensor(plan, e)) != i) {
+        return WEFT_ERR_GRAPH;
+    }
+    if (e->flags > WEFT_ENTRY_OVERLAP) {
+        return WEFT_ERR_UNKNOWN;
+    }
+    return i >= plan->placed_count || (weft_is_input(e) && e->keep == 0 && e->flags == 0 && e->slice == 0 &&
+                                       (e->policy == WEFT_POLICY_FULL || e->policy == WEFT_POLICY_EXTERNAL))
+               ? WEFT_OK
+               : WEFT_ERR_POLICY;
 }
 
 /* Tensors are mapped to the entry that produces them, constants to none. */
@@ -46,48 +58,29 @@ static int check_produced(const weft_plan_t *plan, const void *record, uint32_t 
     return n < plan->entry_count && weft_entry_tensor(plan, weft_entry_at(plan, n)) == i ? WEFT_OK : WEFT_ERR_GRAPH;
 }
 
-/* Flags, and that what is placed is a network input, resident or external. */
-static int check_placed(const weft_plan_t *plan, const void *record, uint32_t i)
-{
-    const weft_entry_t *e = record;
-    if ((e->flags & ~WEFT_ENTRY_OVERLAP) != 0) {
-        return WEFT_ERR_UNKNOWN;
-    }
-    return i >= plan->placed_count || (weft_is_input(e) && e->keep == 0 && e->flags == 0 && e->slice == 0 &&
-                                       (e->policy == WEFT_POLICY_FULL || e->policy == WEFT_POLICY_EXTERNAL))
-               ? WEFT_OK
-               : WEFT_ERR_POLICY;
-}
-
-/* Records of one kind: where the plan's members say they are and how many, their size, their check. */
-typedef struct {
-    uint8_t base, count, size;
-    int (*check)(const weft_plan_t *plan, const void *record, uint32_t i);
-} kind_t;
-
 #define KIND(base, count, size, check)                                                                                 \
     {                                                                                                                  \
         offsetof(weft_plan_t, base), offsetof(weft_plan_t, count), size, check                                         \
     }
 
-static const kind_t kinds[] = {
+const weft_kind_t weft_kinds[WEFT_KINDS] = {
     KIND(graph, tensor_count, WEFT_TENSOR_SIZE, weft_check_tensor),
+    KIND(ops, op_count, WEFT_OP_SIZE, weft_check_op),
     KIND(consts, const_count, WEFT_CONST_SIZE, weft_check_const),
     KIND(ios, io_count, WEFT_IO_SIZE, weft_check_io),
-    KIND(ops, op_count, WEFT_OP_SIZE, weft_check_op),
+    KIND(lists, list_count, 2, NULL),
     KIND(stages, stage_count, WEFT_STAGE_SIZE, check_stage),
     KIND(segments, segment_count, WEFT_SEGMENT_SIZE, check_segment),
-    KIND(entries, entry_count, WEFT_ENTRY_SIZE, check_producer),
+    KIND(entries, entry_count, WEFT_ENTRY_SIZE, check_entry),
     KIND(entry_of, tensor_count, 2, check_produced),
-    KIND(entries, entry_count, WEFT_ENTRY_SIZE, check_placed),
 };
 
 int weft_verify_records(const weft_plan_t *plan, weft_error_t *err)
 {
-    for (const kind_t *k = kinds; k != kinds + sizeof kinds / sizeof kinds[0]; k++) {
+    for (const weft_kind_t *k = weft_kinds; k != weft_kinds + WEFT_KINDS; k++) {
         const uint8_t *record = *(const uint8_t *const *)(const void *)((const uint8_t *)plan + k->base);
         const uint32_t count = weft_rd16((const uint8_t *)plan + k->count);
-        for (uint32_t i = 0; i < count; i++, record += k->size) {
+        for (uint32_t i = 0; k->check != NULL && i < count; i++, record += k->size) {
             weft_locate(plan, i, record, err);
             int r = k->check(plan, record, i);
             if (r != WEFT_OK) {
@@ -102,9 +95,9 @@ int weft_verify_records(const weft_plan_t *plan, weft_error_t *err)
         plan->tensor_count != plan->entry_count + plan->const_count) {
         return WEFT_ERR_GRAPH;
     }
-    uint64_t mask = 0;
+    uint32_t mask = 0; /* opcodes are below 32 */
     for (uint32_t i = 0; i < plan->op_count; i++) {
-        mask |= (uint64_t)1 << weft_op_at(plan, i)->opcode;
+        mask |= 1u << weft_op_at(plan, i)->opcode;
     }
     weft_locate(plan, WEFT_NONE, plan->bytes + WEFT_HEADER_OP_MASK, err);
     return mask == weft_rd64(plan->bytes + WEFT_HEADER_OP_MASK) ? WEFT_OK : WEFT_ERR_DECLARED;

@@ -25,7 +25,7 @@ static int32_t next_read(const weft_reads_t *r, const weft_tensor_t *in, const w
 /* Kernels that read each element before they write it at the same place. */
 static bool in_place(const weft_op_t *op, const weft_tensor_t *in, const weft_tensor_t *out)
 {
-    return (op->opcode == WEFT_OP_LUT || weft_is_binary(op)) && weft_same_shape(in, out);
+    return (WEFT_IS(op, LUT) || weft_is_binary(op)) && weft_same_shape(in, out);
 }
 
 /*
@@ -52,8 +52,7 @@ static WEFT_APART bool writes_dead(const weft_plan_t *plan, const weft_stage_t *
             const weft_entry_t *x = weft_entry_at(plan, r.producer);
             const weft_tensor_t *in = weft_tensor_at(plan, r.tensor);
             const uint32_t in_row = (uint32_t)in->w * in->c;
-            if (x->policy != WEFT_POLICY_FULL || x->offset >= y->offset + row * out->h ||
-                y->offset >= x->offset + in_row * in->h ||
+            if (x->policy != WEFT_POLICY_FULL || y->offset >= x->offset + in_row * in->h ||
                 (r.entry == y && x->offset == y->offset && in_place(r.op, in, out))) {
                 continue;
             }
@@ -88,7 +87,7 @@ int weft_verify_replay(const weft_plan_t *plan, weft_error_t *err)
                 entry = sink;
             }
             if (next < 0) {
-                weft_locate(plan, entry, weft_entry_at(plan, entry), err);
+                weft_locate_entry(plan, weft_entry_at(plan, entry), err);
                 return next;
             }
             WEFT_STATE_DONE(state, cur)++;

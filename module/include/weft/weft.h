@@ -54,10 +54,12 @@ typedef struct {
     const uint8_t *entry_of; /* u16 entry of tensor */
     const uint8_t *weights;
     uint32_t weights_len;
-    uint16_t tensor_count, op_count, const_count, list_count;
+    /* The heads of GRAPH and SCHEDULE, as stored. */
+    uint16_t tensor_count, op_count, const_count;
+    uint8_t input_count, output_count;
+    uint16_t list_count, reserved;
     uint16_t stage_count, segment_count, entry_count, placed_count;
     uint16_t io_count; /* inputs and outputs */
-    uint8_t input_count, output_count;
 } weft_plan_t;
 
 /** How a network input reaches the engine; the plan decides. */
