@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: bench-planner bench-update help demo test test-zephyr lint engine baremetal host-board setup lock clean distclean
 
 help:
-	@echo "make demo       plan two models, boot the host board from the plans (two minutes after set-up)"
+	@echo "make demo       plan, sign, boot the host board, switch its model over the air (a minute after set-up)"
 	@echo "make test       everything: style, planner, service, engine on the host and on five emulated cores"
 	@echo "make engine     the engine and the search for the host: $(LIB), $(LIB_SAN), $(SEARCH)"
 	@echo "make test-zephyr  the Zephyr module's samples and suites on emulated boards; needs a Zephyr tree"

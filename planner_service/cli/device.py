@@ -44,6 +44,11 @@ def run_push(args: argparse.Namespace) -> int:
             )
 
         done = _with_device(args, work) if args.to else _by_daemon(args, plan, show)
+    if args.goal == "confirm" and done.outcome != "active":
+        error = PlannerError(
+            Code.BAD_STATE, f"the plan could not be confirmed yet: {describe(done)}", hint="`weft confirm` later on"
+        )
+        return files.fail(args, error, done.to_json())
     files.emit(args, done.to_json(), describe(done))
     return 0
 
