@@ -16,10 +16,8 @@ from typing import Any
 import pytest
 
 from planner_service import signing
-from tests import zephyr_rig as rig
-
-pytest.importorskip("smpclient", reason="the package smpclient is not installed: make setup")
 from tests import smp_host as smp
+from tests import zephyr_rig as rig
 
 SKIP = rig.reason_to_skip()
 pytestmark = [
@@ -154,6 +152,18 @@ def test_trial_is_reverted_by_command_and_by_resets(board: Board, plans: dict[st
     with board.on() as (device, read):
         assert wait(device, running=0)["state"] == "REVERTED"
         assert "plan version 1, 10 of 10 digits right" in read("plan version 1, 10 of 10")
+
+
+def test_weft_push(board: Board, plans: dict[str, bytes], tmp_path: Path) -> None:
+    """The command line, as docs/zephyr.md has it."""
+    to = ("--to", f"smp+udp://{HOST}", "--json")
+    with board.on() as (_, read):
+        for name in "ab":
+            (tmp_path / f"{name}.weft").write_bytes(plans[name])
+            done = rig.weft("push", str(tmp_path / f"{name}.weft"), "--confirm", *to)
+            assert (done["outcome"], done["total"]) == ("active", len(plans[name]))
+            read(f"plan version {1 + 'ab'.index(name)}, 10 of 10")
+        assert rig.weft("status", *to)["active"] == "b"
 
 
 def test_good_runs_confirm(board: Board, plans: dict[str, bytes]) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -224,6 +225,15 @@ def sizes(build: Path) -> dict[str, dict[str, int]]:
     )
     (row,) = json.loads(done.stdout)
     return {part: row[part] for part in ("engine", "module", "update")}
+
+
+def weft(*arguments: str) -> dict[str, Any]:
+    """What the command line answers, a JSON object."""
+    done = subprocess.run(
+        [sys.executable, "-m", "planner_service.cli", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
 
 
 # ---------------------------------------------------------------- running

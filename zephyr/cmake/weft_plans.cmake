@@ -2,8 +2,13 @@
 #
 # Plans made and put into slots while an application is built. They never become part of the firmware image.
 #
-# weft_plan(<file> MODEL <model> [ARGS <option>...])
-#   Makes <file> in the build directory from an .onnx or .tflite model with `weft plan <option>...`.
+# weft_plan(<file> MODEL <model> [ARGS <option>...] [SIGN <key.pem>])
+#   Makes <file> in the build directory from an .onnx or .tflite model with `weft plan <option>...`, signed with a key.
+#
+# weft_development_key()
+#   For builds with CONFIG_WEFT_UPDATE; include this file and call it before find_package(Zephyr). Unless
+#   CONFIG_WEFT_UPDATE_KEY_FILE is given on the command line, makes development_key.pem and .pub in the build directory,
+#   once, and takes that. Products bring a key that is kept.
 #
 # weft_slots([A <plan>] [B <plan>])
 #   Writes weft_slots.hex (Intel HEX, at the slots' addresses) into the build directory, for `west flash --hex-file`
@@ -31,17 +36,41 @@ function(weft_find_command)
 endfunction()
 
 function(weft_plan file)
-  cmake_parse_arguments(ARG "" "MODEL" "ARGS" ${ARGN})
+  cmake_parse_arguments(ARG "" "MODEL;SIGN" "ARGS" ${ARGN})
   weft_find_command()
+  set(sign)
+  if(ARG_SIGN)
+    set(sign COMMAND ${WEFT_COMMAND} sign --key ${ARG_SIGN} ${APPLICATION_BINARY_DIR}/${file})
+  endif()
   get_filename_component(model ${ARG_MODEL} ABSOLUTE)
   set(output ${APPLICATION_BINARY_DIR}/${file})
   add_custom_command(
     OUTPUT ${output}
     COMMAND ${WEFT_COMMAND} plan ${ARG_ARGS} -o ${output} ${model}
-    DEPENDS ${model} ${WEFT_MODULE_DIR}/planner_service/format.py
+    ${sign}
+    DEPENDS ${model} ${ARG_SIGN} ${WEFT_MODULE_DIR}/planner_service/format.py
     COMMENT "Planning ${file}"
     VERBATIM
   )
+endfunction()
+
+function(weft_development_key)
+  if(DEFINED CONFIG_WEFT_UPDATE_KEY_FILE)
+    return()
+  endif()
+  weft_find_command()
+  set(key ${CMAKE_BINARY_DIR}/development_key)
+  foreach(step "keygen;${key}.pem" "getpub;${key}.pem;-o;${key}.pub")
+    list(GET step -1 output)
+    if(NOT EXISTS ${output})
+      execute_process(COMMAND ${WEFT_COMMAND} ${step} RESULT_VARIABLE failed OUTPUT_QUIET)
+      if(failed)
+        message(FATAL_ERROR "No development key: `weft` failed. Give one: -DCONFIG_WEFT_UPDATE_KEY_FILE=")
+      endif()
+    endif()
+  endforeach()
+  message(STATUS "Plans for this build are to be signed with ${key}.pem")
+  set(CONFIG_WEFT_UPDATE_KEY_FILE "\"${key}.pub\"" CACHE STRING "Public key whose signatures count")
 endfunction()
 
 function(weft_slots)

@@ -296,12 +296,13 @@ SHELL_STATIC_SUBCMD_SET_CREATE(
 	SHELL_CMD_ARG(switch, NULL,
 		      "a|b [keep]: open the other slot's plan; keep: also after a reset",
 		      cmd_switch, 2, 1),
-	SHELL_COND_CMD_ARG(
-		CONFIG_WEFT_UPDATE, update, NULL,
-		"[test|confirm|revert|erase]: what the journal says; decide on the new plan",
-		cmd_update, 1, 1),
-	SHELL_CMD_ARG(selftest, NULL, "run the self-test that the plan carries", cmd_selftest, 1,
-		      0),
+	COND_CODE_1(CONFIG_WEFT_UPDATE,
+		    (SHELL_CMD_ARG(update, NULL,
+				   "[test|confirm|revert|erase]: what the journal says; decide on "
+				   "the new plan",
+				   cmd_update, 1, 1), ),
+		    ()) SHELL_CMD_ARG(selftest, NULL, "run the self-test that the plan carries",
+				      cmd_selftest, 1, 0),
 	SHELL_SUBCMD_SET_END);
 
 SHELL_CMD_REGISTER(weft, &weft_commands, "Weft: small CNNs from plans in flash", NULL);
