@@ -215,7 +215,7 @@ def create_plans(
         found = planner.front(graph, options, target=target, progress=progress, cancelled=cancelled)
         results = tuple(sorted(found, key=lambda r: r.arena_bytes))
     elif request.kind == "layers":
-        results = (planner.layers(graph, options, target=target),)
+        results = (planner.layers(graph, options, target=target, progress=progress, cancelled=cancelled),)
     else:
         constraint = planner.Constraint(
             kind=request.kind,

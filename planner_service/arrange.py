@@ -9,8 +9,16 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 #: Positions tried, besides two for each tensor, before a height is given up.
 EFFORT = 600
+#: With more different sums of a stage's windows than this, a proof takes them to fit as if they could be cut.
+SUMS_PROVEN = 512
+#: By position: whether a tensor may start there; and positions, or rooms.
+_Where = NDArray[np.bool_]
+_Room = NDArray[np.int64]
 #: How many achievable sums of a stage's windows are tried as room below or above a tensor.
 SUMS_TRIED = 3
 
@@ -46,18 +54,32 @@ class Arrangement:
 
 def arrange(wholes: Sequence[Whole], inners: Sequence[Inner], height: int, effort: int = EFFORT) -> Arrangement | None:
     """Offsets within ``height`` units; None if none were found. Deterministic."""
-    return _Arranger(wholes, inners, height, effort).run()
+    found = _Arranger(wholes, inners, height, effort, None).run()
+    if found is None and (possible := _possible(wholes, inners, height)) is not None:
+        found = _Arranger(wholes, inners, height, effort, possible).run()
+    return found
 
 
 class _Arranger:
-    def __init__(self, wholes: Sequence[Whole], inners: Sequence[Inner], height: int, effort: int) -> None:
+    """``possible``: by tensor, where it may start if later stages are to fit; then only there, and all is tried that
+    decides."""
+
+    def __init__(
+        self,
+        wholes: Sequence[Whole],
+        inners: Sequence[Inner],
+        height: int,
+        effort: int,
+        possible: Mapping[int, _Where] | None,
+    ) -> None:
+        self.possible = possible
         self.wholes, self.inners, self.height, self.effort = wholes, inners, height, effort + 2 * len(wholes)
         self.born: list[list[int]] = [[] for _ in inners]
         for n, whole in enumerate(wholes):
             self.born[whole.first].append(n)
         self.live = [[n for n, w in enumerate(wholes) if w.first <= s <= w.last] for s in range(len(inners))]
         self.at = [-1] * len(wholes)
-        self.need = [sum(i.stage) + max((sum(g) for g in i.segments), default=0) for i in inners]
+        self.need = [_need(i) for i in inners]
         self.fits: list[tuple[list[int], list[list[int]]] | None] = [None] * len(inners)
         self.sums: dict[int, list[int]] = {}
         self.dead: set[tuple[int, ...]] = set()
@@ -132,8 +154,25 @@ class _Arranger:
         if stage + 1 < len(self.inners):
             tries += self._below(stage + 1, top)
             tries += [top - s for s in self._above(stage + 1, 0)]
+        if self.possible is not None:
+            tries = [at for at in tries if 0 <= at <= top and self.possible[n][at]]
+            tries = self._decisive(stage, n, others) + tries
         valid = (at for at in dict.fromkeys(tries) if 0 <= at <= top)
         return [at for at in valid if all(self._apart(n, at, m) for m in others)]
+
+    def _decisive(self, stage: int, n: int, others: Sequence[int]) -> list[int]:
+        """The first and the last position of ``n`` that is possible, with regard to what it overlaps too."""
+        assert self.possible is not None
+        where = self.possible[n]
+        for m in others:
+            if m in self.wholes[n].over and len(others) == 1:
+                there = np.zeros(self.height - self.wholes[m].size + 1, dtype=np.bool_)
+                there[self.at[m]] = True
+                where = where & _overlapped(
+                    self.wholes[n], self.wholes[m], m, there, self.inners[stage], self.height, loose=False
+                )
+        found = np.flatnonzero(where)
+        return [int(found[k]) for k in (-1, 0)] if found.size else []
 
     def _apart(self, n: int, at: int, m: int) -> bool:
         other, whole = self.at[m], self.wholes[n]
@@ -147,10 +186,8 @@ class _Arranger:
         known = self.sums.get(stage)
         if known is None:
             inner = self.inners[stage]
-            bits = 1
-            for size in (*inner.stage, max((sum(g) for g in inner.segments), default=0)):
-                bits |= bits << size
-            known = self.sums[stage] = _ones(bits)
+            tile = max((sum(g) for g in inner.segments), default=0)
+            known = self.sums[stage] = _ones(_sums((*inner.stage, tile)))
         return known
 
     def _below(self, stage: int, most: int) -> list[int]:
@@ -180,6 +217,8 @@ class _Arranger:
         inner, holes = self.inners[stage], self._holes(stage)
         if self.need[stage] > sum(size for _, size in holes):
             return None
+        if self.possible is not None and len(holes) <= 2:
+            return _fit_two(inner, *holes, *[(0, 0)] * (2 - len(holes)))
         tile = max((sum(g) for g in inner.segments), default=0)
         for start, size in sorted(holes, key=lambda h: h[1]):
             if size < tile:
@@ -213,6 +252,33 @@ class _Arranger:
             else:
                 return placed, groups
         return None
+
+
+def _fit_two(inner: Inner, low: tuple[int, int], high: tuple[int, int]) -> tuple[list[int], list[list[int]]] | None:
+    """Offsets of a stage's windows in two holes (start, size), if there are any."""
+    total = sum(inner.stage)
+    for size in _ones(_sums(inner.stage)):
+        below, above = low[1] - size, high[1] - (total - size)
+        if below < 0 or above < 0:
+            continue
+        tiles = [_split(group, (low[0] + size, below), (high[0] + total - size, above)) for group in inner.segments]
+        groups = [group for group in tiles if group is not None]
+        placed = _split(inner.stage, (low[0], size), (high[0], total - size))
+        if placed is not None and len(groups) == len(tiles):
+            return placed, groups
+    return None
+
+
+def _split(sizes: Sequence[int], low: tuple[int, int], high: tuple[int, int]) -> list[int] | None:
+    """Offsets of ``sizes`` in two holes (start, size): the first one as full as possible."""
+    chosen = set(_fullest(sizes, range(len(sizes)), low[1]))
+    ends = [low[0], high[0]]
+    placed: list[int] = []
+    for n, size in enumerate(sizes):
+        hole = 0 if n in chosen else 1
+        placed.append(ends[hole])
+        ends[hole] += size
+    return placed if ends[1] <= high[0] + high[1] else None
 
 
 def _ones(bits: int) -> list[int]:
@@ -266,3 +332,120 @@ def _fullest(sizes: Sequence[int], numbers: Sequence[int], room: int) -> list[in
             chosen.append(numbers[n])
             best -= sizes[n]
     return chosen
+
+
+# ---------------------------------------------------------------- proofs
+
+
+def least_height(wholes: Sequence[Whole], inners: Sequence[Inner], low: int, high: int) -> int:
+    """A height from ``low`` to ``high`` units that no arrangement is below; a tensor without a place is the proof."""
+    while low < high:
+        middle = (low + high) // 2
+        if _possible(wholes, inners, middle) is not None:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _possible(wholes: Sequence[Whole], inners: Sequence[Inner], height: int) -> dict[int, _Where] | None:
+    """Where tensors may start, if what is live together is to fit; None if one has no place.
+
+    From the last stage to the first. Exact for stages that hold a single tensor, or one and its overlapping successor;
+    others ask nothing of their tensors."""
+    if any(w.size > height for w in wholes) or any(sum(i.stage) > height for i in inners):
+        return None
+    where = {n: np.ones(height - w.size + 1, dtype=np.bool_) for n, w in enumerate(wholes)}
+    for stage in range(len(inners) - 1, -1, -1):
+        live = [n for n, w in enumerate(wholes) if w.first <= stage <= w.last]
+        pair = next(((a, b) for a in live for b in live if b in wholes[a].over), None)
+        if len(live) == 1:
+            (n,) = live
+            at = np.arange(height - wholes[n].size + 1)
+            where[n] &= at >= _below(inners[stage], height)[at[::-1]]
+        elif len(live) == 2 and pair is not None:
+            n = pair[1]
+            where[n] &= _sources(wholes[pair[0]], wholes[n], n, where[pair[0]], inners[stage], height)
+        if not all(where[n].any() for n in live):
+            return None
+    return where
+
+
+def _ranges(
+    out: Whole, source: Whole, number: int, at: _Room, below: _Room, need: int, height: int
+) -> list[tuple[_Room, _Room, bool]]:
+    """By position of ``source``, tensor ``number``: where ``out``, which may overlap it, can start: first and last
+    position, and whether the room above it has to be looked at too. ``need``: of the other windows, as if cut."""
+    most, distance = height - out.size, out.over[number]
+    ranges = [
+        (  # ends below the source's end, the rest of the stage in front of and behind both
+            np.maximum(np.maximum(below[height - at - source.size], at - out.size), 0),
+            np.minimum(np.minimum(at - distance, at + source.size - out.size), most),
+            False,
+        ),
+        (np.maximum(at + source.size - out.size + 1, 0), np.minimum(at - distance, most), True),
+    ]
+    if out.size + source.size + need <= height:
+        ranges.append((np.zeros_like(at), np.minimum(at - out.size, most), False))
+        ranges.append((at + source.size, np.full_like(at, most), False))
+    return ranges
+
+
+def _need(inner: Inner) -> int:
+    return sum(inner.stage) + max((sum(g) for g in inner.segments), default=0)
+
+
+def _overlapped(
+    out: Whole, source: Whole, number: int, where: _Where, inner: Inner, height: int, *, loose: bool = True
+) -> _Where:
+    """Positions of ``out`` from those of ``source``. Not ``loose``: only those where they overlap."""
+    below, at = _below(inner, height), np.flatnonzero(where)
+    ends = np.arange(height - out.size + 1)
+    fits = ends >= below[ends[::-1]]
+    found = np.zeros(ends.size, dtype=np.bool_)
+    for first, last, look in _ranges(out, source, number, at, below, _need(inner), height)[: 4 if loose else 2]:
+        some = first <= last
+        changes = np.zeros(ends.size + 1, dtype=np.int64)
+        np.add.at(changes, first[some], 1)
+        np.add.at(changes, last[some] + 1, -1)
+        reached = np.cumsum(changes[:-1]) > 0
+        found |= reached & fits if look else reached
+    return found
+
+
+def _sources(out: Whole, source: Whole, number: int, where: _Where, inner: Inner, height: int) -> _Where:
+    """Positions of ``source`` from those of ``out``."""
+    below, at = _below(inner, height), np.arange(height - source.size + 1)
+    ends = np.arange(height - out.size + 1)
+    found = np.zeros(at.size, dtype=np.bool_)
+    for first, last, look in _ranges(out, source, number, at, below, _need(inner), height):
+        allowed = where & (ends >= below[ends[::-1]]) if look else where
+        before = np.concatenate(([0], np.cumsum(allowed)))
+        some = first <= last
+        found[some] |= before[last[some] + 1] > before[first[some]]
+    return found
+
+
+def _below(inner: Inner, height: int) -> _Room:
+    """By room above the stage's tensors: the least room below them with which its other windows fit."""
+    rooms = np.arange(height + 1)
+    tiles = np.zeros(height + 1, dtype=np.int64)
+    for group in inner.segments:
+        sums = np.array(_ones(_sums(group)), dtype=np.int64)
+        tiles = np.maximum(tiles, sums[np.searchsorted(sums, np.maximum(sum(group) - rooms, 0))])
+    total = sum(inner.stage)
+    sums_below = _ones(_sums(inner.stage))
+    least = np.full(height + 1, height + 1, dtype=np.int64)
+    if len(sums_below) > SUMS_PROVEN:
+        return np.maximum(_need(inner) - rooms, 0)
+    for size in sums_below:
+        rest = total - size
+        least[rest:] = np.minimum(least[rest:], size + tiles[: height + 1 - rest])
+    return least
+
+
+def _sums(sizes: Iterable[int]) -> int:
+    bits = 1
+    for size in sizes:
+        bits |= bits << size
+    return bits

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from planner_service import replay
-from planner_service.arrange import Inner, Whole, arrange
+from planner_service.arrange import Inner, Whole, arrange, least_height
 from planner_service.build import Facts
 from planner_service.format import Policy
 from planner_service.schedule import Entry, Placement, Schedule, Segment, Stage
@@ -418,18 +418,28 @@ def _place(
     return placed, height
 
 
-def _arranged(schedule: Schedule, found: Sequence[Window], allowed: Overlaps, height: int, align: int) -> Placed | None:
-    """Offsets of all windows within ``height`` bytes; None if none were found."""
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Windows as ``arrange`` takes them: tensors, and by stage the others, sizes in units of the alignment."""
+
+    tensors: list[Window]
+    stages: list[list[Window]]
+    tiles: list[list[list[Window]]]
+    wholes: list[Whole]
+    inners: list[Inner]
+
+
+def _parts(schedule: Schedule, found: Sequence[Window], allowed: Overlaps, align: int) -> _Parts:
     stage_of = [s for s, stage in enumerate(schedule.stages) for _ in stage.segments]
     first = [stage_of.index(s) for s in range(len(schedule.stages))]
     number = {w.owner: n for n, w in enumerate(w for w in found if w.kind == "tensor")}
-    wholes: list[Window] = []
+    tensors: list[Window] = []
     stages: list[list[Window]] = [[] for _ in schedule.stages]
     tiles: list[list[list[Window]]] = [[[] for _ in stage.segments] for stage in schedule.stages]
     for w in found:
         s = stage_of[w.first]
         if w.kind == "tensor":
-            wholes.append(w)
+            tensors.append(w)
         elif w.kind == "tile":
             tiles[s][w.first - first[s]].append(w)
         else:
@@ -438,27 +448,48 @@ def _arranged(schedule: Schedule, found: Sequence[Window], allowed: Overlaps, he
     def units(w: Window) -> int:
         return -(-w.size // align)
 
-    over: list[dict[int, int]] = [{} for _ in wholes]
+    over: list[dict[int, int]] = [{} for _ in tensors]
     for (below, above), distance in allowed.items():
         over[number[below]][number[above]] = distance // align
-    arrangement = arrange(
-        [Whole(units(w), stage_of[w.first], stage_of[w.last], over[n]) for n, w in enumerate(wholes)],
-        [
+    return _Parts(
+        tensors=tensors,
+        stages=stages,
+        tiles=tiles,
+        wholes=[Whole(units(w), stage_of[w.first], stage_of[w.last], over[n]) for n, w in enumerate(tensors)],
+        inners=[
             Inner(tuple(map(units, stage)), tuple(tuple(map(units, group)) for group in groups))
             for stage, groups in zip(stages, tiles, strict=True)
         ],
-        height // align,
     )
+
+
+def _arranged(schedule: Schedule, found: Sequence[Window], allowed: Overlaps, height: int, align: int) -> Placed | None:
+    """Offsets of all windows within ``height`` bytes; None if none were found."""
+    parts = _parts(schedule, found, allowed, align)
+    arrangement = arrange(parts.wholes, parts.inners, height // align)
     if arrangement is None:
         return None
-    placed = list(zip(wholes, arrangement.wholes, strict=True))
+    placed = list(zip(parts.tensors, arrangement.wholes, strict=True))
     for stage, offsets, groups, group_offsets in zip(
-        stages, arrangement.stage, tiles, arrangement.segments, strict=True
+        parts.stages, arrangement.stage, parts.tiles, arrangement.segments, strict=True
     ):
         placed += zip(stage, offsets, strict=True)
         for group, at in zip(groups, group_offsets, strict=True):
             placed += zip(group, at, strict=True)
     return [(w, at * align) for w, at in placed]
+
+
+def proven(
+    facts: Facts, schedule: Schedule, placement: Placement, apart: frozenset[int] = frozenset(), align: int = 4
+) -> Placement:
+    """``placement``, made with the same arguments, with the ``lower_bound`` that ``arrange.least_height`` proves."""
+    every = windows(facts, schedule)
+    above = [w for w in every if w.kind == "tensor" and facts.nodes[_entry(schedule, w).op].tensor in apart]
+    found = [w for w in every if w not in above]
+    extra = sum(_up(w.size, align) for w in above)
+    parts = _parts(schedule, found, overlaps(facts, schedule, found, align), align)
+    low, high = ((size - extra) // align for size in (placement.lower_bound, placement.arena_bytes))
+    return replace(placement, lower_bound=least_height(parts.wholes, parts.inners, low, high) * align + extra)
 
 
 def _entry(schedule: Schedule, window: Window) -> Entry:

@@ -22,7 +22,7 @@ from planner_service.encode import SelfTest, encode
 from planner_service.engine import Engine, RunResult, generated_input
 from planner_service.errors import Code, PlannerError, Violation
 from planner_service.ir import Graph
-from planner_service.layout import live_bytes, place, place_within, windows
+from planner_service.layout import live_bytes, place, place_within, proven, windows
 from planner_service.schedule import Placement, Schedule
 from planner_service.solver import Aim, Problem, Search, Solution, Space, variants
 from planner_service.targets import Target
@@ -131,11 +131,14 @@ class _Run:
         self.progress = progress or (lambda _done, _text: None)
         self.cancelled = cancelled or (lambda: False)
         self.executed = executed or (lambda _seconds: None)
+        self.done = 0.0
 
     def tick(self, done: float, text: str) -> None:
+        """Look whether to go on, and say how far it is: never less than before."""
         if self.cancelled():
             raise PlannerError(Code.CANCELLED, "planning was cancelled")
-        self.progress(done, text)
+        self.done = max(self.done, done)
+        self.progress(self.done, text)
 
     @property
     def base(self) -> int:
@@ -347,9 +350,10 @@ class _Run:
             wanted = [changes.get(n, stage) for n, stage in enumerate(chosen)]
             made = build_schedule(facts, wanted, mode)
             packed = place_within(facts, made, limit, self.uncounted)
-            if packed is not None:
-                chosen[:], best = wanted, (made, packed)
-            return packed is not None
+            if packed is None or packed.gap_bytes > best[1].gap_bytes:
+                return False
+            chosen[:], best = wanted, (made, packed)
+            return True
 
         waiting = [[n for n, ladder in enumerate(ladders) if len(ladder) > 1]]
         while waiting:
@@ -379,6 +383,8 @@ class _Run:
         """Encode, execute, and add the self-test that the board will repeat."""
         graph, options = self.facts.graph, self.options
         self.tick(0.95, "executing the plan")
+        if placement.gap_bytes:
+            placement = proven(self.facts, schedule, placement, self.uncounted)
 
         def encoded(selftest: SelfTest | None) -> bytes:
             return encode(
@@ -529,7 +535,10 @@ def _p2(run: _Run, cap: int) -> PlanResult:
             result = run.fit(search, cap)
             if result is not None:
                 return result
-    raise _infeasible(run, cap, _p1(run, None))
+    least = _p1(run, None)
+    if least.counted_bytes <= cap:
+        return least
+    raise _infeasible(run, cap, least)
 
 
 def front(
@@ -567,7 +576,15 @@ def _undominated(results: Sequence[PlanResult]) -> tuple[PlanResult, ...]:
     return tuple(reversed(kept))
 
 
-def layers(graph: Graph, options: Options | None = None, *, target: Target | None = None) -> PlanResult:
-    """The plan that fuses nothing: what every other one is compared with."""
-    run = _Run(graph, options or Options(), target, None, None)
+def layers(
+    graph: Graph,
+    options: Options | None = None,
+    *,
+    target: Target | None = None,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> PlanResult:
+    """The plan that fuses nothing: what every other one is compared with. PlannerError(CANCELLED)."""
+    run = _Run(graph, options or Options(), target, progress, cancelled)
+    run.tick(0.0, "starting")
     return run.unfused(run.budget)

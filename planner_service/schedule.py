@@ -74,3 +74,8 @@ class Placement:
     scratch: tuple[int, ...]
     arena_bytes: int
     lower_bound: int
+
+    @property
+    def gap_bytes(self) -> int:
+        """What packing loses."""
+        return self.arena_bytes - self.lower_bound
