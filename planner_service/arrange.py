@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-#: Positions tried, besides two for each tensor, before a height is given up.
-EFFORT = 600
+#: Positions tried, besides two for each tensor, before a height is given up; and where it has to be fast.
+EFFORT, FAST_EFFORT = 600, 60
 #: With more different sums of a stage's windows than this, a proof takes them to fit as if they could be cut.
 SUMS_PROVEN = 512
 #: By position: whether a tensor may start there; and positions, or rooms.
@@ -52,10 +52,13 @@ class Arrangement:
     segments: tuple[tuple[tuple[int, ...], ...], ...]
 
 
-def arrange(wholes: Sequence[Whole], inners: Sequence[Inner], height: int, effort: int = EFFORT) -> Arrangement | None:
-    """Offsets within ``height`` units; None if none were found. Deterministic."""
-    found = _Arranger(wholes, inners, height, effort, None).run()
-    if found is None and (possible := _possible(wholes, inners, height)) is not None:
+def arrange(
+    wholes: Sequence[Whole], inners: Sequence[Inner], height: int, effort: int = EFFORT, *, thorough: bool = True
+) -> Arrangement | None:
+    """Offsets within ``height`` units; None if none were found. Deterministic. ``thorough``: what is hard to find is
+    looked for where no proof excludes it."""
+    found = _Arranger(wholes, inners, height, effort if thorough else FAST_EFFORT, None).run()
+    if found is None and thorough and (possible := _possible(wholes, inners, height)) is not None:
         found = _Arranger(wholes, inners, height, effort, possible).run()
     return found
 
@@ -282,8 +285,8 @@ def _split(sizes: Sequence[int], low: tuple[int, int], high: tuple[int, int]) ->
 
 
 def _ones(bits: int) -> list[int]:
-    text = bin(bits)[:1:-1]
-    return [n for n, bit in enumerate(text) if bit == "1"]
+    data = np.frombuffer(bits.to_bytes(bits.bit_length() // 8 + 1, "little"), dtype=np.uint8)
+    return [int(n) for n in np.flatnonzero(np.unpackbits(data, bitorder="little"))]
 
 
 def _row(start: int, sizes: Iterable[int]) -> list[int]:

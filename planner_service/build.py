@@ -104,9 +104,10 @@ class Node:
 
 class Facts:
     """What does not change while schedules of one graph are searched. ``nodes`` by operator index and by -1 - number
-    of a network input; ``producer``, ``consumers`` (operator indices, each once) and ``is_output`` by tensor."""
+    of a network input; ``producer``, ``consumers`` (operator indices, each once) and ``is_output`` by tensor.
+    ``encoded``: what ``encode`` keeps of a graph, which is the same in all its plans."""
 
-    __slots__ = ("base_macs", "bytes_of", "consumers", "graph", "is_output", "nodes", "op_macs", "producer")
+    __slots__ = ("base_macs", "bytes_of", "consumers", "encoded", "graph", "is_output", "nodes", "op_macs", "producer")
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -138,6 +139,7 @@ class Facts:
         #: MACs of the unfused operators, as ``ir.macs`` has them.
         self.op_macs = tuple(n.row_macs[-1] if n.row_macs else 0 for op, n in self.nodes.items() if op >= 0)
         self.base_macs = sum(self.op_macs)
+        self.encoded: tuple[bytes, int, bytes] | None = None
 
 
 def _node(graph: Graph, index: int, op: Op) -> Node:

@@ -117,12 +117,14 @@ def encode(
     facts = facts or Facts(graph)
     _check_request(plan_version, (vendor_id, class_id), align)
     _check_limits(graph)
-    weights = _Weights()
-    graph_bytes, op_mask = _graph_section(graph, weights)
+    if facts.encoded is None:
+        weights = _Weights()
+        facts.encoded = (*_graph_section(graph, weights), bytes(weights.data))
+    graph_bytes, op_mask, weight_bytes = facts.encoded
     sections: list[tuple[SectionId, bytes]] = [
         (SectionId.GRAPH, graph_bytes),
         (SectionId.SCHEDULE, _schedule_section(graph, facts, schedule, placement)),
-        (SectionId.WEIGHTS, bytes(weights.data)),
+        (SectionId.WEIGHTS, weight_bytes),
     ]
     if selftest is not None:
         head = SelftestRecord(
@@ -175,7 +177,7 @@ def encode(
         flags=0,
         vendor_id=vendor_id or bytes(16),
         class_id=class_id or bytes(16),
-        model_id=hashlib.sha256(graph_bytes + bytes(weights.data)).digest(),
+        model_id=hashlib.sha256(graph_bytes + weight_bytes).digest(),
     )
     return header.pack() + b"".join(s.pack() for s in table) + bytes(body)
 

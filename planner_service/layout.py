@@ -8,7 +8,7 @@ deterministic local search reorders the windows that stand under the peak."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -323,7 +323,7 @@ def place(
     """Arena offsets, all multiples of ``align`` (a power of two, at least 4). ``lower_bound`` is the most bytes live at
     one time; where ``arena_bytes`` is larger, no better packing was found. Tensors in ``apart`` lie above everything
     else."""
-    placement = _placement(facts, schedule, align, effort, apart, None)
+    placement = _placement(facts, schedule, align, apart, lambda p: _place(p, align, effort, None))
     assert placement is not None
     return placement
 
@@ -332,18 +332,48 @@ def place_within(
     facts: Facts, schedule: Schedule, height: int, apart: frozenset[int] = frozenset()
 ) -> Placement | None:
     """As ``place``, in at most ``height`` bytes without those of ``apart``; None if no such packing was found."""
-    return _placement(facts, schedule, 4, 0, apart, height)
+    return _placement(facts, schedule, 4, apart, lambda p: _place(p, 4, 0, height))
+
+
+def place_fast(
+    facts: Facts, schedule: Schedule, height: int, apart: frozenset[int] = frozenset(), *, tight: bool
+) -> Placement | None:
+    """As ``place_within``, with a look only at ``height`` or, if it is to be ``tight``, at the bytes that are live."""
+
+    def fast(packing: _Packing) -> tuple[Placed, int] | None:
+        wanted = packing.bound if tight else height // 4 * 4
+        arranged = _arranged(packing, wanted, 4, thorough=False) if packing.bound <= height else None
+        return None if arranged is None else (arranged, wanted)
+
+    return _placement(facts, schedule, 4, apart, fast)
+
+
+Placed = list[tuple[Window, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """What is to be packed: windows, how they may overlap, and the most bytes live at one time."""
+
+    schedule: Schedule
+    found: list[Window]
+    allowed: Overlaps
+    bound: int
 
 
 def _placement(
-    facts: Facts, schedule: Schedule, align: int, effort: int, apart: frozenset[int], limit: int | None
+    facts: Facts,
+    schedule: Schedule,
+    align: int,
+    apart: frozenset[int],
+    pack_into: Callable[[_Packing], tuple[Placed, int] | None],
 ) -> Placement | None:
     every = windows(facts, schedule)
     above = [w for w in every if w.kind == "tensor" and facts.nodes[_entry(schedule, w).op].tensor in apart]
     found = [w for w in every if w not in above]
     allowed = overlaps(facts, schedule, found, align)
     bound = _bound(found, allowed, align)
-    result = _place(schedule, found, allowed, bound, align, effort, limit)
+    result = pack_into(_Packing(schedule, found, allowed, bound))
     if result is None:
         return None
     placed, height = result
@@ -374,28 +404,18 @@ def _placement(
     )
 
 
-Placed = list[tuple[Window, int]]
-
-
-def _place(
-    schedule: Schedule,
-    found: list[Window],
-    allowed: Overlaps,
-    bound: int,
-    align: int,
-    effort: int,
-    limit: int | None,
-) -> tuple[Placed, int] | None:
+def _place(packing: _Packing, align: int, effort: int, limit: int | None) -> tuple[Placed, int] | None:
     """Windows with their offsets, and the height: the bound if it can be had, otherwise as near to it as the search
     gets; None if that is over ``limit``."""
+    found, allowed, bound = packing.found, packing.allowed, packing.bound
     if limit is not None and bound > limit:
         return None
-    arranged = _arranged(schedule, found, allowed, bound, align)
+    arranged = _arranged(packing, bound, align)
     if arranged is not None:
         return arranged, bound
     placed: Placed = []
     if limit is not None:
-        arranged = _arranged(schedule, found, allowed, limit // align * align, align)
+        arranged = _arranged(packing, limit // align * align, align)
         if arranged is None:
             return None
         placed, height = arranged, limit // align * align
@@ -410,7 +430,7 @@ def _place(
     low = bound
     while height - low > align:
         middle = (low + height) // 2 // align * align
-        arranged = _arranged(schedule, found, allowed, middle, align)
+        arranged = _arranged(packing, middle, align)
         if arranged is None:
             low = middle
         else:
@@ -463,10 +483,10 @@ def _parts(schedule: Schedule, found: Sequence[Window], allowed: Overlaps, align
     )
 
 
-def _arranged(schedule: Schedule, found: Sequence[Window], allowed: Overlaps, height: int, align: int) -> Placed | None:
+def _arranged(packing: _Packing, height: int, align: int, *, thorough: bool = True) -> Placed | None:
     """Offsets of all windows within ``height`` bytes; None if none were found."""
-    parts = _parts(schedule, found, allowed, align)
-    arrangement = arrange(parts.wholes, parts.inners, height // align)
+    parts = _parts(packing.schedule, packing.found, packing.allowed, align)
+    arrangement = arrange(parts.wholes, parts.inners, height // align, thorough=thorough)
     if arrangement is None:
         return None
     placed = list(zip(parts.tensors, arrangement.wholes, strict=True))

@@ -22,7 +22,7 @@ from planner_service.encode import SelfTest, encode
 from planner_service.engine import Engine, RunResult, generated_input
 from planner_service.errors import Code, PlannerError, Violation
 from planner_service.ir import Graph
-from planner_service.layout import live_bytes, place, place_within, proven, windows
+from planner_service.layout import live_bytes, place, place_fast, place_within, proven, windows
 from planner_service.schedule import Placement, Schedule
 from planner_service.solver import Aim, Problem, Search, Solution, Space, variants
 from planner_service.targets import Target
@@ -349,11 +349,10 @@ class _Run:
             self.tick(0.93, "making room for wider steps")
             wanted = [changes.get(n, stage) for n, stage in enumerate(chosen)]
             made = build_schedule(facts, wanted, mode)
-            packed = place_within(facts, made, limit, self.uncounted)
-            if packed is None or packed.gap_bytes > best[1].gap_bytes:
-                return False
-            chosen[:], best = wanted, (made, packed)
-            return True
+            packed = place_fast(facts, made, limit, self.uncounted, tight=not placement.gap_bytes)
+            if packed is not None:
+                chosen[:], best = wanted, (made, packed)
+            return packed is not None
 
         waiting = [[n for n, ladder in enumerate(ladders) if len(ladder) > 1]]
         while waiting:

@@ -102,6 +102,7 @@ struct ws_search {
     ws_vec_t stages, chains;                 /* ws_stage_t, int32_t */
     int32_t *stages_at, *stages_end;         /* by begin */
     int64_t *rest;                           /* fewest extra MACs behind a position with the stages found */
+    int32_t tried_cap;                       /* of the run before */
     int32_t *tried_room;                     /* by begin: the most room that stages were searched with */
     int32_t aim;
     int64_t slack; /* of WS_NEAR: extra MACs above the fewest, and one */

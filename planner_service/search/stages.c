@@ -819,12 +819,15 @@ static bool keep_known(scan_t *c)
         }
         s->stages_end[start] = (int32_t)s->stages.count;
         s->rest[start] = WS_MAX_EXTRA;
-        s->tried_room[start] = 0;
+        if (s->cap < s->tried_cap) { /* what is known may be too large now */
+            s->tried_room[start] = 0;
+        }
         note_rest(s, start);
         if (good && s->layers_cap > s->cap) {
             good = scan_start(c, start, 0, 0, true);
         }
     }
+    s->tried_cap = s->cap;
     ws_vec_free(s, &known);
     return good;
 }
