@@ -752,9 +752,11 @@ static bool sweep_back(scan_t *c, int32_t from, int32_t room)
     for (int32_t start = s->graph.op_count - 1; start >= from; start--) {
         note_rest(s, start);
         if (s->rest[start] > s->ahead[start] && room > s->tried_room[start]) {
-            s->tried_room[start] = room;
             if (!scan_start(c, start, room, 0, false)) {
                 return false;
+            }
+            if (s->rest[start] < WS_MAX_EXTRA) { /* otherwise a larger limit may let something follow */
+                s->tried_room[start] = ws_min(room, s->cap - (int32_t)c->base);
             }
         }
     }
