@@ -32,6 +32,9 @@ SHARED = emulator.ROOT.parent / "shared" / "models"
 #: F of the plans that are measured, besides layer by layer and the least RAM.
 FACTORS = (1.0, 1.2)
 SWEEPS = 4000
+#: Objectives are compared with these multiples of the least RAM.
+CAPS = (1.0, 1.25, 2.0, 4.0)
+OBJECTIVES: tuple[planner.Objective, ...] = ("macs", "latency")
 #: Instructions per unit that are none.
 NOTHING = 1e-4
 #: The largest median error on networks that were not fitted to.
@@ -168,6 +171,34 @@ def errors(model: Model, samples: Iterable[Sample]) -> list[Error]:
 def median(found: Sequence[Error]) -> float:
     """Of the errors' sizes."""
     return statistics.median(abs(e.value) for e in found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """P2 with ``cap`` bytes, by fewest MACs and by least predicted latency: instructions measured."""
+
+    network: str
+    cap: int
+    by_macs: int
+    by_latency: int
+
+
+def compare(graph: Graph, core: str) -> Iterator[Pair]:
+    """Both objectives on a core, with RAM between the least and that of the unfused plan."""
+    facts, board, elf = Facts(graph), targets.load(BOARDS[core]), images.image(core)
+    values = emulator.generated_input(sum(facts.bytes_of[io.tensor] for io in graph.inputs))
+    least = planner.plan(graph, planner.Constraint(kind="p1"), target=board).arena_bytes
+    most = planner.layers(graph, target=board).arena_bytes
+    for factor in CAPS:
+        cap = int(factor * least)
+        if cap >= most:
+            continue
+        counts = []
+        for objective in OBJECTIVES:
+            constraint = planner.Constraint(kind="p2", ram_max=cap, objective=objective)
+            (result,) = emulator.run(core, planner.plan(graph, constraint, target=board).plan, [values], elf=elf)
+            counts.append(result.instructions)
+        yield Pair(network=graph.name, cap=cap, by_macs=counts[0], by_latency=counts[1])
 
 
 def summary(what: str, found: Sequence[Error]) -> str:
