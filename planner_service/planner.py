@@ -414,7 +414,7 @@ class _Run:
             )
         )
         arena = Engine().open(plan).arena_size
-        if arena != -(-placement.arena_bytes // self.align) * self.align:
+        if arena != placement.arena_bytes:
             raise PlannerError(Code.INTERNAL, "the engine needs another arena than was planned")
         return PlanResult(
             plan=plan,
@@ -520,6 +520,13 @@ def _p2(run: _Run, cap: int) -> PlanResult:
     search = run.search(cap, 0, 0.0, 0.05)
     if run.feasible(search, cap, 0, 0.05, 0.2):
         result = run.fit(search, cap)
+        if result is None:
+            # None of those that are known packs into `cap`; the one that needs the fewest bytes may.
+            smallest, solution = run.least_memory(0, 0.2, 0.22)
+            solution, placement = run.pack(smallest, solution.memory, 0)
+            if run.counted(placement) <= cap // run.align * run.align:
+                schedule = build_schedule(run.facts, solution.stages, run.options.input_mode)
+                result = run.finish(solution, schedule, placement, cap // run.align * run.align)
         if result is not None:
             return result
     search = run.search(cap, None, 0.2, 0.25)

@@ -166,3 +166,13 @@ def test_branches_share_a_stage_only_where_they_read_each_other(mode: InputMode,
     graph = import_model(model.read_bytes(), name="digits_b")
     result = planner.plan(graph, planner.Constraint(kind="p1", f_max=f_max), planner.Options(input_mode=mode))
     assert f_max is None or result.overhead_factor <= f_max + 1e-9
+
+
+def test_more_ram_never_costs_macs() -> None:
+    """Where the schedules that are known first do not pack into a bound, those that need less are looked at before
+    anything is computed twice."""
+    model = Path(__file__).resolve().parents[1] / "samples" / "models" / "digits_a.onnx"
+    graph = import_model(model.read_bytes(), name="digits_a")
+    bounds = (4172, 4500, 4580, 4608, 4700, 4800)
+    macs = [planner.plan(graph, planner.Constraint(kind="p2", ram_max=bound)).macs for bound in bounds]
+    assert macs == sorted(macs, reverse=True)
