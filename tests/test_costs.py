@@ -80,6 +80,15 @@ def test_predictions_hold_on_a_network_that_was_not_fitted_to() -> None:
     assert fit.median(fit.errors(costs.load("m4"), samples)) < 0.15
 
 
+def test_objectives_are_compared_on_the_core() -> None:
+    if lacking := emulator.missing("m4"):
+        pytest.skip(f"{', '.join(lacking)} missing")
+    path = ROOT / "samples" / "models" / "digits_b.onnx"
+    pairs = list(fit.compare(import_model(path.read_bytes(), name=path.stem), "m4"))
+    assert len(pairs) == len(fit.CAPS)
+    assert all(pair.by_latency <= 1.02 * pair.by_macs for pair in pairs)
+
+
 def test_least_squares_finds_what_is_there() -> None:
     rng = np.random.default_rng(1)
     amounts = rng.uniform(0, 100, (40, 4))

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,13 @@ BAD_PLANS: dict[str, tuple[Any, Code, str]] = {
     "no RAM": (bad_plan_request(least_compute=pb.LeastCompute(ram_max=0)), Code.BAD_REQUEST, "ram_max"),
     "2^64 - 1 RAM": (bad_plan_request(least_compute=pb.LeastCompute(ram_max=2**64 - 1)), Code.BAD_REQUEST, "ram_max"),
     "input mode": (bad_plan_request(input_mode=77), Code.BAD_REQUEST, "input_mode"),
+    "objective": (bad_plan_request(objective=9), Code.BAD_REQUEST, "objective"),
+    "latency of layers": (
+        bad_plan_request(layer_by_layer=pb.LayerByLayer(), objective=pb.OBJECTIVE_LATENCY),
+        Code.BAD_REQUEST,
+        "objective",
+    ),
+    "latency of a host": (bad_plan_request(objective=pb.OBJECTIVE_LATENCY), Code.BAD_REQUEST, ""),
     "long line": (bad_plan_request(line="l" * 129), Code.BAD_REQUEST, "line"),
     "vendor id": (bad_plan_request(vendor_id=b"12345"), Code.BAD_REQUEST, "vendor_id"),
     "class id": (bad_plan_request(class_id=bytes(17)), Code.BAD_REQUEST, "class_id"),
@@ -446,6 +454,19 @@ def test_constraints(client: Client) -> None:
     layers = one(kind="layers")
     assert least.arena_bytes <= within.arena_bytes < exact.arena_bytes < layers.arena_bytes
     assert exact.overhead_factor == layers.overhead_factor == 1.0 < within.overhead_factor <= least.overhead_factor
+
+
+def test_latency_as_objective(client: Client) -> None:
+    request = api.PlanRequest(target="nrf52840dk", ram_max=8000, objective="latency", plan_version=7, line="fast")
+    (remote,) = client.create_plans(DIGITS, "digits_a", request)
+    (local,) = api.create_plans(DIGITS, "digits_a", request)
+    assert remote == local
+    assert remote.predicted_instructions is not None
+    (by_macs,) = client.create_plans(DIGITS, "digits_a", replace(request, objective="macs"))
+    assert by_macs.predicted_instructions is not None
+    assert remote.predicted_instructions < by_macs.predicted_instructions
+    (host,) = client.create_plans(DIGITS, "digits_a", api.PlanRequest())
+    assert host.predicted_instructions is None
 
 
 def test_front(client: Client) -> None:
