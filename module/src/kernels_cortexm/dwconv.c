@@ -200,7 +200,7 @@ static __attribute__((noinline)) void quad_3x3(const weft_call_t *call, const qu
 }
 
 #if DSP_ASM
-#define MAC_NARROW(address)                                                                                            \
+#define NARROW_TAP(address)                                                                                            \
     "ldr %[x], [%[px]" address "]\n\t"                                                                                 \
     "ldr %[wo], [%[w]" address "]\n\t"                                                                                 \
     "sxtab16 %[e], %[offset], %[x]\n\t"                                                                                \
@@ -211,32 +211,51 @@ static __attribute__((noinline)) void quad_3x3(const weft_call_t *call, const qu
     "smlatt %[v2], %[e], %[we], %[v2]\n\t"                                                                             \
     "smlabb %[v1], %[x], %[wo], %[v1]\n\t"                                                                             \
     "smlatt %[v3], %[x], %[wo], %[v3]\n\t"
+
+#define NARROW_ROWS(taps)                                                                                              \
+    __asm__ volatile("1:\n\t"                                                                                          \
+                     "ldr %[px], [%[row]], #4\n\t"                                                                     \
+                     "ldr %[x], %[at]\n\t"                                                                             \
+                     "add %[px], %[px], %[x]\n\t" taps "ldrd %[x], %[e], %[ends]\n\t"                                  \
+                     "add %[w], %[w], %[x]\n\t"                                                                        \
+                     "cmp %[row], %[e]\n\t"                                                                            \
+                     "bne 1b"                                                                                          \
+                     : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [px] "=&r"(px),     \
+                       [x] "=&r"(x), [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo), [w] "+r"(w), [row] "+r"(row)        \
+                     : [n] "r"(n), [offset] "r"(offset), [at] "m"(at), [ends] "m"(ends)                                \
+                     : "cc", "memory")
 #endif
 
-/* `taps` taps of a row, `step` bytes apart; their weights, `n` apart. */
-DSP_INLINE dsp_acc4_t narrow_row(dsp_acc4_t acc, const int8_t *px, const int8_t *w, int32_t taps, int32_t step,
-                                 int32_t n, uint32_t offset)
+/*
+ * One tap column of four channels, or three or two neighbouring ones: `rows` rows from `row` on, first taps at `at`.
+ * `n` bytes from a tap's weights to the next one's, and if several columns from its inputs to the next one's.
+ */
+DSP_INLINE dsp_acc4_t narrow_columns(dsp_acc4_t acc, const int8_t *const *row, int32_t rows, int32_t at,
+                                     const int8_t *w, int32_t row_step, int32_t columns, int32_t n, uint32_t offset)
 {
 #if DSP_ASM
-    /* Without dilation: inputs are as far apart as weights, which saves a register. */
-    for (; taps >= 3 && step == n; taps -= 3, px += 3 * n, w += 3 * n) {
-        int32_t x, e, we, wo;
-        __asm__ volatile(MAC_NARROW("") MAC_NARROW(", %[n]") MAC_NARROW(", %[n], lsl #1")
-                         : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [x] "=&r"(x),
-                           [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo)
-                         : [px] "r"(px), [w] "r"(w), [n] "r"(n), [offset] "r"(offset)
-                         : "memory");
+    const uintptr_t ends[2] = {(uintptr_t)row_step, (uintptr_t)(row + rows)};
+    int32_t x, e, we, wo, px;
+    if (columns == 3) {
+        NARROW_ROWS(NARROW_TAP("") NARROW_TAP(", %[n]") NARROW_TAP(", %[n], lsl #1"));
+    } else if (columns == 2) {
+        NARROW_ROWS(NARROW_TAP("") NARROW_TAP(", %[n]"));
+    } else {
+        NARROW_ROWS(NARROW_TAP(""));
+    }
+#else
+    for (; rows > 0; rows--, row++, w += row_step) {
+        for (int32_t k = 0; k < columns; k++) {
+            const uint32_t x = dsp_load(*row + at + k * n), v = dsp_load(w + k * n);
+            const int16x2_t even = dsp_even_plus(x, offset), odd = dsp_odd_plus(x, offset);
+            const int16x2_t we = dsp_even(v), wo = dsp_odd(v);
+            acc.v0 = __smlabb(even, we, acc.v0);
+            acc.v2 = __smlatt(even, we, acc.v2);
+            acc.v1 = __smlabb(odd, wo, acc.v1);
+            acc.v3 = __smlatt(odd, wo, acc.v3);
+        }
     }
 #endif
-    for (; taps > 0; taps--, px += step, w += n) {
-        const uint32_t x = dsp_load(px), v = dsp_load(w);
-        const int16x2_t even = dsp_even_plus(x, offset), odd = dsp_odd_plus(x, offset);
-        const int16x2_t we = dsp_even(v), wo = dsp_odd(v);
-        acc.v0 = __smlabb(even, we, acc.v0);
-        acc.v2 = __smlatt(even, we, acc.v2);
-        acc.v1 = __smlabb(odd, wo, acc.v1);
-        acc.v3 = __smlatt(odd, wo, acc.v3);
-    }
     return acc;
 }
 
@@ -245,21 +264,24 @@ static __attribute__((noinline)) void narrow_pixel(const weft_call_t *call, cons
                                                    const weft_linear_t *p, int32_t x, int8_t *out)
 {
     const weft_op_t *op = call->op;
-    const int32_t n = call->total, c = call->in0.c, width = op->kernel_w, step = op->dilation_w * c;
+    const int32_t n = call->total, c = call->in0.c, width = op->kernel_w, row_step = width * n;
+    const int32_t step = op->dilation_w * c;
     const uint32_t offset = dsp_offset(call->in0.zero_point);
     const int32_t first = x * op->stride_w - op->pad_left;
     const weft_taps_t cols = weft_taps(first, width, op->dilation_w, call->in0.w);
     const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * c;
     const int8_t *weights = p->weights + (rows->taps.lo * width + cols.lo) * n;
-    const int8_t *const *const row_end = rows->row + rows->taps.hi;
+    const int8_t *const *const row = rows->row + rows->taps.lo;
+    const int32_t height = rows->taps.hi - rows->taps.lo, group = step == n ? 3 : 1;
 
     for (int32_t next = 0; next < call->channels; next += 4) {
         const int32_t o = weft_min(next, call->channels - 4); /* the last channels overlap those before */
         const int32_t *bias = (const int32_t *)(const void *)p->bias + o;
         const int8_t *w = weights + o;
         dsp_acc4_t acc = {bias[0], bias[1], bias[2], bias[3]};
-        for (const int8_t *const *row = rows->row + rows->taps.lo; row != row_end; row++, w += width * n) {
-            acc = narrow_row(acc, *row + column + o, w, cols.hi - cols.lo, step, n, offset);
+        int32_t at = column + o;
+        for (int32_t left = cols.hi - cols.lo; left > 0; left -= group, at += group * step, w += group * n) {
+            acc = narrow_columns(acc, row, height, at, w, row_step, weft_min(left, group), n, offset);
         }
         dsp_store_four(acc.v0, acc.v1, acc.v2, acc.v3, p, o, out);
     }
