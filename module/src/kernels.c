@@ -3,7 +3,11 @@
 #include "weft/weft_config.h"
 #include "weft_internal.h"
 
-#if WEFT_KERNELS_DSP
+#if WEFT_KERNELS_MVE
+#include "kernels_mve/mve.h"
+#define FAST(kernel) kernel##_mve
+#define FAST_POOL(kernel) kernel##_mve
+#elif WEFT_KERNELS_DSP
 #include "kernels_cortexm/dsp.h"
 #define FAST(kernel) kernel##_dsp
 #define FAST_POOL(kernel) kernel##_dsp

@@ -66,6 +66,11 @@
 #define WEFT_WITH_RESIZE WEFT_OPS_ALL
 #endif
 
+/** 1: kernels for Cortex-M with Helium (M55, M85), from src/kernels_mve; same bytes, faster. */
+#ifndef WEFT_KERNELS_MVE
+#define WEFT_KERNELS_MVE 0
+#endif
+
 /** 1: kernels for Cortex-M with the DSP extension (M4, M7, M33), from src/kernels_cortexm; same bytes, faster. */
 #ifndef WEFT_KERNELS_DSP
 #define WEFT_KERNELS_DSP 0

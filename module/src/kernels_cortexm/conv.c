@@ -342,7 +342,7 @@ static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
 
 /* ---------------------------------------------------------------- in place */
 
-/* An output pixel: `rows` runs of memory of `run` elements each, and the first weight under them. */
+/* An output pixel: one or more `rows`, runs of memory of `run` elements each, and the first weight under them. */
 static __attribute__((noinline)) void one_pixel(const conv_t *conv, const int8_t *const *row, int32_t rows,
                                                 int32_t column, int32_t run, int32_t weight, int8_t *out)
 {
@@ -363,13 +363,18 @@ static __attribute__((noinline)) void one_pixel(const conv_t *conv, const int8_t
     }
 }
 
-/* The same where tap rows are several or lie apart. */
+/* The same where tap rows are several or lie apart; none may be inside. */
 static void rows_pixel(const conv_t *conv, const weft_rows_t *rows, int32_t x, int8_t *out)
 {
+    const int8_t *const in_padding = conv->p.weights; /* any address: a run of none */
     const weft_op_t *op = conv->call->op;
     const weft_view_t *in = &conv->call->in0;
     const int32_t lo = rows->taps.lo, first = x * op->stride_w - op->pad_left;
     const weft_taps_t cols = weft_taps(first, op->kernel_w, 1, in->w);
+    if (lo == rows->taps.hi) {
+        one_pixel(conv, &in_padding, 1, 0, 0, 0, out);
+        return;
+    }
     one_pixel(conv, rows->row + lo, rows->taps.hi - lo, (first + cols.lo - rows->x) * in->c,
               (cols.hi - cols.lo) * in->c, (lo * op->kernel_w + cols.lo) * in->c, out);
 }
@@ -499,7 +504,7 @@ void weft_conv2d_dsp(const weft_call_t *call)
         weft_conv2d(call);
         return;
     }
-    dsp_count_macs(call, conv.depth * call->channels);
+    weft_count_macs(call, conv.depth * call->channels);
     dsp_clamp_region(call);
 }
 

@@ -3,8 +3,6 @@
 
 #if WEFT_KERNELS_DSP
 
-#include "../kernels_ref/taps.h"
-
 __attribute__((noinline)) int8_t dsp_scale_any(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point)
 {
     /* Far from overflow when the zero point is added, far outside of int8. */
@@ -97,26 +95,6 @@ void dsp_clamp_region(const weft_call_t *call)
             dsp_clamp(p, call->channels, lo, hi);
         }
     }
-}
-
-void dsp_count_macs(const weft_call_t *call, int32_t depth)
-{
-#if WEFT_COUNT
-    const weft_op_t *op = call->op;
-    int64_t rows = 0, cols = 0;
-    for (int32_t y = call->y0; y < call->y1; y++) {
-        const weft_taps_t t = weft_taps(y * op->stride_h - op->pad_top, op->kernel_h, op->dilation_h, call->in0.h);
-        rows += t.hi - t.lo;
-    }
-    for (int32_t x = call->x0; x < call->x1; x++) {
-        const weft_taps_t t = weft_taps(x * op->stride_w - op->pad_left, op->kernel_w, op->dilation_w, call->in0.w);
-        cols += t.hi - t.lo;
-    }
-    WEFT_COUNT_MACS(call, rows * cols * depth);
-#else
-    (void)call;
-    (void)depth;
-#endif
 }
 
 #endif

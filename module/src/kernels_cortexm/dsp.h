@@ -191,9 +191,6 @@ void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi);
 /* The same for what a call wrote, where the operator's clamp is not all of int8. */
 void dsp_clamp_region(const weft_call_t *call);
 
-/* WEFT_COUNT_MACS for a sliding window of `depth` MACs per tap and output pixel. */
-void dsp_count_macs(const weft_call_t *call, int32_t depth);
-
 /* Kernels of this folder; what they have no quick way for they hand to the reference kernels. */
 void weft_conv2d_dsp(const weft_call_t *call);
 void weft_dwconv2d_dsp(const weft_call_t *call);

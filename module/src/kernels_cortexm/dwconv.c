@@ -280,7 +280,8 @@ static __attribute__((noinline)) void narrow_pixel(const weft_call_t *call, cons
         const int8_t *w = weights + o;
         dsp_acc4_t acc = {bias[0], bias[1], bias[2], bias[3]};
         int32_t at = column + o;
-        for (int32_t left = cols.hi - cols.lo; left > 0; left -= group, at += group * step, w += group * n) {
+        for (int32_t left = height > 0 ? cols.hi - cols.lo : 0; left > 0;
+             left -= group, at += group * step, w += group * n) {
             acc = narrow_columns(acc, row, height, at, w, row_step, weft_min(left, group), n, offset);
         }
         dsp_store_four(acc.v0, acc.v1, acc.v2, acc.v3, p, o, out);
@@ -361,7 +362,7 @@ void weft_dwconv2d_dsp(const weft_call_t *call)
     } else {
         narrow_region(call, &p);
     }
-    dsp_count_macs(call, n);
+    weft_count_macs(call, n);
     dsp_clamp_region(call);
 }
 

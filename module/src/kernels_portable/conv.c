@@ -278,5 +278,5 @@ void weft_conv2d_portable(const weft_call_t *call)
         conv_in_place(call, &p, conv.size);
     }
     portable_clamp_region(call);
-    portable_count_macs(call, call->in0.c * call->channels);
+    weft_count_macs(call, call->in0.c * call->channels);
 }

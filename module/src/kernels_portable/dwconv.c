@@ -228,5 +228,5 @@ void weft_dwconv2d_portable(const weft_call_t *call)
         all_pixels(&group, &rows, taps);
     }
     portable_clamp_region(call);
-    portable_count_macs(call, call->channels);
+    weft_count_macs(call, call->channels);
 }

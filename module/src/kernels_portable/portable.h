@@ -157,27 +157,6 @@ PORTABLE_INLINE portable_span_t portable_inside(const weft_call_t *call)
     return span;
 }
 
-/* WEFT_COUNT_MACS for a sliding window of `depth` MACs per tap and output pixel. */
-static inline void portable_count_macs(const weft_call_t *call, int32_t depth)
-{
-#if WEFT_COUNT
-    const weft_op_t *op = call->op;
-    int64_t columns = 0, rows = 0;
-    for (int32_t x = call->x0; x < call->x1; x++) {
-        const weft_taps_t taps = weft_taps(x * op->stride_w - op->pad_left, op->kernel_w, op->dilation_w, call->in0.w);
-        columns += taps.hi - taps.lo;
-    }
-    for (int32_t y = call->y0; y < call->y1; y++) {
-        const weft_taps_t taps = weft_taps(y * op->stride_h - op->pad_top, op->kernel_h, op->dilation_h, call->in0.h);
-        rows += taps.hi - taps.lo;
-    }
-    WEFT_COUNT_MACS(call, rows * columns * depth);
-#else
-    (void)call;
-    (void)depth;
-#endif
-}
-
 /* Kernels of this folder; what they have no quick way for they hand to the reference kernels. */
 void weft_conv2d_portable(const weft_call_t *call);
 void weft_dwconv2d_portable(const weft_call_t *call);

@@ -53,4 +53,25 @@ static inline const int8_t *weft_row(const weft_rows_t *rows, int32_t k)
     return k < WEFT_HOISTED_ROWS ? rows->row[k] : weft_px(rows->view, rows->first + k * rows->dilation, rows->x);
 }
 
+/* WEFT_COUNT_MACS for a call with `depth` MACs per tap and output pixel. */
+static inline void weft_count_macs(const weft_call_t *call, int32_t depth)
+{
+#if WEFT_COUNT
+    const weft_op_t *op = call->op;
+    int64_t columns = 0, rows = 0;
+    for (int32_t x = call->x0; x < call->x1; x++) {
+        const weft_taps_t taps = weft_taps(x * op->stride_w - op->pad_left, op->kernel_w, op->dilation_w, call->in0.w);
+        columns += taps.hi - taps.lo;
+    }
+    for (int32_t y = call->y0; y < call->y1; y++) {
+        const weft_taps_t taps = weft_taps(y * op->stride_h - op->pad_top, op->kernel_h, op->dilation_h, call->in0.h);
+        rows += taps.hi - taps.lo;
+    }
+    WEFT_COUNT_MACS(call, rows * columns * depth);
+#else
+    (void)call;
+    (void)depth;
+#endif
+}
+
 #endif

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * DWCONV2D with one output channel per input channel: eight channels of one output pixel, or of two neighbours, whose
+ * weights are loaded once. The weights' sum goes along, for the zero point.
+ */
+#include "mve.h"
+
+#if WEFT_KERNELS_MVE
+
+#define TAPS_MAX 255 /* sums of as many weights fit int16 */
+
+/* Neighbouring output pixels that have the same taps inside. */
+typedef struct {
+    const weft_call_t *call;
+    const weft_linear_t *p;
+    const int8_t *const *row; /* tap rows */
+    int32_t rows, columns;
+    int32_t column, weight; /* bytes: from a row's address to the first tap; to the first weight */
+} window_t;
+
+/* Sums of eight channels, even ones and odd ones: products of pairs of int16 come out like that. */
+typedef struct {
+    int32x4_t even, odd;
+} sums_t;
+
+/* A row of taps; written out, as it needs all vector registers. */
+#define TAPS(neighbour, next)                                                                                          \
+    "wls lr, %[columns], 2f\n\t"                                                                                       \
+    "1:\n\t"                                                                                                           \
+    "vldrb.s16 q0, [%[w]]\n\t"                                                                                         \
+    "vldrb.s16 q1, [%[px]]\n\t"                                                                                        \
+    "vadd.i16 %q[sum], %q[sum], q0\n\t"                                                                                \
+    "vmullb.s16 q2, q1, q0\n\t"                                                                                        \
+    "vadd.i32 %q[ae], %q[ae], q2\n\t"                                                                                  \
+    "vmullt.s16 q2, q1, q0\n\t"                                                                                        \
+    "vadd.i32 %q[ao], %q[ao], q2\n\t" neighbour "add %[w], %[w], %[n]\n\t"                                             \
+    "add %[px], %[px], %[step]\n\t" next "le lr, 1b\n\t"                                                               \
+    "2:"
+#define NEIGHBOUR                                                                                                      \
+    "vldrb.s16 q1, [%[neighbour]]\n\t"                                                                                 \
+    "vmullb.s16 q2, q1, q0\n\t"                                                                                        \
+    "vadd.i32 %q[be], %q[be], q2\n\t"                                                                                  \
+    "vmullt.s16 q2, q1, q0\n\t"                                                                                        \
+    "vadd.i32 %q[bo], %q[bo], q2\n\t"
+
+/* All channels of one pixel, or of `two` neighbours. */
+MVE_INLINE void pixels(const window_t *win, bool two, int8_t *out)
+{
+    const weft_call_t *call = win->call;
+    const weft_linear_t p = *win->p; /* a copy: bytes written could be its members */
+    const mve_range_t range = mve_range(&p);
+    const int32_t n = call->out.c, step = call->op->dilation_w * n, next = call->op->stride_w * n;
+    const int32_t columns = win->columns, row_weights = (call->op->kernel_w - columns) * n, column = win->column;
+    const int32_t zp = -call->in0.zero_point;
+    const int8_t *const weights = p.weights + win->weight;
+    const int8_t *const *const begin = win->row, *const *const end = begin + win->rows;
+    const uint32x4_t every_second = {0, 2, 4, 6};
+    for (int32_t channel = 0; channel < n; channel += 8) {
+        const int32_t o = weft_min(channel, n - 8); /* the last channels overlap those before */
+        const int8_t *w = weights + o;
+        sums_t a, b;
+        int16x8_t sum = vdupq_n_s16(0);
+        a.even = a.odd = b.even = b.odd = vdupq_n_s32(0);
+        for (const int8_t *const *row = begin; row != end; row++, w += row_weights) {
+            const int8_t *px = *row + column + o;
+            const int8_t *neighbour = px + next;
+            if (two) {
+                __asm__ volatile(TAPS(NEIGHBOUR, "add %[neighbour], %[neighbour], %[step]\n\t")
+                                 : [sum] "+w"(sum), [ae] "+w"(a.even), [ao] "+w"(a.odd), [be] "+w"(b.even),
+                                   [bo] "+w"(b.odd), [px] "+l"(px), [neighbour] "+l"(neighbour), [w] "+l"(w)
+                                 : [columns] "r"(columns), [step] "r"(step), [n] "r"(n)
+                                 : "q0", "q1", "q2", "lr", "cc", "memory");
+            } else {
+                __asm__ volatile(TAPS("", "")
+                                 : [sum] "+w"(sum), [ae] "+w"(a.even), [ao] "+w"(a.odd), [px] "+l"(px), [w] "+l"(w)
+                                 : [columns] "r"(columns), [step] "r"(step), [n] "r"(n)
+                                 : "q0", "q1", "q2", "lr", "cc", "memory");
+            }
+        }
+        int16x8_t out_a = sum, out_b = sum;
+        for (int32_t odd = 0; odd < 2; odd++) {
+            const int32_t *bias = mve_words(p.bias) + o + odd, *multiplier = mve_words(p.multiplier);
+            const int32x4_t start = vmlaq_n_s32(vldrwq_gather_shifted_offset_s32(bias, every_second),
+                                                odd ? vmovltq_s16(sum) : vmovlbq_s16(sum), zp);
+            mve_scale_t scale;
+            if (p.per_tensor) {
+                scale = mve_scale_of(vdupq_n_s32(*multiplier), vdupq_n_s32(*p.shift));
+            } else {
+                scale = mve_scale_of(vldrwq_gather_shifted_offset_s32(multiplier + o + odd, every_second),
+                                     vldrbq_gather_offset_s32(p.shift + o + odd, every_second));
+            }
+            if (odd) {
+                out_a = vmovntq_s32(out_a, mve_out(vaddq_s32(start, a.odd), scale, range));
+                out_b = two ? vmovntq_s32(out_b, mve_out(vaddq_s32(start, b.odd), scale, range)) : out_b;
+            } else {
+                out_a = vmovnbq_s32(out_a, mve_out(vaddq_s32(start, a.even), scale, range));
+                out_b = two ? vmovnbq_s32(out_b, mve_out(vaddq_s32(start, b.even), scale, range)) : out_b;
+            }
+        }
+        vstrbq_s16(out + o, out_a);
+        if (two) {
+            vstrbq_s16(out + n + o, out_b);
+        }
+    }
+}
+
+static MVE_NOINLINE void one_pixel(const window_t *win, int8_t *out)
+{
+    pixels(win, false, out);
+}
+
+static MVE_NOINLINE void two_pixels(const window_t *win, int8_t *out)
+{
+    pixels(win, true, out);
+}
+
+void weft_dwconv2d_mve(const weft_call_t *call)
+{
+    const weft_op_t *op = call->op;
+    const weft_view_t *in = &call->in0;
+    const int32_t n = call->out.c;
+    if (n != in->c || n < 8 || op->kernel_h > WEFT_HOISTED_ROWS || op->kernel_h * op->kernel_w > TAPS_MAX) {
+        weft_dwconv2d(call);
+        return;
+    }
+    const weft_linear_t p = weft_linear(call, n);
+    weft_rows_t rows;
+    window_t win;
+    win.call = call;
+    win.p = &p;
+    for (int32_t y = call->y0; y < call->y1; y++) {
+        int8_t *out = weft_px(&call->out, y, call->x0);
+        weft_rows(&rows, call, y);
+        win.row = rows.row + rows.taps.lo;
+        win.rows = rows.taps.hi - rows.taps.lo;
+        for (int32_t x = call->x0; x < call->x1; x++, out += n) {
+            const int32_t first = x * op->stride_w - op->pad_left;
+            const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, in->w);
+            const weft_taps_t then = weft_taps(first + op->stride_w, op->kernel_w, op->dilation_w, in->w);
+            win.columns = cols.hi - cols.lo;
+            win.column = (first + cols.lo * op->dilation_w - rows.x) * n;
+            win.weight = (rows.taps.lo * op->kernel_w + cols.lo) * n;
+            if (x + 1 < call->x1 && then.lo == cols.lo && then.hi == cols.hi) {
+                two_pixels(&win, out);
+                x++;
+                out += n;
+            } else {
+                one_pixel(&win, out);
+            }
+        }
+    }
+    weft_count_macs(call, n);
+}
+
+#endif
