@@ -11,7 +11,7 @@ from typing import Literal
 from planner_service.ir import Conv2D, Graph, Op
 
 #: A folder of kernels under module/src.
-Family = Literal["cortexm", "portable"]
+Family = Literal["cortexm", "mve", "portable"]
 
 #: By ``Target.core``; hosts run the reference kernels, which use none.
 FAMILIES: Mapping[str, Family] = {
@@ -21,14 +21,14 @@ FAMILIES: Mapping[str, Family] = {
     "cortex-m4": "cortexm",
     "cortex-m7": "cortexm",
     "cortex-m33": "cortexm",
-    "cortex-m55": "cortexm",
+    "cortex-m55": "mve",
     "rv32imc": "portable",
     "xtensa-lx7": "portable",
 }
 
 #: Elements of a patch that a kernel keeps on its stack; those that the DSP kernels widen at once, and the bytes of the
 #: sums that they keep when a patch takes more than one such chunk.
-_STACK_PATCH: Mapping[Family, int] = {"cortexm": 28, "portable": 64}
+_STACK_PATCH: Mapping[Family, int] = {"cortexm": 28, "mve": 40, "portable": 64}
 _CHUNK, _SUMS = 128, 128
 #: Taps of a depthwise kernel whose widened weights fit on the stack, and bytes of each beyond.
 _STACK_TAPS, _TAP_BYTES = 9, 8
@@ -52,6 +52,8 @@ def wish(family: Family, graph: Graph, op: Op) -> int:
     size = taps * depth
     if size <= _STACK_PATCH[family]:
         return 0
+    if family == "mve":
+        return 4 * size if taps > 1 and op.groups == 1 and op.dilation[1] == 1 else 0  # four patches side by side
     if family == "portable":
         return 4 * size if taps == 1 and op.groups == 1 else 0  # gathering larger kernels takes longer than it saves
     staged = depth % 4 != 0 and not (taps == 1 and not any(op.pads))

@@ -65,8 +65,8 @@ class CCall(ctypes.Structure):
     _fields_ = [
         ("op", ctypes.POINTER(COp)),
         ("params", ctypes.c_void_p),
+        ("in1", ctypes.POINTER(CView)),
         ("in0", CView),
-        ("in1", CView),
         ("out", CView),
         *((n, ctypes.c_int32) for n in ("y0", "y1", "x0", "x1", "channel", "channels", "total", "axis_offset")),
         ("acc", ctypes.c_void_p),
@@ -296,7 +296,7 @@ def run(
     call = CCall(op=ctypes.pointer(op), params=block.ctypes.data if block is not None else None)
     call.in0, call.out = held[0].c, out.c
     if len(held) > 1:
-        call.in1 = held[1].c
+        call.in1 = ctypes.pointer(held[1].c)
     call.y0, call.y1, call.x0, call.x1 = region
     call.macs = ctypes.pointer(macs)
     call.channels = call.total = expected.shape[2]
@@ -794,7 +794,7 @@ def test_hostile_parameters_are_harmless(lib: ctypes.CDLL, seed: int) -> None:
         a, b = (Window(rng, (2, 2, 4), zp, whole, "full").put(v) for v in (x, y))
         out = Window(rng, (2, 2, 4), pick(rng, -128, 127), whole, "full")
         call = CCall(
-            op=ctypes.pointer(op), params=block.ctypes.data, in0=a.c, in1=b.c, out=out.c, y0=0, y1=2, x0=0, x1=2
+            op=ctypes.pointer(op), params=block.ctypes.data, in0=a.c, in1=ctypes.pointer(b.c), out=out.c, y0=0, y1=2, x0=0, x1=2
         )
         kernel(lib, opcode)(ctypes.byref(call))
 

@@ -142,6 +142,24 @@ static void call_concat(const run_t *run, const weft_op_t *op, weft_call_t *call
     }
 }
 
+/* ADD, SUB, MUL: the second operand is here and not on the stack of all others. */
+static WEFT_NOINLINE void call_binary(const run_t *run, weft_call_t *call)
+{
+    weft_view_t in1;
+    view(run, call->op->input1, &in1);
+    call->in1 = &in1;
+    weft_kernels[call->op->opcode](call);
+}
+
+static void call_kernel(const run_t *run, weft_call_t *call)
+{
+    if (weft_is_binary(call->op)) {
+        call_binary(run, call);
+    } else {
+        weft_kernels[call->op->opcode](call);
+    }
+}
+
 /* Accumulators of a REDUCE or FULLY_CONNECTED: where, and whether this call is the first or last for its output. */
 static void accumulate(const run_t *run, const weft_entry_t *e, weft_call_t *call)
 {
@@ -227,10 +245,7 @@ static void produce(const run_t *run, uint32_t n)
     if (op->opcode == WEFT_OP_CONCAT) {
         call_concat(run, op, &call);
     } else {
-        if (op->opcode >= WEFT_OP_ADD && op->opcode <= WEFT_OP_MUL) {
-            view(run, op->input1, &call.in1);
-        }
-        weft_kernels[op->opcode](&call);
+        call_kernel(run, &call);
     }
     if (io->op_fn != NULL) {
         io->op_fn(io->ctx, e->op, 0);

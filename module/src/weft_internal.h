@@ -39,6 +39,12 @@ static inline uint64_t weft_rd64(const uint8_t *p)
     return weft_rd32(p) | (uint64_t)weft_rd32(p + 4) << 32;
 }
 
+#if defined(__GNUC__)
+#define WEFT_NOINLINE __attribute__((noinline))
+#else
+#define WEFT_NOINLINE
+#endif
+
 /*
  * Records are read where they are: these structures are the records of docs/plan-format.md, byte for byte. The bytes
  * may be accessed as anything.
@@ -93,6 +99,11 @@ static inline int8_t *weft_px(const weft_view_t *v, int32_t y, int32_t x)
     return v->ring + slot * v->ring_stride + x * v->c;
 }
 
+static inline bool weft_same_shape(const weft_view_t *a, const weft_view_t *b)
+{
+    return a->h == b->h && a->w == b->w && a->c == b->c;
+}
+
 /*
  * One kernel call: produce rows [y0, y1) and columns [x0, x1) of the output, never empty. For REDUCE and
  * FULLY_CONNECTED the region is over the input that is consumed (region of the whole input, each pixel once).
@@ -100,8 +111,9 @@ static inline int8_t *weft_px(const weft_view_t *v, int32_t y, int32_t x)
  */
 typedef struct {
     const weft_op_t *op;
-    const uint8_t *params; /* parameter block (docs/plan-format.md), NULL if the opcode has none */
-    weft_view_t in0, in1;  /* in1: second operand of ADD, SUB, MUL */
+    const uint8_t *params;  /* parameter block (docs/plan-format.md), NULL if the opcode has none */
+    const weft_view_t *in1; /* second operand of ADD, SUB, MUL */
+    weft_view_t in0;
     weft_view_t out;
     int32_t y0, y1, x0, x1;
     /* CONV2D, DWCONV2D: output channels [channel, channel + channels) of `total`; views start at the first of them. */

@@ -49,6 +49,7 @@ static int32_t scratch[SCRATCH_MAX / 4u + 1u];
 
 static weft_op_t op;
 static weft_call_t call;
+static weft_view_t second;
 static size_t out_bytes;
 
 /* ---------------------------------------------------------------- output */
@@ -279,7 +280,8 @@ static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], b
         const int32_t h = broadcast && chance(2) != 0 ? 1 : s->h, w = broadcast && chance(2) != 0 ? 1 : s->w;
         const int32_t c = broadcast && chance(2) != 0 ? 1 : s->c;
         const int32_t all[4] = {0, h, 0, w};
-        noise(area_in1, window(&call.in1, area_in1, h, w, c, all, FULL));
+        call.in1 = &second;
+        noise(area_in1, window(&second, area_in1, h, w, c, all, FULL));
     }
     out_bytes = dense ? window(&call.out, area_out, 1, 1, s->n, vector, FULL)
                       : window(&call.out, area_out, s->oh, s->ow, out_c, region, random ? (int)chance(KINDS) : FULL);

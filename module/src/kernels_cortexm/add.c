@@ -40,9 +40,8 @@ static operand_t operand(const uint8_t *params, int32_t zero_point, uint32_t mul
 
 void weft_add_dsp(const weft_call_t *call)
 {
-    const weft_view_t *in0 = &call->in0, *in1 = &call->in1, *out = &call->out;
-    const bool alike = in0->h == in1->h && in0->w == in1->w && in0->c == in1->c && in0->h == out->h &&
-                       in0->w == out->w && in0->c == out->c;
+    const weft_view_t *in0 = &call->in0, *in1 = call->in1, *out = &call->out;
+    const bool alike = weft_same_shape(in0, in1) && weft_same_shape(in0, out);
     /* 9 bits of difference to the zero point, shifted left by at most 20, and the sum of two stay below 2^30. */
     if (!alike || call->params[LEFT_SHIFT] > 20 || (int8_t)call->params[SHIFT0] > 0 ||
         (int8_t)call->params[SHIFT1] > 0 || (int8_t)call->params[SHIFT_OUT] >= 0) {

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * CONV2D: four output pixels and one channel at a time, 0.17 instructions per MAC and 10 per output; what is left of
- * them one by one, four channels at a time. Pixels are read in place. Patches of short tap rows are gathered first:
- * then there is one run, and taps outside are the zero point.
+ * them one by one, four channels at a time. Pointwise, pixels are read in place. Other patches are gathered if there is
+ * memory for four: the plan's scratch, or the stack for short ones. Then there is one run, and taps outside are the
+ * zero point. Else tap rows are read in place.
  */
 #include "mve.h"
 
 #if WEFT_KERNELS_MVE
 
-#define PATCH_MAX 64 /* elements of a patch that is gathered on the stack */
-#define SHORT_ROW 15 /* elements of a tap row up to which gathering is quicker */
+#define PIXELS 4     /* at once */
+#define PATCH_MAX 40 /* elements of a patch that is gathered on the stack */
 
 /* A call, and up to four pixels that have the same taps inside. */
 typedef struct {
@@ -19,8 +20,8 @@ typedef struct {
     bool joined;                /* a tap row is one run of memory */
     mve_patch_t patch;          /* tap rows; its `at` is unused */
     int32_t runs, step, weight; /* runs in a row, bytes from one to the next; first weight */
-    int32_t count, at[4];       /* pixels; bytes from a row's address to each pixel's first tap */
-    int8_t *out[4];
+    int32_t count, at[PIXELS];  /* pixels; bytes from a row's address to each pixel's first tap */
+    int8_t *out[PIXELS];
 } conv_t;
 
 /* Sums of four pixels, and of the weights, over a run. */
@@ -133,7 +134,7 @@ static MVE_NOINLINE void one_pixel(const conv_t *conv, int32_t k)
 static void flush(conv_t *conv)
 {
     const bool single = conv->patch.rows == 1;
-    if (conv->count < (single ? 3 : 4) || !conv->joined || conv->p.per_tensor) {
+    if (conv->count < (single ? PIXELS - 1 : PIXELS) || !conv->joined || conv->p.per_tensor) {
         for (int32_t k = 0; k < conv->count; k++) {
             one_pixel(conv, k);
         }
@@ -156,15 +157,22 @@ static void gather(const conv_t *conv, int32_t y, int32_t x, int8_t *patch)
     const weft_taps_t rows = weft_taps(top, op->kernel_h, op->dilation_h, in->h);
     const weft_taps_t cols = weft_taps(first, op->kernel_w, 1, in->w);
     const int32_t run = (cols.hi - cols.lo) * in->c;
-    const mve_pred16_t lanes = vctp8q((uint32_t)run);
     if ((rows.hi - rows.lo) * run != conv->patch.size) {
-        for (int32_t k = 0; k < PATCH_MAX; k += 16) {
-            vstrbq_s8(patch + k, vdupq_n_s8((int8_t)in->zero_point));
-        }
+        memset(patch, in->zero_point, (size_t)conv->patch.size);
     }
     patch += (rows.lo * op->kernel_w + cols.lo) * in->c;
-    for (int32_t ky = rows.lo; ky < rows.hi; ky++, patch += op->kernel_w * in->c) {
-        vstrbq_p_s8(patch, vldrbq_z_s8(weft_px(in, top + ky * op->dilation_h, first + cols.lo), lanes), lanes);
+    for (int32_t ky = rows.lo; ky < rows.hi; ky++, patch += conv->patch.row_weights) {
+        const int8_t *from = weft_px(in, top + ky * op->dilation_h, first + cols.lo);
+        int8_t *to = patch;
+        __asm__ volatile("wlstp.8 lr, %[n], 2f\n\t"
+                         "1:\n\t"
+                         "vldrb.8 q0, [%[from]], #16\n\t"
+                         "vstrb.8 q0, [%[to]], #16\n\t"
+                         "letp lr, 1b\n\t"
+                         "2:"
+                         : [from] "+r"(from), [to] "+r"(to)
+                         : [n] "r"(run)
+                         : "q0", "lr", "cc", "memory");
     }
 }
 
@@ -185,13 +193,14 @@ static MVE_NOINLINE void conv_runs(conv_t *conv, int8_t *memory)
             const int32_t k = conv->count++;
             conv->out[k] = out;
             if (memory != NULL) {
-                px = memory + k * PATCH_MAX;
-                gather(conv, y, x, memory + k * PATCH_MAX);
+                conv->at[k] = k * conv->patch.size;
+                gather(conv, y, x, memory + conv->at[k]);
+            } else {
+                base = k == 0 ? px : base;
+                conv->at[k] = (int32_t)(px - base);
+                px += op->stride_w * call->in0.c;
             }
-            base = k == 0 ? px : base;
-            conv->at[k] = (int32_t)(px - base);
-            px += op->stride_w * call->in0.c;
-            if (conv->count == 4) {
+            if (conv->count == PIXELS) {
                 flush(conv);
             }
         }
@@ -201,7 +210,7 @@ static MVE_NOINLINE void conv_runs(conv_t *conv, int8_t *memory)
 
 static MVE_NOINLINE void conv_gathered(conv_t *conv)
 {
-    int8_t memory[4 * PATCH_MAX];
+    int8_t memory[PIXELS * PATCH_MAX];
     conv_runs(conv, memory);
 }
 
@@ -226,7 +235,7 @@ static MVE_NOINLINE void conv_rows(conv_t *conv)
         for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
             const int32_t first = x * op->stride_w - op->pad_left;
             const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, in->w);
-            if (conv->count == 4 || cols.lo != last.lo || cols.hi != last.hi) {
+            if (conv->count == PIXELS || cols.lo != last.lo || cols.hi != last.hi) {
                 flush(conv);
             }
             last = cols;
@@ -260,7 +269,9 @@ void weft_conv2d_mve(const weft_call_t *call)
     conv.joined = op->groups == 1 && (op->dilation_w == 1 || op->kernel_w == 1);
     if (op->groups == 1 && conv.patch.size == conv.depth && op->pad_top + op->pad_left == 0) {
         conv_runs(&conv, NULL);
-    } else if (conv.joined && op->kernel_h > 1 && conv.patch.size <= PATCH_MAX && conv.patch.row_weights <= SHORT_ROW) {
+    } else if (conv.joined && call->scratch_len / PIXELS >= (uint32_t)conv.patch.size) {
+        conv_runs(&conv, call->scratch);
+    } else if (conv.joined && conv.patch.size <= PATCH_MAX) {
         conv_gathered(&conv);
     } else {
         conv_rows(&conv);

@@ -4,9 +4,9 @@
 
 void weft_add_portable(const weft_call_t *call)
 {
-    const weft_view_t *a = &call->in0, *b = &call->in1;
+    const weft_view_t *a = &call->in0, *b = call->in1;
     const int32_t c = call->out.c;
-    if (a->h != b->h || a->w != b->w || a->c != b->c) {
+    if (!weft_same_shape(a, b) || !weft_same_shape(a, &call->out)) {
         weft_add(call);
         return;
     }

@@ -53,14 +53,14 @@ static int32_t combine_mul(const operand_t *a, int32_t x, const operand_t *b, in
 static void elementwise(const weft_call_t *call, combine_fn combine)
 {
     const operand_t a = operand(&call->in0, call->params, MULT0, SHIFT0);
-    const operand_t b = operand(&call->in1, call->params, MULT1, SHIFT1);
+    const operand_t b = operand(call->in1, call->params, MULT1, SHIFT1);
     const int32_t multiplier = (int32_t)weft_rd32(call->params + MULT_OUT), shift = (int8_t)call->params[SHIFT_OUT];
     const int32_t zp_out = call->out.zero_point, c = call->out.c;
     const int32_t lo = call->op->act_min - zp_out, hi = call->op->act_max - zp_out;
 
     for (int32_t y = call->y0; y < call->y1; y++) {
         const int8_t *pa = operand_row(&call->in0, y, call->x0);
-        const int8_t *pb = operand_row(&call->in1, y, call->x0);
+        const int8_t *pb = operand_row(call->in1, y, call->x0);
         int8_t *out = weft_px(&call->out, y, call->x0);
         for (int32_t x = call->x0; x < call->x1; x++, pa += a.px_step, pb += b.px_step, out += c) {
             for (int32_t i = 0; i < c; i++) {
