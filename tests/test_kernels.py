@@ -794,7 +794,15 @@ def test_hostile_parameters_are_harmless(lib: ctypes.CDLL, seed: int) -> None:
         a, b = (Window(rng, (2, 2, 4), zp, whole, "full").put(v) for v in (x, y))
         out = Window(rng, (2, 2, 4), pick(rng, -128, 127), whole, "full")
         call = CCall(
-            op=ctypes.pointer(op), params=block.ctypes.data, in0=a.c, in1=ctypes.pointer(b.c), out=out.c, y0=0, y1=2, x0=0, x1=2
+            op=ctypes.pointer(op),
+            params=block.ctypes.data,
+            in0=a.c,
+            in1=ctypes.pointer(b.c),
+            out=out.c,
+            y0=0,
+            y1=2,
+            x0=0,
+            x1=2,
         )
         kernel(lib, opcode)(ctypes.byref(call))
 

@@ -99,7 +99,7 @@ static inline int8_t *weft_px(const weft_view_t *v, int32_t y, int32_t x)
     return v->ring + slot * v->ring_stride + x * v->c;
 }
 
-static inline bool weft_same_shape(const weft_view_t *a, const weft_view_t *b)
+static inline bool weft_views_alike(const weft_view_t *a, const weft_view_t *b)
 {
     return a->h == b->h && a->w == b->w && a->c == b->c;
 }

@@ -209,10 +209,11 @@ def build(
     """
     spec = CORES[core]
     engine = list(sources) if sources is not None else engine_sources()
+    kernels = () if sources is not None else ("-DWEFT_KERNELS_MVE=0", "-DWEFT_KERNELS_DSP=0")
     files = [FIRMWARE / "main.c", FIRMWARE / spec.port, *engine]
     regions = {"TEXT": spec.text, "DATA": spec.data}
     command = [
-        spec.compiler, "--specs=picolibc.specs", "-std=gnu99", *WARNINGS, *spec.cflags, *cflags,
+        spec.compiler, "--specs=picolibc.specs", "-std=gnu99", *WARNINGS, *spec.cflags, *kernels, *cflags,
         "-ffreestanding", "-ffunction-sections", "-fdata-sections", "-fno-common", "-nostartfiles",
         f"-I{module / 'include'}", f"-I{module / 'src'}", f"-I{FIRMWARE}",
         f"-DARENA_ORIGIN={spec.arena.origin:#x}u", f"-DARENA_LENGTH={spec.arena.length:#x}u",

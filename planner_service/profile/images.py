@@ -28,7 +28,8 @@ class Kernels:
 
 PORTABLE = Kernels(folder="kernels_portable", macro="WEFT_KERNELS_PORTABLE")
 DSP = Kernels(folder="kernels_cortexm", macro="WEFT_KERNELS_DSP")
-KERNELS = {"m3": PORTABLE, "m4": DSP, "m7": DSP, "m55": DSP, "rv32": PORTABLE}
+MVE = Kernels(folder="kernels_mve", macro="WEFT_KERNELS_MVE")
+KERNELS = {"m3": PORTABLE, "m4": DSP, "m7": DSP, "m55": MVE, "rv32": PORTABLE}
 
 
 def flags(core: str, opcodes: Iterable[str] | None = None) -> tuple[str, ...]:

@@ -9,14 +9,25 @@
 #include "weft_internal.h"
 
 /* Operators that have kernels of their own. */
-#define KERNELS(X)                                                                                                     \
+#define LINEAR(X)                                                                                                      \
     X(CONV2D, conv2d)                                                                                                  \
     X(DWCONV2D, dwconv2d)                                                                                              \
     X(FULLY_CONNECTED, fully_connected)                                                                                \
-    X(ADD, add)                                                                                                        \
+    X(ADD, add)
+#define POOLS(X)                                                                                                       \
     X(AVGPOOL, avgpool)                                                                                                \
     X(MAXPOOL, maxpool)
-#define DECLARE(id, name) void weft_##name##_dsp(const weft_call_t *call);
+#if WEFT_KERNELS_MVE
+#define KERNELS(X) LINEAR(X) POOLS(X)
+#define FAST(name) weft_##name##_mve
+#elif WEFT_KERNELS_DSP
+#define KERNELS(X) LINEAR(X) POOLS(X)
+#define FAST(name) weft_##name##_dsp
+#else
+#define KERNELS(X) LINEAR(X)
+#define FAST(name) weft_##name##_portable
+#endif
+#define DECLARE(id, name) void FAST(name)(const weft_call_t *call);
 KERNELS(DECLARE)
 
 typedef struct {
@@ -25,7 +36,7 @@ typedef struct {
 } kernel_t;
 
 static const kernel_t kernels[WEFT_OPCODE_MAX + 1u] = {
-#define ENTRY(id, kernel) [WEFT_OP_##id] = {#kernel, weft_##kernel, weft_##kernel##_dsp},
+#define ENTRY(id, kernel) [WEFT_OP_##id] = {#kernel, weft_##kernel, FAST(kernel)},
     KERNELS(ENTRY)};
 
 /* Input and output shape, and how the one is made from the other. */
@@ -36,7 +47,7 @@ typedef struct {
 
 #define AREA (768u << 10)
 #define WEIGHTS_MAX (512 << 10)
-#define SCRATCH_MAX 640u
+#define SCRATCH_MAX 2560u
 #define GUARD 0x5eed5eed
 
 static int8_t *const area_in0 = (int8_t *)(uintptr_t)ARENA_ORIGIN;
@@ -211,6 +222,15 @@ static void field(int32_t *lo, int32_t *hi, int32_t from, int32_t to, int32_t ke
     *hi = weft_clamp((to - 1) * stride - pad + (kernel - 1) * dilation + 1, 1, size);
 }
 
+/* A whole operand of ADD, of the output's shape but for axes that are `broadcast`. */
+static void operand(weft_view_t *view, int8_t *area, const shape_t *s, bool broadcast)
+{
+    const int32_t h = broadcast && chance(2) != 0 ? 1 : s->h, w = broadcast && chance(2) != 0 ? 1 : s->w;
+    const int32_t c = broadcast && chance(2) != 0 ? 1 : s->c;
+    const int32_t all[4] = {0, h, 0, w};
+    noise(area, window(view, area, h, w, c, all, FULL));
+}
+
 static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], bool random)
 {
     const bool linear = opcode <= WEFT_OP_FULLY_CONNECTED, wild = random && chance(4) == 0;
@@ -274,14 +294,15 @@ static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], b
         field(&need[0], &need[1], call.y0, call.y1, s->kernel_h, s->stride_h, s->dilation_h, s->pad_top, s->h);
         field(&need[2], &need[3], call.x0, call.x1, s->kernel_w, s->stride_w, s->dilation_w, s->pad_left, s->w);
     }
-    noise(area_in0, window(&call.in0, area_in0, s->h, s->w, in_c, need, random ? (int)chance(KINDS) : FULL));
     if (opcode == WEFT_OP_ADD) {
-        const bool broadcast = random && chance(3) == 0;
-        const int32_t h = broadcast && chance(2) != 0 ? 1 : s->h, w = broadcast && chance(2) != 0 ? 1 : s->w;
-        const int32_t c = broadcast && chance(2) != 0 ? 1 : s->c;
-        const int32_t all[4] = {0, h, 0, w};
+        operand(&call.in0, area_in0, s, random && chance(6) == 0);
+        operand(&second, area_in1, s, random && chance(3) == 0);
         call.in1 = &second;
-        noise(area_in1, window(&second, area_in1, h, w, c, all, FULL));
+        if (random && chance(2) != 0 && call.in0.h == s->h && call.in0.w == s->w && call.in0.c == s->c) {
+            noise(area_in0, window(&call.in0, area_in0, s->h, s->w, s->c, need, (int)chance(KINDS)));
+        }
+    } else {
+        noise(area_in0, window(&call.in0, area_in0, s->h, s->w, in_c, need, random ? (int)chance(KINDS) : FULL));
     }
     out_bytes = dense ? window(&call.out, area_out, 1, 1, s->n, vector, FULL)
                       : window(&call.out, area_out, s->oh, s->ow, out_c, region, random ? (int)chance(KINDS) : FULL);
@@ -324,8 +345,8 @@ static int64_t compare(uint64_t *macs)
 
 /* ---------------------------------------------------------------- random calls */
 
-/* Output positions along an axis whose windows have a tap inside; 0 if position 0 has none. */
-static int32_t positions(int32_t size, int32_t kernel, int32_t stride, int32_t dilation, int32_t pad)
+/* Output positions along an axis whose windows have a tap inside; 0 if position 0 has none. `some`: all but a few. */
+static int32_t positions(int32_t size, int32_t kernel, int32_t stride, int32_t dilation, int32_t pad, bool some)
 {
     int32_t count = 0;
     for (int32_t first = -pad; first < size; first += stride, count++) {
@@ -333,7 +354,7 @@ static int32_t positions(int32_t size, int32_t kernel, int32_t stride, int32_t d
         for (int32_t k = 0; k < kernel; k++) {
             inside |= first + k * dilation >= 0 && first + k * dilation < size;
         }
-        if (!inside) {
+        if (!inside && (!some || first >= size - 1)) {
             break;
         }
     }
@@ -356,8 +377,10 @@ static shape_t random_shape(uint32_t opcode)
             s.dilation_h = range(1, 3);
             s.dilation_w = range(1, 3);
         }
-        s.pad_top = range(0, (s.kernel_h - 1) * s.dilation_h);
-        s.pad_left = range(0, (s.kernel_w - 1) * s.dilation_w);
+        /* Windows of convolutions may lie in the padding altogether. */
+        const int32_t more = opcode <= WEFT_OP_DWCONV2D && chance(6) == 0 ? 2 : 0;
+        s.pad_top = range(0, (s.kernel_h - 1) * s.dilation_h + more);
+        s.pad_left = range(0, (s.kernel_w - 1) * s.dilation_w + more);
     }
     if (opcode == WEFT_OP_CONV2D && chance(4) == 0) {
         s.groups = range(2, 3);
@@ -370,8 +393,8 @@ static shape_t random_shape(uint32_t opcode)
     } else if (opcode != WEFT_OP_FULLY_CONNECTED) {
         s.n = s.c;
     }
-    s.oh = positions(s.h, s.kernel_h, s.stride_h, s.dilation_h, s.pad_top);
-    s.ow = positions(s.w, s.kernel_w, s.stride_w, s.dilation_w, s.pad_left);
+    s.oh = positions(s.h, s.kernel_h, s.stride_h, s.dilation_h, s.pad_top, opcode <= WEFT_OP_DWCONV2D);
+    s.ow = positions(s.w, s.kernel_w, s.stride_w, s.dilation_w, s.pad_left, opcode <= WEFT_OP_DWCONV2D);
     return s;
 }
 
@@ -393,6 +416,9 @@ static void random_calls(int32_t cases)
     int32_t done = 0;
     while (done < cases) {
         const uint32_t opcode = opcodes[chance(sizeof opcodes)];
+        if (kernels[opcode].fast == NULL) {
+            continue;
+        }
         const shape_t s = random_shape(opcode);
         const bool dense = opcode == WEFT_OP_FULLY_CONNECTED;
         if (s.oh == 0 || s.ow == 0 || s.kernel_h * s.kernel_w * (s.c / s.groups) * s.n > WEIGHTS_MAX) {
@@ -496,6 +522,9 @@ static void chosen_layers(void)
 {
     for (size_t i = 0; i < sizeof layers / sizeof layers[0]; i++) {
         const shape_t *s = &layers[i].shape;
+        if (kernels[layers[i].opcode].fast == NULL) {
+            continue;
+        }
         const bool dense = layers[i].opcode == WEFT_OP_FULLY_CONNECTED;
         const int32_t region[4] = {0, dense ? s->h : s->oh, 0, dense ? s->w : s->ow};
         uint64_t macs;

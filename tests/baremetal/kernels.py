@@ -18,11 +18,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from baremetal import runner
+from planner_service.profile import images
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent.parent / "module" / "src"
-#: Cores that have the DSP extension.
-CORES = ("m4", "m7")
+#: Cores with kernels of their own, and those that take the portable ones.
+CORES = ("m4", "m7", "m55")
+PORTABLE = ("m3", "rv32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +47,15 @@ def run(core: str, *, cases: int, seed: int, cflags: Sequence[str] = ("-O2",), t
     """Compare ``cases`` random calls and measure the layers; EmulationError if bytes differ or the core faults."""
     spec = runner.CORES[core]
     sources = [HERE / "kernels.c", runner.FIRMWARE / spec.port]
-    sources += [*sorted((SOURCE / "kernels_ref").glob("*.c")), *sorted((SOURCE / "kernels_cortexm").glob("*.c"))]
+    chosen = images.KERNELS[core]
+    sources += [file for name in ("kernels_ref", chosen.folder) for file in sorted((SOURCE / name).glob("*.c"))]
     regions = {"TEXT": spec.text, "DATA": spec.data}
     with tempfile.TemporaryDirectory() as folder:
         elf = Path(folder) / "kernels.elf"
         build = [
             spec.compiler, "--specs=picolibc.specs", "-std=gnu99", *runner.WARNINGS, *spec.cflags, *cflags,
             "-ffreestanding", "-ffunction-sections", "-fdata-sections", "-nostartfiles",
-            "-DWEFT_KERNELS_DSP=1", "-DWEFT_COUNT=1", f"-DKERNEL_CASES={cases}", f"-DKERNEL_SEED={seed}u",
+            f"-D{chosen.macro}=1", "-DWEFT_COUNT=1", f"-DKERNEL_CASES={cases}", f"-DKERNEL_SEED={seed}u",
             f"-DARENA_ORIGIN={spec.arena.origin:#x}u",
             f"-I{SOURCE.parent / 'include'}", f"-I{SOURCE}", f"-I{runner.FIRMWARE}",
             "-T", str(runner.FIRMWARE / "firmware.ld"), "-Wl,--gc-sections,--no-warn-rwx-segments",

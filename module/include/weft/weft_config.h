@@ -66,22 +66,35 @@
 #define WEFT_WITH_RESIZE WEFT_OPS_ALL
 #endif
 
-/** 1: kernels for Cortex-M with Helium (M55, M85), from src/kernels_mve; same bytes, faster. */
+/**
+ * Faster kernels, same bytes. Those of the core that is compiled for are the default where the compiler tells of it;
+ * the folder has to be in the build. Set 0 for the reference kernels. If several are set, the first one here holds.
+ *
+ * 1: Cortex-M with Helium (M55, M85), from src/kernels_mve.
+ */
 #ifndef WEFT_KERNELS_MVE
+#if defined(__ARM_FEATURE_MVE) && __ARM_ARCH_PROFILE == 'M'
+#define WEFT_KERNELS_MVE 1
+#else
 #define WEFT_KERNELS_MVE 0
 #endif
-
-/** 1: kernels for Cortex-M with the DSP extension (M4, M7, M33), from src/kernels_cortexm; same bytes, faster. */
-#ifndef WEFT_KERNELS_DSP
-#define WEFT_KERNELS_DSP 0
 #endif
 
-/** 0: their inner loops without assembly, for builds with -fno-omit-frame-pointer. */
+/** 1: Cortex-M with the DSP extension (M4, M7, M33), from src/kernels_cortexm. */
+#ifndef WEFT_KERNELS_DSP
+#if defined(__ARM_FEATURE_DSP) && __ARM_ARCH_PROFILE == 'M' && !WEFT_KERNELS_MVE
+#define WEFT_KERNELS_DSP 1
+#else
+#define WEFT_KERNELS_DSP 0
+#endif
+#endif
+
+/** 0: inner loops of the DSP kernels without assembly, for builds with -fno-omit-frame-pointer. */
 #ifndef WEFT_KERNELS_ASM
 #define WEFT_KERNELS_ASM 1
 #endif
 
-/** 1: kernels for cores without SIMD (M0+, M3, RISC-V, hosts), from src/kernels_portable; same bytes, faster. */
+/** 1: cores without SIMD (M0+, M3, RISC-V, hosts), from src/kernels_portable; never by default. */
 #ifndef WEFT_KERNELS_PORTABLE
 #define WEFT_KERNELS_PORTABLE 0
 #endif

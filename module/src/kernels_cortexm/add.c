@@ -41,7 +41,7 @@ static operand_t operand(const uint8_t *params, int32_t zero_point, uint32_t mul
 void weft_add_dsp(const weft_call_t *call)
 {
     const weft_view_t *in0 = &call->in0, *in1 = call->in1, *out = &call->out;
-    const bool alike = weft_same_shape(in0, in1) && weft_same_shape(in0, out);
+    const bool alike = weft_views_alike(in0, in1) && weft_views_alike(in0, out);
     /* 9 bits of difference to the zero point, shifted left by at most 20, and the sum of two stay below 2^30. */
     if (!alike || call->params[LEFT_SHIFT] > 20 || (int8_t)call->params[SHIFT0] > 0 ||
         (int8_t)call->params[SHIFT1] > 0 || (int8_t)call->params[SHIFT_OUT] >= 0) {

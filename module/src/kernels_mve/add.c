@@ -20,7 +20,7 @@ MVE_INLINE int32x4_t add(const add_t *a, int32x4_t x0, int32x4_t x1)
 void weft_add_mve(const weft_call_t *call)
 {
     const weft_view_t *in0 = &call->in0, *in1 = call->in1, *out = &call->out;
-    if (!weft_same_shape(in0, in1) || !weft_same_shape(in0, out)) {
+    if (!weft_views_alike(in0, in1) || !weft_views_alike(in0, out)) {
         weft_add(call);
         return;
     }

@@ -24,9 +24,10 @@ typedef struct {
     int8_t *out[PIXELS];
 } conv_t;
 
-/* Sums of four pixels, and of the weights, over a run. */
+/* Sums of four pixels, and of the weights, over a run. Takes ten registers: its length comes from memory. */
 #define FOUR_PIXELS                                                                                                    \
-    "wlstp.8 lr, %[n], 2f\n\t"                                                                                         \
+    "ldr lr, %[n]\n\t"                                                                                                 \
+    "wlstp.8 lr, lr, 2f\n\t"                                                                                           \
     "1:\n\t"                                                                                                           \
     "vldrb.8 q0, [%[w]], #16\n\t"                                                                                      \
     "vldrb.8 q1, [%[x0]], #16\n\t"                                                                                     \
@@ -49,13 +50,13 @@ MVE_INLINE void four_pixels(const conv_t *conv, bool single)
 {
     /* Copies: bytes written could be members. */
     const weft_linear_t p = conv->p;
-    const int32_t n = conv->call->out.c, zp = conv->call->in0.zero_point, zp_out = p.zp_out, run = conv->patch.run;
+    const int32_t total = conv->call->total, zp = conv->call->in0.zero_point, zp_out = p.zp_out, run = conv->patch.run;
     const int32_t row_weights = conv->patch.row_weights, size = conv->patch.size, at = conv->at[0];
     const int8_t *const *const rows = conv->patch.row, *const *const rows_end = rows + conv->patch.rows;
     const int8_t *const px0 = *rows + at, *const px1 = *rows + conv->at[1], *const px2 = *rows + conv->at[2];
     const int8_t *const px3 = *rows + conv->at[3];
     const ptrdiff_t apart = px1 - px0;
-    const int32_t *bias = mve_words(p.bias), *const bias_end = bias + n;
+    const int32_t *bias = mve_words(p.bias), *const bias_end = bias + conv->call->channels;
     const int8_t *shift = p.shift, *weights = p.weights + conv->weight;
     const int32x4_t lo = vdupq_n_s32(p.lo), hi = vdupq_n_s32(p.hi);
     int8_t *out = conv->out[0];
@@ -76,7 +77,7 @@ MVE_INLINE void four_pixels(const conv_t *conv, bool single)
             __asm__ volatile(FOUR_PIXELS
                              : [a0] "+Te"(a0), [a1] "+Te"(a1), [a2] "+Te"(a2), [a3] "+Te"(a3), [sum] "+Te"(sum),
                                [x0] "+r"(x0), [x1] "+r"(x1), [x2] "+r"(x2), [x3] "+r"(x3), [w] "+r"(v)
-                             : [n] "r"(run)
+                             : [n] "m"(run)
                              : "q0", "q1", "q2", "lr", "cc", "memory");
             w += row_weights;
         } while (!single && row != rows_end);
@@ -85,9 +86,9 @@ MVE_INLINE void four_pixels(const conv_t *conv, bool single)
         __asm__("vmov %q0[2], %q0[0], %1, %2\n\tvmov %q0[3], %q0[1], %3, %4"
                 : "=&w"(acc)
                 : "r"(a0), "r"(a2), "r"(a1), "r"(a3));
-        /* As mve_mbqm(). Multipliers come right behind biases. */
+        /* As mve_mbqm(). Multipliers come right behind all biases. */
         const int32_t left = weft_max(*shift, 0), right = *shift - left;
-        acc = vqrdmulhq_n_s32(vshlq_r_s32(vaddq_n_s32(acc, -zp * sum), left), bias[n]);
+        acc = vqrdmulhq_n_s32(vshlq_r_s32(vaddq_n_s32(acc, -zp * sum), left), bias[total]);
         acc = vqaddq_s32(acc, vshrq_n_s32(vandq_s32(acc, vdupq_n_s32(right)), 31));
         acc = vaddq_n_s32(vminq_s32(vmaxq_s32(vrshlq_n_s32(acc, right), lo), hi), zp_out);
         vstrbq_scatter_offset_s32(out++, to, acc);
@@ -110,7 +111,7 @@ static MVE_NOINLINE void one_pixel(const conv_t *conv, int32_t k)
 {
     const weft_call_t *call = conv->call;
     const mve_range_t range = mve_range(&conv->p);
-    const int32_t n = call->out.c, per_group = call->op->groups == 1 ? n : n / call->op->groups;
+    const int32_t n = call->channels, per_group = call->op->groups == 1 ? n : n / call->op->groups;
     const int8_t *weights = conv->p.weights + conv->weight;
     int32_t at = conv->at[k], group_end = per_group;
     mve_patch_t patch = conv->patch;
@@ -259,10 +260,10 @@ void weft_conv2d_mve(const weft_call_t *call)
     }
     conv_t conv;
     conv.call = call;
-    conv.p = weft_linear(call, call->out.c);
     conv.depth = op->groups == 1 ? call->in0.c : call->in0.c / op->groups;
     conv.patch.row_weights = op->kernel_w * conv.depth;
     conv.patch.size = op->kernel_h * conv.patch.row_weights;
+    conv.p = weft_linear(call, call->total, conv.patch.size);
     conv.patch.zp = call->in0.zero_point;
     conv.step = op->dilation_w * call->in0.c;
     conv.count = 0;
@@ -276,7 +277,7 @@ void weft_conv2d_mve(const weft_call_t *call)
     } else {
         conv_rows(&conv);
     }
-    weft_count_macs(call, conv.depth * call->out.c);
+    weft_count_macs(call, conv.depth * call->channels);
 }
 
 #endif

@@ -43,20 +43,41 @@ typedef struct {
     "vmullt.s16 q2, q1, q0\n\t"                                                                                        \
     "vadd.i32 %q[bo], %q[bo], q2\n\t"
 
+/* What every second channel from o on needs: where sums start, given those of the weights, and their scale. */
+typedef struct {
+    int32x4_t start;
+    mve_scale_t scale;
+} half_t;
+
+MVE_INLINE half_t half_of(const weft_linear_t *p, int32_t o, int32x4_t weights, int32_t zp)
+{
+    const uint32x4_t second = {0, 2, 4, 6};
+    half_t half;
+    half.start = vmlaq_n_s32(vldrwq_gather_shifted_offset_s32(mve_words(p->bias) + o, second), weights, zp);
+    if (p->per_tensor) {
+        half.scale = mve_scale_of(vdupq_n_s32(*mve_words(p->multiplier)), vdupq_n_s32(*p->shift));
+    } else {
+        half.scale = mve_scale_of(vldrwq_gather_shifted_offset_s32(mve_words(p->multiplier) + o, second),
+                                  vldrbq_gather_offset_s32(p->shift + o, second));
+    }
+    return half;
+}
+
 /* All channels of one pixel, or of `two` neighbours. */
 MVE_INLINE void pixels(const window_t *win, bool two, int8_t *out)
 {
     const weft_call_t *call = win->call;
     const weft_linear_t p = *win->p; /* a copy: bytes written could be its members */
-    const mve_range_t range = mve_range(&p);
-    const int32_t n = call->out.c, step = call->op->dilation_w * n, next = call->op->stride_w * n;
+    const int16x8_t lo = vdupq_n_s16(call->op->act_min), hi = vdupq_n_s16(call->op->act_max);
+    const int16_t zp_out = (int16_t)p.zp_out;
+    const int32_t n = call->total, step = call->op->dilation_w * call->in0.c, next = call->op->stride_w * call->in0.c;
+    const int32_t pixel = call->out.c, channels = call->channels;
     const int32_t columns = win->columns, row_weights = (call->op->kernel_w - columns) * n, column = win->column;
     const int32_t zp = -call->in0.zero_point;
     const int8_t *const weights = p.weights + win->weight;
     const int8_t *const *const begin = win->row, *const *const end = begin + win->rows;
-    const uint32x4_t every_second = {0, 2, 4, 6};
-    for (int32_t channel = 0; channel < n; channel += 8) {
-        const int32_t o = weft_min(channel, n - 8); /* the last channels overlap those before */
+    for (int32_t channel = 0; channel < channels; channel += 8) {
+        const int32_t o = weft_min(channel, channels - 8); /* the last channels overlap those before */
         const int8_t *w = weights + o;
         sums_t a, b;
         int16x8_t sum = vdupq_n_s16(0);
@@ -77,29 +98,17 @@ MVE_INLINE void pixels(const window_t *win, bool two, int8_t *out)
                                  : "q0", "q1", "q2", "lr", "cc", "memory");
             }
         }
-        int16x8_t out_a = sum, out_b = sum;
-        for (int32_t odd = 0; odd < 2; odd++) {
-            const int32_t *bias = mve_words(p.bias) + o + odd, *multiplier = mve_words(p.multiplier);
-            const int32x4_t start = vmlaq_n_s32(vldrwq_gather_shifted_offset_s32(bias, every_second),
-                                                odd ? vmovltq_s16(sum) : vmovlbq_s16(sum), zp);
-            mve_scale_t scale;
-            if (p.per_tensor) {
-                scale = mve_scale_of(vdupq_n_s32(*multiplier), vdupq_n_s32(*p.shift));
-            } else {
-                scale = mve_scale_of(vldrwq_gather_shifted_offset_s32(multiplier + o + odd, every_second),
-                                     vldrbq_gather_offset_s32(p.shift + o + odd, every_second));
-            }
-            if (odd) {
-                out_a = vmovntq_s32(out_a, mve_out(vaddq_s32(start, a.odd), scale, range));
-                out_b = two ? vmovntq_s32(out_b, mve_out(vaddq_s32(start, b.odd), scale, range)) : out_b;
-            } else {
-                out_a = vmovnbq_s32(out_a, mve_out(vaddq_s32(start, a.even), scale, range));
-                out_b = two ? vmovnbq_s32(out_b, mve_out(vaddq_s32(start, b.even), scale, range)) : out_b;
-            }
-        }
-        vstrbq_s16(out + o, out_a);
+        half_t half = half_of(&p, o, vmovlbq_s16(sum), zp);
+        int16x8_t out_a = vqmovnbq_s32(sum, mve_mbqm(vaddq_s32(a.even, half.start), half.scale)), out_b = out_a;
         if (two) {
-            vstrbq_s16(out + n + o, out_b);
+            out_b = vqmovnbq_s32(sum, mve_mbqm(vaddq_s32(b.even, half.start), half.scale));
+        }
+        half = half_of(&p, o + 1, vmovltq_s16(sum), zp);
+        out_a = vqmovntq_s32(out_a, mve_mbqm(vaddq_s32(a.odd, half.start), half.scale));
+        vstrbq_s16(out + o, vminq_s16(vmaxq_s16(vqaddq_n_s16(out_a, zp_out), lo), hi));
+        if (two) {
+            out_b = vqmovntq_s32(out_b, mve_mbqm(vaddq_s32(b.odd, half.start), half.scale));
+            vstrbq_s16(out + pixel + o, vminq_s16(vmaxq_s16(vqaddq_n_s16(out_b, zp_out), lo), hi));
         }
     }
 }
@@ -118,12 +127,13 @@ void weft_dwconv2d_mve(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
     const weft_view_t *in = &call->in0;
-    const int32_t n = call->out.c;
-    if (n != in->c || n < 8 || op->kernel_h > WEFT_HOISTED_ROWS || op->kernel_h * op->kernel_w > TAPS_MAX) {
+    const int32_t pixel = call->out.c;
+    if (weft_multiplier(call) != 1 || call->channels < 8 || op->kernel_h > WEFT_HOISTED_ROWS ||
+        op->kernel_h * op->kernel_w > TAPS_MAX) {
         weft_dwconv2d(call);
         return;
     }
-    const weft_linear_t p = weft_linear(call, n);
+    const weft_linear_t p = weft_linear(call, call->total, 1);
     weft_rows_t rows;
     window_t win;
     win.call = call;
@@ -133,23 +143,23 @@ void weft_dwconv2d_mve(const weft_call_t *call)
         weft_rows(&rows, call, y);
         win.row = rows.row + rows.taps.lo;
         win.rows = rows.taps.hi - rows.taps.lo;
-        for (int32_t x = call->x0; x < call->x1; x++, out += n) {
+        for (int32_t x = call->x0; x < call->x1; x++, out += pixel) {
             const int32_t first = x * op->stride_w - op->pad_left;
             const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, in->w);
             const weft_taps_t then = weft_taps(first + op->stride_w, op->kernel_w, op->dilation_w, in->w);
             win.columns = cols.hi - cols.lo;
-            win.column = (first + cols.lo * op->dilation_w - rows.x) * n;
-            win.weight = (rows.taps.lo * op->kernel_w + cols.lo) * n;
+            win.column = (first + cols.lo * op->dilation_w - rows.x) * in->c;
+            win.weight = (rows.taps.lo * op->kernel_w + cols.lo) * call->total;
             if (x + 1 < call->x1 && then.lo == cols.lo && then.hi == cols.hi) {
                 two_pixels(&win, out);
                 x++;
-                out += n;
+                out += pixel;
             } else {
                 one_pixel(&win, out);
             }
         }
     }
-    weft_count_macs(call, n);
+    weft_count_macs(call, call->channels);
 }
 
 #endif

@@ -8,7 +8,7 @@ void weft_fully_connected_mve(const weft_call_t *call)
 {
     const weft_view_t *in = &call->in0;
     const int32_t n = call->out.c, row = in->w * in->c, inputs = in->h * row, run = (call->x1 - call->x0) * in->c;
-    const weft_linear_t p = weft_linear(call, n);
+    const weft_linear_t p = weft_linear(call, n, 0);
     const int32_t *start = call->acc;
     if (start == NULL || call->first) {
         start = mve_words(p.bias);

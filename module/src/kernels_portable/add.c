@@ -6,7 +6,7 @@ void weft_add_portable(const weft_call_t *call)
 {
     const weft_view_t *a = &call->in0, *b = call->in1;
     const int32_t c = call->out.c;
-    if (!weft_same_shape(a, b) || !weft_same_shape(a, &call->out)) {
+    if (!weft_views_alike(a, b) || !weft_views_alike(a, &call->out)) {
         weft_add(call);
         return;
     }

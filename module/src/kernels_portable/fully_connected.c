@@ -25,7 +25,8 @@ void weft_fully_connected_portable(const weft_call_t *call)
             if (end) {
                 const int8_t v = portable_out(&p, portable_scale(&p, o + q), acc.v[q]);
                 out[o + q] = (int8_t)weft_clamp(v, call->op->act_min, call->op->act_max);
-            } else {
+            }
+            if (call->acc != NULL) {
                 call->acc[o + q] = acc.v[q];
             }
         }

@@ -35,6 +35,22 @@ static int32_t reduce_add(const reduce_t *r, int32_t acc, int32_t value)
     return r->maximum ? weft_max(acc, value) : acc + value - r->zp_in;
 }
 
+/* acc and the bytes at px, px + step, ...: n of them. */
+static int32_t reduce_run(const reduce_t *r, int32_t acc, const int8_t *px, int32_t n, int32_t step)
+{
+    if (r->maximum) {
+        for (; n > 0; n--, px += step) {
+            acc = weft_max(acc, *px);
+        }
+        return acc;
+    }
+    acc -= n * r->zp_in;
+    for (; n > 0; n--, px += step) {
+        acc += *px;
+    }
+    return acc;
+}
+
 static int8_t reduce_out(const reduce_t *r, const weft_call_t *call, int32_t acc)
 {
     const weft_op_t *op = call->op;
@@ -62,10 +78,7 @@ static void reduce_whole(const weft_call_t *call, const reduce_t *r)
             for (int32_t i = 0; i < in->c; i++) {
                 int32_t acc = r->zero;
                 for (int32_t row = y; row < rows_end; row++) {
-                    const int8_t *px = weft_px(in, row, x) + i;
-                    for (int32_t k = 0; k < columns; k++, px += in->c) {
-                        acc = reduce_add(r, acc, *px);
-                    }
+                    acc = reduce_run(r, acc, weft_px(in, row, x) + i, columns, in->c);
                 }
                 out[i] = reduce_out(r, call, acc);
             }

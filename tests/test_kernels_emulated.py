@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels for Cortex-M with DSP give the reference kernels' bytes on the emulated cores, for any optimisation level
-and any amount of scratch, and cost no more than they did."""
+"""Every core's kernels give the reference kernels' bytes on the emulated core, for any optimisation level and any
+amount of scratch, and cost no more than they did."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from baremetal import kernels
 
 CORTEXM = sorted((kernels.SOURCE / "kernels_cortexm").glob("*.c"))
 
-#: Instructions per MAC at most, by kernel, over the layers that kernels.c measures; requantisation included.
-LIMITS = {"conv2d": 4.5, "dwconv2d": 8.0, "fully_connected": 2.2}
+MVE = sorted((kernels.SOURCE / "kernels_mve").glob("*.c"))
+
+#: Instructions per MAC at most, by core and kernel, over the layers that kernels.c measures; requantisation included.
+LIMITS = {
+    "m4": {"conv2d": 4.5, "dwconv2d": 8.0, "fully_connected": 2.2},
+    "m55": {"conv2d": 2.2, "dwconv2d": 3.3, "fully_connected": 0.5},
+}
 
 
 def need(core: str) -> None:
@@ -31,11 +36,18 @@ def test_same_bytes_as_the_reference(core: str, level: str) -> None:
     assert len(layers) > 20
 
 
-def test_instructions_per_mac() -> None:
-    need("m4")
-    for layer in kernels.run("m4", cases=1, seed=1):
-        if layer.kernel in LIMITS:
-            assert layer.instructions / layer.macs <= LIMITS[layer.kernel], layer
+@pytest.mark.parametrize("core", kernels.PORTABLE)
+def test_same_bytes_without_simd(core: str) -> None:
+    need(core)
+    assert len(kernels.run(core, cases=2000, seed=30)) == 20
+
+
+@pytest.mark.parametrize("core", LIMITS)
+def test_instructions_per_mac(core: str) -> None:
+    need(core)
+    for layer in kernels.run(core, cases=1, seed=1):
+        if layer.kernel in LIMITS[core]:
+            assert layer.instructions / layer.macs <= LIMITS[core][layer.kernel], layer
 
 
 @pytest.mark.parametrize("level", ["-O0", "-Og", "-O2", "-O2 -fno-omit-frame-pointer -DWEFT_KERNELS_ASM=0", "-Os"])
@@ -46,6 +58,8 @@ def test_instructions_per_mac() -> None:
         "-mcpu=cortex-m4 -mfloat-abi=hard -mfpu=fpv4-sp-d16",
         "-mcpu=cortex-m7 -mfloat-abi=hard -mfpu=fpv5-d16",
         "-mcpu=cortex-m33 -mfloat-abi=softfp",
+        "-mcpu=cortex-m55 -mfloat-abi=hard",
+        "-mcpu=cortex-m55 -mfloat-abi=softfp",
     ],
 )
 def test_compiles_with_gcc(core: str, level: str, tmp_path: Path) -> None:
@@ -53,13 +67,14 @@ def test_compiles_with_gcc(core: str, level: str, tmp_path: Path) -> None:
     if shutil.which("arm-none-eabi-gcc") is None:
         pytest.skip("arm-none-eabi-gcc is missing")
     flags = ["--specs=picolibc.specs", "-mthumb", "-std=c99", "-ffreestanding", *core.split(), *level.split()]
-    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror", "-DWEFT_KERNELS_DSP=1"]
+    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
     include = [f"-I{kernels.SOURCE.parent / 'include'}", f"-I{kernels.SOURCE}"]
-    command = ["arm-none-eabi-gcc", *flags, *warnings, *include, "-c", *map(str, CORTEXM)]
+    sources = MVE if "m55" in core else CORTEXM
+    command = ["arm-none-eabi-gcc", *flags, *warnings, *include, "-c", *map(str, sources)]
     subprocess.run(command, check=True, cwd=tmp_path, timeout=60)
 
 
-@pytest.mark.parametrize("core", ["cortex-m4", "cortex-m7", "cortex-m33"])
+@pytest.mark.parametrize("core", ["cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"])
 def test_compiles_with_clang(core: str, tmp_path: Path) -> None:
     if shutil.which("clang") is None or shutil.which("arm-none-eabi-gcc") is None:
         pytest.skip("clang or arm-none-eabi-gcc is missing")
@@ -70,7 +85,7 @@ def test_compiles_with_clang(core: str, tmp_path: Path) -> None:
     folders = [f"-isystem{line.strip()}" for line in library.splitlines() if "picolibc" in line and line[:1] == " "]
     include = [f"-I{kernels.SOURCE.parent / 'include'}", f"-I{kernels.SOURCE}"]
     flags = ["--target=arm-none-eabi", f"-mcpu={core}", "-mthumb", "-std=c99", "-O2", "-ffreestanding"]
-    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Werror", "-DWEFT_KERNELS_DSP=1"]
-    for source in CORTEXM:
+    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
+    for source in MVE if core == "cortex-m55" else CORTEXM:
         command = ["clang", *flags, *warnings, *include, *folders, "-c", str(source), "-o", str(tmp_path / "x.o")]
         subprocess.run(command, check=True, timeout=60)
