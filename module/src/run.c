@@ -7,8 +7,8 @@ typedef struct {
     const weft_plan_t *plan;
     const weft_io_t *io;
     uint8_t *arena;
-    weft_stage_t stage;
-    weft_segment_t segment;
+    const weft_stage_t *stage;
+    const weft_segment_t *segment;
     int32_t i, j;    /* row step, column step */
     int32_t channel; /* first one of the sweep */
 } run_t;
@@ -168,7 +168,7 @@ static void accumulate(const run_t *run, const weft_entry_t *e, weft_call_t *cal
     const bool h = weft_ends_rows(op), w = op->opcode == WEFT_OP_FULLY_CONNECTED || (op->flags & WEFT_OP_REDUCE_W) != 0;
     call->first = (!h || call->y0 == 0) && (!w || call->x0 == 0);
     call->last = (!h || call->y1 == in->h) && (!w || call->x1 == in->w);
-    if (weft_acc_bytes(run->plan, op, e, &run->segment) != 0) {
+    if (weft_acc_bytes(run->plan, op, e, run->segment) != 0) {
         call->acc = (int32_t *)(void *)(run->arena + e->aux);
     }
 }
@@ -225,8 +225,8 @@ static void produce(const run_t *run, uint32_t n)
     call.axis_offset = 0;
     call.acc = NULL;
     call.first = call.last = false;
-    call.scratch = run->arena + run->stage.scratch;
-    call.scratch_len = run->stage.scratch_len;
+    call.scratch = run->arena + run->stage->scratch;
+    call.scratch_len = run->stage->scratch_len;
     call.macs = NULL;
     if (consumes) {
         accumulate(run, e, &call);
@@ -286,7 +286,7 @@ static void keep_lines(const run_t *run, const weft_entry_t *e)
 
 static int run_row_step(run_t *run)
 {
-    const uint32_t first = run->segment.first_entry, end = first + run->segment.entry_count;
+    const uint32_t first = run->segment->first_entry, end = first + run->segment->entry_count;
     const weft_entry_t *e = weft_entry_at(run->plan, first);
     run->j = 0;
     if (weft_is_input(e)) {
@@ -295,7 +295,7 @@ static int run_row_step(run_t *run)
     const int32_t channels = weft_tensor_at(run->plan, weft_entry_tensor(run->plan, e))->c;
     const int32_t slice = e->slice != 0 ? e->slice : channels;
     for (run->channel = 0; run->channel < channels; run->channel += slice) {
-        for (run->j = 0; run->j < run->segment.col_steps; run->j++) {
+        for (run->j = 0; run->j < run->segment->col_steps; run->j++) {
             for (uint32_t n = first; n < end; n++) {
                 produce(run, n);
             }
@@ -314,8 +314,8 @@ static int run_row_step(run_t *run)
 
 static int run_stage(run_t *run, uint32_t s)
 {
-    const weft_stage_t *stage = &run->stage;
-    weft_stage(run->plan, s, &run->stage);
+    const weft_stage_t *stage = weft_stage_at(run->plan, s);
+    run->stage = stage;
     uint16_t *state = (uint16_t *)(void *)(run->arena + stage->state);
     memset(state, 0, 4u * (size_t)stage->segment_count);
     uint32_t cur = stage->segment_count, entry = 0;
@@ -328,7 +328,7 @@ static int run_stage(run_t *run, uint32_t s)
         if (cur == stage->segment_count) {
             return WEFT_OK;
         }
-        weft_segment(run->plan, stage->first_segment + cur, &run->segment);
+        run->segment = weft_segment_at(run->plan, stage->first_segment + cur);
         run->i = WEFT_STATE_DONE(state, cur);
         int r = run_row_step(run);
         if (r != WEFT_OK) {
