@@ -90,6 +90,12 @@ MACHINES = {
 }
 
 
+#: Twister completes names so.
+FULL_NAMES = {
+    "native_sim": "native_sim/native",
+    "qemu_cortex_m3": "qemu_cortex_m3/ti_lm3s6965",
+    "qemu_riscv32": "qemu_riscv32/qemu_virt_riscv32",
+}
 #: Boards that are compiled for: Zephyr's name and the module that has their chip's HAL.
 COMPILED = {
     "nrf52840dk/nrf52840": "hal/nordic",
@@ -182,6 +188,25 @@ def twister(boards: list[str], compiler: str, output: Path, tree: Path, roots: l
     ]
 
 
+def roots() -> list[Path]:
+    """Samples and suites, or those of them that ``WEFT_ZEPHYR_SUITES`` names by folder."""
+    found = sorted(path.parent for root in (SAMPLES, SUITES) for path in root.glob("*/tests.yaml"))
+    names = os.environ.get("WEFT_ZEPHYR_SUITES", "").split()
+    return [path for path in found if not names or path.name in names]
+
+
+def last_results() -> list[dict[str, str]]:
+    """The last result of each board and suite, of all runs since ``make clean``."""
+    file = BUILD / "results.json"
+    return list(json.loads(file.read_text())) if file.exists() else []
+
+
+def keep_results(rows: list[dict[str, str]]) -> None:
+    """Put results in the place of earlier ones of the same boards and suites."""
+    kept = {(row["board"], row["suite"]): row for row in [*last_results(), *rows]}
+    (BUILD / "results.json").write_text(json.dumps(list(kept.values()), indent=2))
+
+
 def table(rows: list[dict[str, str]]) -> str:
     """Results by board and sample or suite."""
     suites = sorted({row["suite"] for row in rows})
@@ -198,7 +223,8 @@ def build_of(machine: Machine, sample: str) -> Path:
     """The build directory that twister left for a sample."""
     group = BUILD / (RISCV if machine.compiler == RISCV else ARM)
     for cache in group.glob(f"*/*/**/sample.weft.{sample}/CMakeCache.txt"):
-        if f"BOARD:STRING={machine.name}\n" in cache.read_text():
+        board = re.search(r"^BOARD:STRING=(\S+)$", cache.read_text(), flags=re.M)
+        if board is not None and board[1] in (machine.name, FULL_NAMES.get(machine.name)):
             return cache.parent
     raise AssertionError(f"twister has not built {sample} for {machine.name}")
 
