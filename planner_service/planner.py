@@ -132,12 +132,15 @@ class _Run:
         self.cancelled = cancelled or (lambda: False)
         self.executed = executed or (lambda _seconds: None)
         self.done = 0.0
+        #: The part of the whole that is being done.
+        self.phase = (0.0, 1.0)
 
     def tick(self, done: float, text: str) -> None:
         """Look whether to go on, and say how far it is: never less than before."""
         if self.cancelled():
             raise PlannerError(Code.CANCELLED, "planning was cancelled")
-        self.done = max(self.done, done)
+        begin, end = self.phase
+        self.done = max(self.done, begin + done * (end - begin))
         self.progress(self.done, text)
 
     @property
@@ -463,6 +466,7 @@ def plan(
     PlannerError: INFEASIBLE with what would fit, CANCELLED, BAD_REQUEST."""
     run = _Run(graph, options or Options(), target, progress, cancelled, executed)
     run.tick(0.0, "starting")
+    run.phase = (0.0, 1.0) if constraint.objective == "macs" else (0.0, 0.5)
     if constraint.objective == "latency" and run.model is None:
         raise PlannerError(
             Code.BAD_REQUEST,
@@ -487,10 +491,11 @@ def _faster(run: _Run, known: PlanResult, cap: int, f_max: float | None) -> Plan
     )
     run.problem = Problem(run.facts, run.options.input_mode, run.uncounted, run.model)
     most = costs.UNITS * run.model.predict(run.facts, plain) - run.base
-    search = run.search(cap, most, 0.5, 0.6)
+    run.phase = (0.5, 1.0)
+    search = run.search(cap, most, 0.0, 0.3)
     for extra in run.extras(search, cap):
         limit = most if extra is None else min(extra, most)
-        search.run(cap, limit, run.ticking("searching faster schedules", 0.6, 0.9))
+        search.run(cap, limit, run.ticking("searching faster schedules", 0.3, 0.9))
         found = run.fit(search, cap)
         if found is not None:
             allowed = f_max is None or found.overhead_factor <= f_max + F_EPSILON

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planner_service import costs, planner, targets
+from planner_service import costs, planner, targets, workloads
 from planner_service.build import Facts, build_schedule
 from planner_service.costs import fit
+from planner_service.errors import Code, PlannerError
 from planner_service.importers import import_model
 from planner_service.profile import emulator
 from planner_service.solver import Aim, Problem, Search, Space
@@ -69,6 +70,25 @@ def test_latency_is_no_worse_than_with_fewest_macs(seed: int) -> None:
     plain = planner.plan(graph, planner.Constraint(kind="p1", f_max=1.1), target=board)
     assert within.arena_bytes <= plain.arena_bytes
     assert within.overhead_factor <= 1.1 + 1e-9
+
+
+def test_progress_of_latency_moves_and_it_can_be_cancelled() -> None:
+    graph, board = workloads.workload("mn2-vww5-r80", "full"), targets.load("mps2-an386")
+    constraint = planner.Constraint(kind="p2", ram_max=40_000, objective="latency")
+    seen: list[float] = []
+    reached: list[float] = []
+    planner.plan(graph, constraint, target=board, progress=lambda done, _: seen.append(done))
+    assert seen == sorted(seen)
+    assert any(0.5 < done < 0.95 for done in seen)
+    with pytest.raises(PlannerError) as caught:
+        planner.plan(
+            graph,
+            constraint,
+            target=board,
+            progress=lambda done, _: reached.append(done),
+            cancelled=lambda: bool(reached) and reached[-1] > 0.6,
+        )
+    assert caught.value.code is Code.CANCELLED
 
 
 def test_predictions_hold_on_a_network_that_was_not_fitted_to() -> None:
