@@ -28,13 +28,16 @@ Kind = Literal["tensor", "ring", "tile", "lines", "accumulators", "counters", "s
 class Window:
     """``size`` bytes of the arena, live from time ``first`` to ``last`` (segments, numbered through all stages).
 
-    ``owner`` is (stage, segment, entry), placed inputs under stage -1; counters and scratch are (stage, -1, -1)."""
+    ``owner`` is (stage, segment, entry), placed inputs under stage -1; counters and scratch are (stage, -1, -1).
+    Tiles that pass from operator to operator of a segment lie in one window, the first one's: ``inside`` has each with
+    its offset in it."""
 
     kind: Kind
     owner: tuple[int, int, int]
     size: int
     first: int
     last: int
+    inside: tuple[tuple[tuple[int, int, int], int], ...] = ()
 
 
 def window_bytes(facts: Facts, entry: Entry) -> int:
@@ -69,22 +72,55 @@ def stage_bytes(facts: Facts, stage: Stage, align: int = 4) -> tuple[int, int]:
     fixed = _up(COUNTER_BYTES * len(stage.segments), align) + _up(stage.scratch, align)
     tiles = 0
     for segment in stage.segments:
-        tile = 0
+        tiles = max(tiles, tile_bytes(facts, _tiles(facts, segment), align))
         for entry in segment.entries:
-            if entry.policy is Policy.TILE:
-                tile += _up(window_bytes(facts, entry), align)
-            elif entry.policy is Policy.ROWS:
+            if entry.policy is Policy.ROWS:
                 fixed += _up(window_bytes(facts, entry), align)
             fixed += _up(aux_bytes(facts, entry), align)
-        tiles = max(tiles, tile)
     return fixed, tiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """The tile of entry ``n`` of a segment, ``size`` bytes. ``until``: the last entry that reads it, if nothing of it
+    is kept from one column step to the next; -1 if it is."""
+
+    n: int
+    size: int
+    until: int
+
+
+def tile_of(facts: Facts, ops: Sequence[int], n: int, size: int, passes: bool) -> Tile:
+    """``ops``: the segment's; ``passes``: neither rows nor columns are kept."""
+    users = facts.consumers[facts.nodes[ops[n]].tensor]
+    return Tile(
+        n=n,
+        size=size,
+        until=max((k for k, op in enumerate(ops) if k >= n and op in users), default=n) if passes else -1,
+    )
+
+
+def tile_bytes(facts: Facts, tiles: Sequence[Tile], align: int = 4) -> int:
+    """Most bytes of a segment's tiles that are live at one time."""
+    kept = sum(_up(t.size, align) for t in tiles if t.until < 0)
+    passing = [t for t in tiles if t.until >= 0]
+    return kept + max((sum(_up(t.size, align) for t in passing if t.n <= at.n <= t.until) for at in passing), default=0)
+
+
+def _tiles(facts: Facts, segment: Segment) -> list[Tile]:
+    ops = [entry.op for entry in segment.entries]
+    return [
+        tile_of(facts, ops, n, window_bytes(facts, e), e.keep == 0 and e.cols.extent == e.cols.advance)
+        for n, e in enumerate(segment.entries)
+        if e.policy is Policy.TILE
+    ]
 
 
 def _up(size: int, align: int) -> int:
     return -(-size // align) * align
 
 
-def windows(facts: Facts, schedule: Schedule) -> list[Window]:
+def windows(facts: Facts, schedule: Schedule, align: int = 4) -> list[Window]:
     """Every window of the arena with its lifetime, in a fixed order."""
     starts: list[int] = []
     clock = 0
@@ -116,14 +152,24 @@ def windows(facts: Facts, schedule: Schedule) -> list[Window]:
     for s, stage in enumerate(schedule.stages):
         first, last = starts[s], ends[s]
         for g, segment in enumerate(stage.segments):
+            tiles = _tiles(facts, segment)
+            passing = [t for t in tiles if t.until >= 0]
+            offsets, height = pack([(_up(t.size, align), t.n, t.until) for t in passing])
+            if passing:
+                inside = tuple(((s, g, t.n), at) for t, at in zip(passing, offsets, strict=True))
+                owner = (s, g, passing[0].n)
+                found.append(
+                    Window(kind="tile", owner=owner, size=height, first=first + g, last=first + g, inside=inside)
+                )
+            for t in tiles:
+                if t.until < 0:
+                    add("tile", (s, g, t.n), t.size, first + g, first + g)
             for n, entry in enumerate(segment.entries):
                 size, aux = window_bytes(facts, entry), aux_bytes(facts, entry)
                 if entry.policy is Policy.FULL:
                     add("tensor", (s, g, n), size, first, last_use(entry, s))
                 elif entry.policy is Policy.ROWS:
                     add("ring", (s, g, n), size, first, last)
-                else:
-                    add("tile", (s, g, n), size, first + g, first + g)
                 add("lines" if entry.policy is Policy.TILE else "accumulators", (s, g, n), aux, first, last)
         add("counters", (s, -1, -1), COUNTER_BYTES * len(stage.segments), first, last)
         add("scratch", (s, -1, -1), stage.scratch, first, last)
@@ -181,7 +227,7 @@ def live_bytes(found: Iterable[Window], align: int = 4) -> list[int]:
 
 def peak_estimate(facts: Facts, schedule: Schedule, align: int = 4) -> int:
     """Lower bound of ``place(...).arena_bytes``, without placing: the most bytes live at one time."""
-    found = windows(facts, schedule)
+    found = windows(facts, schedule, align)
     return _bound(found, overlaps(facts, schedule, found, align), align)
 
 
@@ -368,7 +414,7 @@ def _placement(
     apart: frozenset[int],
     pack_into: Callable[[_Packing], tuple[Placed, int] | None],
 ) -> Placement | None:
-    every = windows(facts, schedule)
+    every = windows(facts, schedule, align)
     above = [w for w in every if w.kind == "tensor" and facts.nodes[_entry(schedule, w).op].tensor in apart]
     found = [w for w in every if w not in above]
     allowed = overlaps(facts, schedule, found, align)
@@ -394,6 +440,7 @@ def _placement(
             aux_of[w.owner] = at
         else:
             offset_of[w.owner] = at
+            offset_of.update({owner: at + behind for owner, behind in w.inside})
     return Placement(
         offset=offset_of,
         aux=aux_of,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from planner_service import layout, replay
@@ -266,6 +266,16 @@ def explain(plan: bytes, graph: Graph | None = None) -> Report:
         ) from error
 
 
+def _each(found: Inspection, facts: Facts, block: layout.Window) -> list[layout.Window]:
+    """The tiles that take turns in one block, or what else it is."""
+    inside = [(owner, schedule_entry(found, owner)) for owner, _ in block.inside]
+    return [
+        replace(block, owner=owner, size=layout.window_bytes(facts, entry), inside=())
+        for owner, entry in inside
+        if entry is not None
+    ] or [block]
+
+
 def _explain(found: Inspection, graph: Graph | None) -> Report:
     facts = Facts(found.graph)
     names = _Names(found, graph)
@@ -289,7 +299,8 @@ def _explain(found: Inspection, graph: Graph | None) -> Report:
             first=w.first,
             last=w.last,
         )
-        for w in blocks
+        for block in blocks
+        for w in _each(found, facts, block)
     )
     stages: list[StageRow] = []
     layers: list[LayerRow] = []

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from planner_service import layout
 from planner_service.build import (
     Facts,
     Field,
@@ -508,11 +509,12 @@ def _tiles(facts: Facts, stage: StageSpec) -> int:
 
 
 def _tile_bytes(facts: Facts, shape: SegmentShape) -> int:
-    size = 0
-    for op, local, (_, _, extent, keep), (_, _, columns, _) in zip(
-        shape.ops, shape.tile, shape.rows, shape.cols, strict=True
+    tiles: list[layout.Tile] = []
+    for n, (op, local, (_, _, extent, keep), (advance, _, columns, _)) in enumerate(
+        zip(shape.ops, shape.tile, shape.rows, shape.cols, strict=True)
     ):
         if local:
             h, w, c = facts.nodes[op].shape
-            size += -(-min(extent - keep, h) * min(columns, w) * (shape.slice or c) // 4) * 4
-    return size
+            size = min(extent - keep, h) * min(columns, w) * (shape.slice or c)
+            tiles.append(layout.tile_of(facts, shape.ops, n, size, keep == 0 and columns == advance))
+    return layout.tile_bytes(facts, tiles)

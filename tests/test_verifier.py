@@ -349,6 +349,37 @@ def test_placement_is_refused(name: str) -> None:
     assert refusal(placed(graph, schedule, edit)) == (code, record)
 
 
+def test_tiles_in_turn() -> None:
+    """Four pointwise convolutions of one segment: the third tile may lie where the first was, not where the second is,
+    and nowhere if columns of the first are kept."""
+    m = Maker(9, [(4, 6, 3)])
+    t = m.inputs[0]
+    for _ in range(4):
+        t = m.conv(t, 3, kernel=(1, 1), pads=(0, 0, 0, 0))
+    graph = m.graph([t])
+    spec = StageSpec(segments=(SegmentSpec(ops=(0, 1, 2, 3), row_adv=1, col_adv=2),))
+    schedule = build.build_schedule(Facts(graph), [spec], "resident")
+    placement = place(Facts(graph), schedule)
+    first, second, third = ((0, 0, n) for n in range(3))
+
+    def moved_third(to: Key) -> Callable[[Placement], Placement]:
+        return lambda p: replace(p, offset={**p.offset, third: p.offset[to]})
+
+    assert placement.offset[third] == placement.offset[first] != placement.offset[second]
+    plain = replace(placement, offset={**placement.offset, third: placement.arena_bytes})
+    plain = replace(plain, arena_bytes=placement.arena_bytes + 8)
+    plans = [encode(graph, schedule, p) for p in (placement, plain)]
+    rows = np.arange(72, dtype=np.int8).reshape(4, 6, 3)
+    runs = [Engine().open(plan).run([rows]).outputs[0] for plan in plans]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert refusal(placed(graph, schedule, moved_third(second))) == (V, 3)
+    wide = list(segment(schedule, 0, 0).entries)
+    wide[0] = replace(wide[0], cols=Axis(advance=2, offset=wide[0].cols.offset - 1, extent=3))
+    kept = with_segment(schedule, 0, 0, entries=tuple(wide))
+    assert refusal(placed(graph, kept)) == (None, NO_RECORD)
+    assert refusal(placed(graph, kept, moved_third(first))) == (V, 3)
+
+
 def resident_schedule(flags: Sequence[bool]) -> Schedule:
     _, schedule = residents()
     for s, overlap in enumerate(flags):

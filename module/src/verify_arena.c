@@ -99,10 +99,35 @@ static bool walk_next(walk_t *w, block_t *b)
     return true;
 }
 
-static bool apart(const block_t *a, const block_t *b)
+/* Nothing of the tile is kept from one column step to the next. */
+static bool passes(const weft_entry_t *e)
+{
+    return e->policy == WEFT_POLICY_TILE && e->keep == 0 && e->col_ext == e->col_adv;
+}
+
+/* Tiles of one segment, a's entry before b's, of which at each column step the first is last read before b is made. */
+static bool in_turn(const weft_plan_t *plan, const block_t *a, const block_t *b)
+{
+    if (!a->window || !b->window || !passes(a->entry) || !passes(b->entry)) {
+        return false;
+    }
+    const uint32_t tensor = weft_entry_tensor(plan, a->entry),
+                   end = (uint32_t)a->segment->first_entry + a->segment->entry_count;
+    const uint32_t n = (uint32_t)(b->entry - weft_entry_at(plan, 0));
+    weft_reads_t r = weft_reads(plan, n, end - n);
+    while (weft_next_read(&r)) {
+        if (r.tensor == tensor) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* a comes before b. */
+static bool apart(const weft_plan_t *plan, const block_t *a, const block_t *b)
 {
     return a->end <= b->begin || b->end <= a->begin ||
-           (a->segment != NULL && b->segment != NULL && a->segment != b->segment);
+           (a->segment != NULL && b->segment != NULL && (a->segment != b->segment || in_turn(plan, a, b)));
 }
 
 /* Stage of the last reader of a FULL tensor; `born` if there is none; stage_count for a network output. */
@@ -145,7 +170,7 @@ static bool check_block(const walk_t *rest, int32_t stage, const block_t *x, blo
     for (int32_t s = stage;;) {
         while (walk_next(&w, y)) {
             const bool may = s != stage && s == until && y->window && y->entry->flags != 0 && y->begin <= x->begin;
-            if (!may && !apart(x, y)) {
+            if (!may && !apart(plan, x, y)) {
                 return false;
             }
         }

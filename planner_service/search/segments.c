@@ -23,10 +23,19 @@ typedef struct {
     bool local;
 } region_t;
 
+/*
+ * Tiles of a suffix: those that keep columns are there all the time, the others from the operator that makes them to
+ * the last that reads them; `live` by operator, the last first.
+ */
+typedef struct {
+    int32_t kept, live[WS_MAX_OPS], most;
+} tiles_t;
+
 /* Operators [i, j) without lag; regions of a path of the recursion lie in grow_t. */
 typedef struct {
-    int32_t lag, col_lag, held, tile;
-    int32_t sliced; /* tile in slices of channels; negative if that cannot be */
+    int32_t lag, col_lag, held;
+    tiles_t tiles, sliced; /* whole, and in slices of channels */
+    bool may_slice;
     int32_t reads;
     read_t read[WS_MAX_NEEDS];
 } suffix_t;
@@ -239,7 +248,7 @@ static int32_t class_of(grow_t *g, int32_t ops, ws_class_t class, ws_need_t *nee
 static bool note(grow_t *g, int32_t ops, const suffix_t *x, int64_t extra, int32_t held, int32_t steps, int32_t slice)
 {
     ws_search_t *s = g->s;
-    const int32_t tile = slice > 0 ? x->sliced : x->tile;
+    const int32_t tile = slice > 0 ? x->sliced.most : x->tiles.most;
     if ((int64_t)held + tile > s->limits.cap || extra > s->limits.spare) {
         return true;
     }
@@ -317,10 +326,24 @@ static bool finish(grow_t *g, int32_t ops)
     int32_t held = x->held + accumulators(s, last, g->region[0].advance, steps, !g->col_whole && last->cols > 1);
     int64_t extra = macs - (s->macs_before[g->j] - s->macs_before[g->j - ops]);
     const ws_op_t *first = &s->graph.ops[g->j - ops];
-    int32_t slice = ops > 1 && x->sliced >= 0 && (first->leads || first->channelwise)
+    int32_t slice = ops > 1 && x->may_slice && (first->leads || first->channelwise)
                         ? slice_of(s, s->graph.tensors[first->tensor].channels)
                         : 0;
     return note(g, ops, x, extra, held, steps, 0) && (slice == 0 || note(g, ops, x, extra, held, steps, slice));
+}
+
+/* The tile that operator number `n` from the end makes, which number `until` is the last to read. */
+static void add_tile(tiles_t *tiles, int32_t n, int32_t until, bool passing, int64_t bytes)
+{
+    const int32_t size = (int32_t)ws_min64(bytes, INT32_MAX / (2 * WS_MAX_OPS));
+    int32_t most = 0;
+    tiles->kept += passing ? 0 : size;
+    tiles->live[n] = 0;
+    for (int32_t k = 0; k <= n; k++) {
+        tiles->live[k] += passing && k >= until ? size : 0;
+        most = ws_max(most, tiles->live[k]);
+    }
+    tiles->most = tiles->kept + most;
 }
 
 /* Put the operator before them in front of the last `ops` ones, with each amount of overlap kept, and so on. */
@@ -359,19 +382,24 @@ static bool extend(grow_t *g, int32_t ops)
     int32_t step = s->limits.partial ? 1 : ws_max(overlap, 1);
     for (int32_t keep = overlap; keep >= 0; keep -= step) {
         int64_t held = x->held + ws_up((int64_t)ws_min(keep, t->height) * t->width * t->channels);
-        int64_t tile = x->tile + ws_up((int64_t)ws_min(extent - keep, t->height) * width * t->channels);
+        const int64_t pixels = (int64_t)ws_min(extent - keep, t->height) * width;
         const int32_t slice = slice_of(s, t->channels);
-        int64_t sliced = -1;
-        if (x->sliced >= 0 && local && keep == 0 && slice > 0 && s->graph.ops[i + 1].channelwise) {
-            sliced = x->sliced + ws_up((int64_t)ws_min(extent, t->height) * width * slice);
+        const bool passing = keep == 0 && (g->col_whole || cols.hi - cols.lo <= cols.advance);
+        const int32_t until = local && passing ? g->j - 1 - t->last_read : 0;
+        suffix_t *longer = &g->suffix[ops];
+        longer->tiles = x->tiles;
+        longer->may_slice = x->may_slice && local && keep == 0 && slice > 0 && s->graph.ops[i + 1].channelwise;
+        add_tile(&longer->tiles, ops, until, passing, ws_up(pixels * t->channels));
+        if (longer->may_slice) {
+            longer->sliced = x->sliced;
+            add_tile(&longer->sliced, ops, until, passing, ws_up(pixels * slice));
         }
-        if (held + (sliced < 0 ? tile : sliced) > s->limits.cap) {
+        if (held + (longer->may_slice ? longer->sliced.most : longer->tiles.most) > s->limits.cap) {
             continue;
         }
         g->region[ops] = (region_t){i,    rows.advance, offset,  extent,
                                     keep, cols.advance, cols.hi, ws_max(cols.hi - cols.lo, cols.advance),
                                     local};
-        suffix_t *longer = &g->suffix[ops];
         longer->lag = x->lag;
         longer->col_lag = x->col_lag;
         if (!g->col_whole && cols.hi > cols.advance) {
@@ -383,8 +411,6 @@ static bool extend(grow_t *g, int32_t ops)
             longer->lag = ws_max(x->lag, ws_div_up(rows.hi - bound, rate));
         }
         longer->held = (int32_t)held;
-        longer->tile = (int32_t)ws_min64(tile, INT32_MAX / 2);
-        longer->sliced = (int32_t)sliced;
         longer->reads = x->reads - 1;
         memcpy(longer->read, x->read, (size_t)at * sizeof(read_t));
         memcpy(longer->read + at, x->read + at + 1, (size_t)(x->reads - 1 - at) * sizeof(read_t));
@@ -397,12 +423,20 @@ static bool extend(grow_t *g, int32_t ops)
     return true;
 }
 
+/* Of the last operator alone, which makes no tile. */
+static void start(suffix_t *x)
+{
+    x->lag = x->col_lag = x->held = x->reads = 0;
+    x->tiles = x->sliced = (tiles_t){0, {0}, 0};
+    x->may_slice = true;
+}
+
 /* The last operator alone: whole rows, nothing computed twice. */
 static bool alone(grow_t *g, const ws_op_t *op, int32_t advance)
 {
     suffix_t *x = &g->suffix[0];
     g->region[0] = (region_t){g->j - 1, advance, 0, advance, 0, op->cols, op->cols, op->cols, false};
-    x->lag = x->col_lag = x->held = x->tile = x->sliced = x->reads = 0;
+    start(x);
     int32_t step = op->row_field.factor == 1 ? advance * op->row_field.stride : advance / op->row_field.factor;
     ws_span_t span = {ws_max(step, 1), field_start(&op->row_field, 0), field_end(&op->row_field, advance)};
     for (int32_t k = 0; k < op->swept; k++) {
@@ -462,7 +496,7 @@ static bool grow_from(grow_t *g, int32_t row_adv)
         g->col_adv = g->col_whole ? op->cols : columns;
         suffix_t *x = &g->suffix[0];
         g->region[0] = (region_t){g->j - 1, advance, 0, advance, 0, g->col_adv, g->col_adv, g->col_adv, false};
-        x->lag = x->col_lag = x->held = x->tile = x->sliced = x->reads = 0;
+        start(x);
         if (add_reads(g, x, op, (ws_span_t){advance, 0, advance}, (ws_span_t){g->col_adv, 0, g->col_adv}) &&
             !extend(g, 1)) {
             return false;
