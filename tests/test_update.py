@@ -6,7 +6,9 @@ from __future__ import annotations
 import random
 import re
 import shutil
+import struct
 import subprocess
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from planner_service import ir, planner, signing
-from planner_service.format import HeaderRecord, SectionId, SectionRecord, SignatureRecord, SlotState
+from planner_service.format import HeaderRecord, SectionId, SectionRecord, SignatureRecord, SlotState, StateRecord
 from tests.schedule_graphs import Maker
 from tests.update import build
 from tests.update import plans as made
-from tests.update.device import COPY, CUT_KINDS, NONE, Device
+from tests.update.device import COPY, CUT_KINDS, NONE, STATE_AREA, Device
 
 HEAD = HeaderRecord.SIZE
 
@@ -304,6 +306,7 @@ HOSTILE = [
     Hostile("zero signature", "SIGNATURE", signature(value=bytes(64))),
     Hostile("reserved byte of the signature", "SIGNATURE", signature(reserved=1)),
     Hostile("signature of another plan", "SIGNATURE", lambda p: signature(value=_value(p.old))(p)),
+    Hostile("two reserved bytes of the signature", "SIGNATURE", signature(reserved2=1)),
     Hostile("version raised without the key", "SIGNATURE", raw_header(plan_version=9)),
     Hostile("downgrade", "FLOOR", lambda p: p.first),
     Hostile("version 0", "FLOOR", header(plan_version=0)),
@@ -321,6 +324,9 @@ HOSTILE = [
     Hostile("size of 2^32 - 1", "SLOT", lambda p: made.resize(p.new, p.key, 0xFFFFFFFF)),
     Hostile("size smaller than its header", "SECTION", lambda p: made.resize(p.new, p.key, 64)),
     Hostile("size shorter than its sections", "SECTION", lambda p: made.resize(p.new, p.key, len(p.new) - 8)),
+    Hostile("size within the signature", "SECTION", lambda p: made.resize(p.new, p.key, signing.head_len(p.new) - 64)),
+    Hostile("size longer than its sections", "SECTION", lambda p: made.resize(p.new, p.key, len(p.new) + 8)),
+    Hostile("critical section of type 0", "UNKNOWN", section(3, type=0, flags=1)),
     Hostile("section of 2^32 - 1", "SECTION", section(2, length=0xFFFFFFFF)),
     Hostile("section behind the end", "SECTION", section(3, offset=0xFFFFFFF8)),
     Hostile("sections that overlap", "SECTION", section(1, offset=412)),
@@ -664,12 +670,14 @@ def test_unsigned_plans_only_where_the_build_says_so(tmp_path: Path, plans: made
 # ---------------------------------------------------------------- failures of flash, mistakes of applications
 
 
+@pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "in RAM"])
 @pytest.mark.parametrize("count", [1, 1 << 30], ids=["once", "from then on"])
-def test_failing_flash_is_survived(library: Path, plans: made.Plans, count: int) -> None:
+def test_failing_flash_is_survived(library: Path, plans: made.Plans, count: int, mapped: bool) -> None:
     """A read, program, erase or hash fails, power stays: never a wrong plan; once flash works, so do updates."""
     call, used, failures = 0, 1, 0
     while call < used:
-        device = Device(library, plans.key)
+        device = Device(library, plans.key, mapped=mapped)
+        device.buffer(512 if mapped else 128)
         assert device.adopt(0, plans.old) == "OK"
         device.restart()
         device.fail(call, count)
@@ -697,9 +705,138 @@ def test_failing_flash_is_survived(library: Path, plans: made.Plans, count: int)
     print(f"{failures} of {used} failing calls were visible in a result")
 
 
-@pytest.mark.parametrize("how", range(17))
-def test_configuration_is_checked(device: Device, how: int) -> None:
-    assert device.misconfigure(how) == ("ARG" if how else "OK")
+def test_configuration_is_checked(device: Device) -> None:
+    """Every mistake that the device knows."""
+    found = []
+    while not found or found[-1] != "NO_PLAN":
+        found.append(device.misconfigure(len(found)))
+    assert set(found[:-1]) == {"ARG"}
+    assert len(found) > 30
+
+
+def test_what_is_optional_can_be_left_out(library: Path, plans: made.Plans) -> None:
+    device = Device(library, plans.key)
+    device.bare()
+    device.set(idle=60)
+    assert device.update(plans.old).slot == 0
+    device.begin(plans.new)
+    assert device.begin(plans.next).result == "BUSY", "without a clock no session is ever idle"
+    assert device.update(plans.new).slot == 1
+    mode = replace(made.options(5), input_mode="external")
+    assert device.stage(signing.sign(planner.layers(made.graph(4), mode).plan, plans.key)) == "OK"
+    assert device.call("test") == "OK"
+    assert device.restart().trial_error == "IO", "nowhere to put its input"
+    device.close()
+
+
+def test_slots_that_are_not_mapped_need_ram(library: Path, plans: made.Plans) -> None:
+    device = Device(library, plans.key, mapped=False)
+    device.bare()
+    assert device.stage(plans.old) == "FLASH"
+    device.close()
+
+
+def test_arena_of_two_gigabytes(device: Device, plans: made.Plans) -> None:
+    """Longer than a plan can say: the limit is what it can."""
+    device.set(arena=0xFFFFFFFF)
+    assert device.update(plans.new).slot == 1
+
+
+def test_plan_that_fills_slot_and_sector(library: Path, plans: made.Plans) -> None:
+    device = Device(library, plans.key, slot=len(plans.new), sector=len(plans.new))
+    assert device.update(plans.new).slot == 0
+    assert device.bytes_of(0) == plans.new
+    device.close()
+
+
+def test_arguments(device: Device, plans: made.Plans) -> None:
+    before = settled(device)
+    assert device.begin(plans.new, head=b"").result == "ARG"
+    assert device.begin(plans.new, shift=2).result == "ARG"
+    assert settled(device) == before
+    reply = device.begin(plans.new)
+    assert device.write(reply.token, reply.next, None, 1).result == "ARG"
+    assert device.stage(plans.new) == "OK"
+
+
+def test_head_of_seventeen_sections(device: Device, plans: made.Plans) -> None:
+    before = settled(device)
+    header = replace(HeaderRecord.unpack(plans.new), section_count=17, header_len=HEAD + 17 * SectionRecord.SIZE)
+    head = (header.pack() + plans.new[HEAD:])[: HEAD + 17 * SectionRecord.SIZE + 72]
+    assert device.begin(plans.new, head=head).result == "SECTION"
+    assert settled(device) == before
+
+
+@pytest.mark.parametrize("sent", [0, 2048], ids=["sector to be erased", "erased sector"])
+def test_the_writer_itself_refuses_the_running_slot(device: Device, plans: made.Plans, sent: int) -> None:
+    """Sessions are not opened into it; the two functions that touch a slot's flash check once more."""
+    reply = device.begin(plans.new)
+    if sent:
+        reply = device.write(reply.token, reply.next, plans.new[reply.next : sent + 512])
+    before = settled(device)
+    device.pretend(running=1)
+    assert device.write(reply.token, reply.next, plans.new[reply.next : reply.next + 600]).result == "STATE"
+    assert settled(device) == before
+    device.pretend(running=0)
+    assert device.stage(plans.new) == "OK"
+
+
+def test_tokens_wrap_without_zero(device: Device, plans: made.Plans) -> None:
+    device.pretend(running=0, last_token=0xFFFFFFFE)
+    assert [device.begin(plans.new).token for _ in range(3)] == [0xFFFFFFFF, 1, 2]
+
+
+def edit_records(device: Device, **fields: int) -> None:
+    """Fields of all records of the journal, with their CRC made good."""
+    size = StateRecord.SIZE
+    area = device.bytes_of(STATE_AREA)
+    for at in range(0, 4096, size):
+        record = area[at : at + size]
+        state = StateRecord.unpack(record)
+        if zlib.crc32(record[: size - 4]) == state.crc:
+            fresh = replace(state, **fields).pack()[: size - 4]
+            for n, byte in enumerate(fresh + struct.pack("<I", zlib.crc32(fresh))):
+                device.poke(STATE_AREA, at + n, byte ^ record[n])
+
+
+@pytest.mark.parametrize("fields", [{"state": 200}, {"active": 7}], ids=str)
+def test_records_of_a_later_core_are_none(device: Device, fields: dict[str, int]) -> None:
+    edit_records(device, floor=0)
+    assert device.restart().slot == 0, "the CRC is made good"
+    edit_records(device, **fields)
+    assert device.restart().result == "NO_PLAN"
+
+
+@pytest.mark.parametrize("offset", [100, 8192])
+def test_resume_marks_that_cannot_be_are_ignored(device: Device, plans: made.Plans, offset: int) -> None:
+    """As of a build with other sectors."""
+    reply = device.begin(plans.new)
+    device.write(reply.token, reply.next, plans.new[reply.next : 3000])
+    edit_records(device, offset=offset)
+    device.restart()
+    assert device.begin(plans.new).next == signing.head_len(plans.new)
+    assert device.stage(plans.new) == "OK"
+
+
+@pytest.mark.parametrize("records", [1, 2, 3])
+def test_records_that_read_back_wrong_are_written_again(device: Device, plans: made.Plans, records: int) -> None:
+    device.stick(records)
+    assert device.stage(plans.new) == "OK"
+    device.restart()
+    assert device.status["state"] == "STAGED"
+    assert device.update(plans.next).slot == 1
+
+
+@pytest.mark.parametrize("offset", [0xFFFFFFF8, 8184])
+def test_sections_outside_the_active_slot_are_not_copied(device: Device, plans: made.Plans, offset: int) -> None:
+    """Its table changed after boot."""
+    at = HEAD + 2 * SectionRecord.SIZE
+    row = SectionRecord.unpack(plans.old, at)
+    assert row.type == SectionId.WEIGHTS
+    for n, byte in enumerate(replace(row, offset=offset).pack()):
+        device.poke(0, at + n, byte ^ plans.old[at + n])
+    _, sent = device.send(plans.delta, COPY)
+    assert sent >= row.length
 
 
 @pytest.mark.parametrize("mode", ["resident", "external"])
@@ -717,9 +854,18 @@ def test_external_input_without_a_buffer_is_refused(device: Device, plans: made.
     assert device.restart().trial_error == "IO"
 
 
-def test_malformed_self_test_fails(device: Device, plans: made.Plans) -> None:
-    at = made.sections(plans.new)[SectionId.SELFTEST].offset
-    bad = made.change(plans.new, plans.key, lambda data: data.__setitem__(at + 4, 9))
+@pytest.mark.parametrize("what", ["stages", "outputs", "CRC of a stage", "length"])
+def test_malformed_self_test_fails(device: Device, plans: made.Plans, what: str) -> None:
+    row = made.sections(plans.new)[SectionId.SELFTEST]
+    at = row.offset + {"stages": 4, "outputs": 6, "CRC of a stage": 8, "length": 0}[what]
+    bad = made.change(plans.new, plans.key, lambda data: data.__setitem__(at, data[at] ^ 1))
+    if what == "length":
+        length = row.length - 4
+        total = (row.offset + length + 7) // 8 * 8
+        table = HEAD + 3 * SectionRecord.SIZE
+        head = replace(HeaderRecord.unpack(plans.new), total_len=total).pack() + plans.new[HEAD:table]
+        head += replace(row, length=length).pack() + plans.new[table + SectionRecord.SIZE : row.offset + length]
+        bad = made.seal(head.ljust(total, b"\0"), plans.key)
     assert device.stage(bad) == "OK"
     assert device.call("test") == "OK"
     assert device.restart().trial_error == "SELFTEST"

@@ -94,6 +94,8 @@ def device(folder: Path, *flags: str, smp: bool = False) -> Path:
         )  # fmt: skip
         sources += [HERE / "device_smp.c", ROOT / "module/src/smp/weft_smp.c", *objects_of_zcbor]
         flags = (*flags, "-isystem", str(codec / "include"))
+    if EXTRA:  # a sanitizer's branches are not the core's
+        flags = tuple(flag for flag in flags if "sanitize" not in flag)
     run(
         "gcc", "-std=c11", "-O2", "-g", "-shared", "-fPIC", *WARNINGS, *flags, *EXTRA, *INCLUDES, "-o", output,
         *sources, *core_sources(), *engine_sources(),

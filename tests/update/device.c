@@ -23,6 +23,7 @@ struct device {
     bool dead;                           /* power is off: nothing reaches flash until the next init */
     bool hangs;                          /* the self-test never ends by itself */
     jmp_buf watchdog;
+    uint32_t stuck; /* records of the journal that will read back with a wrong bit */
     weft_plan_t plan;
     _Alignas(8) uint8_t buffer[BUFFER];
     _Alignas(64) uint8_t arena[1u << 16];
@@ -96,7 +97,15 @@ static int change(device_t *d, unsigned area, uint32_t offset, const void *src, 
     if (fails(d)) {
         return -1;
     }
-    return cut_now(d) && d->flash.power == NULL ? die(d, area, offset, src, len) : operate(d, area, offset, src, len);
+    if (cut_now(d) && d->flash.power == NULL) {
+        return die(d, area, offset, src, len);
+    }
+    int r = operate(d, area, offset, src, len);
+    if (d->stuck > 0 && area == WEFT_AREA_STATE && src != NULL) {
+        d->stuck--;
+        d->flash.area[area].bytes[offset] ^= 1u;
+    }
+    return r;
 }
 
 static int program(void *ctx, unsigned area, uint32_t offset, const void *src, uint32_t len)
@@ -236,66 +245,80 @@ void device_cut(device_t *d, uint32_t operations, cut_t kind, jmp_buf *power)
     d->flash.power = power;
 }
 
-/* What weft_update_init() says of one mistake in the configuration. */
+void device_stick(device_t *d, uint32_t records)
+{
+    d->stuck = records;
+}
+
+void device_buffer(device_t *d, uint32_t len)
+{
+    d->cfg.buffer_len = len;
+}
+
+void device_bare(device_t *d)
+{
+    d->hal.feed = NULL;
+    d->hal.may_erase = NULL;
+    d->hal.seconds = NULL;
+    d->cfg.vendor = d->cfg.device = NULL;
+    d->cfg.step = NULL;
+    d->cfg.external = NULL;
+    free(d->cfg.ram[0]);
+    free(d->cfg.ram[1]);
+    d->cfg.ram[0] = d->cfg.ram[1] = NULL;
+}
+
+void device_pretend(device_t *d, unsigned running, uint32_t last_token)
+{
+    d->u.running = (uint8_t)running;
+    d->u.last_token = last_token;
+}
+
+/* What weft_update_init() says of one mistake in the configuration; WEFT_ERR_NO_PLAN: there is no such mistake. */
 int device_misconfigure(device_t *d, unsigned how)
 {
-    weft_update_hal_t hal = d->hal;
+    weft_update_hal_t hal = d->hal, good = d->hal;
     weft_update_config_t cfg = d->cfg;
     weft_update_t u;
+    unsigned n = 0;
     cfg.hal = &hal;
-    switch (how) {
-    case 0:
-        return weft_update_init(&u, &cfg);
-    case 1:
-        cfg.hal = NULL;
-        break;
-    case 2:
-        hal.read = NULL;
-        break;
-    case 3:
-        hal.verify_p256 = NULL;
-        break;
-    case 4:
-        hal.slot.write = 12;
-        break;
-    case 5:
-        hal.slot.write = 1024;
-        break;
-    case 6:
-        hal.slot.size += 8;
-        break;
-    case 7:
-        hal.slot.sector = hal.slot.size = 512;
-        break;
-    case 8:
-        hal.state.size = hal.state.sector;
-        break;
-    case 9:
-        hal.state.sector = 128;
-        break;
-    case 10:
-        cfg.buffer = NULL;
-        break;
-    case 11:
-        cfg.buffer = d->buffer + 4;
-        break;
-    case 12:
-        cfg.buffer_len = 56;
-        break;
-    case 13:
-        cfg.arena = NULL;
-        break;
-    case 14:
-        cfg.arena_len = 0;
-        break;
-    case 15:
-        cfg.arena = d->arena + 8;
-        break;
-    default:
-        cfg.buffer_len = BUFFER - 4;
-        break;
+#define MISTAKE(what)                                                                                                  \
+    if (n++ == how) {                                                                                                  \
+        what;                                                                                                          \
+        return weft_update_init(&u, &cfg);                                                                             \
     }
-    return weft_update_init(&u, &cfg);
+#define IN_FLASH(area)                                                                                                 \
+    MISTAKE(hal.area.write = 0)                                                                                        \
+    MISTAKE(hal.area.write = 12)                                                                                       \
+    MISTAKE(hal.area.write = 1024)                                                                                     \
+    MISTAKE(hal.area.write = 512; cfg.buffer_len = 256)                                                                \
+    MISTAKE(hal.area.sector = 0)                                                                                       \
+    MISTAKE(hal.area.sector = good.area.write + 4)                                                                     \
+    MISTAKE(hal.area.write = 4; hal.area.sector = 1020; hal.area.size = 8160)                                          \
+    MISTAKE(hal.area.size += 8)                                                                                        \
+    MISTAKE(hal.area.size = 1u << 31)
+    MISTAKE(cfg.hal = NULL)
+    MISTAKE(hal.read = NULL)
+    MISTAKE(hal.program = NULL)
+    MISTAKE(hal.erase = NULL)
+    MISTAKE(hal.sha256_init = NULL)
+    MISTAKE(hal.sha256_update = NULL)
+    MISTAKE(hal.sha256_finish = NULL)
+    MISTAKE(hal.verify_p256 = NULL)
+    IN_FLASH(slot)
+    IN_FLASH(state)
+    MISTAKE(hal.slot.sector = hal.slot.size = 512)
+    MISTAKE(hal.state.size = hal.state.sector)
+    MISTAKE(hal.state.sector = 128)
+    MISTAKE(cfg.buffer = NULL)
+    MISTAKE(cfg.buffer = d->buffer + 4)
+    MISTAKE(cfg.buffer_len = 56)
+    MISTAKE(cfg.arena = NULL)
+    MISTAKE(cfg.arena_len = 0)
+    MISTAKE(cfg.arena = d->arena + 8)
+#undef MISTAKE
+#undef IN_FLASH
+    return WEFT_ERR_NO_PLAN;
 }
 
 flash_t *device_flash(device_t *d)

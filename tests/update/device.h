@@ -24,6 +24,13 @@ void device_cut(device_t *d, uint32_t operations, cut_t kind, jmp_buf *power);
 /* The self-test hangs: a watchdog resets the device, and device_boot() returns WEFT_ERR_ABORTED with nothing decided.
  */
 void device_hang(device_t *d, int hangs);
+/* So many records of the journal are programmed with a wrong bit, and the part says that all is well. */
+void device_stick(device_t *d, uint32_t records);
+void device_buffer(device_t *d, uint32_t len);
+/* Without everything that is optional. */
+void device_bare(device_t *d);
+/* As if this slot ran, and so many sessions had been. */
+void device_pretend(device_t *d, unsigned running, uint32_t last_token);
 int device_misconfigure(device_t *d, unsigned how);
 weft_update_t *device_update(device_t *d);
 flash_t *device_flash(device_t *d);

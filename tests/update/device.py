@@ -162,6 +162,21 @@ class Device:
         """Self-tests hang, and a watchdog resets the device: ABORTED from boot."""
         self._lib.device_hang(self._device, int(hangs))
 
+    def stick(self, records: int) -> None:
+        """So many records of the journal are programmed with a wrong bit."""
+        self._lib.device_stick(self._device, records)
+
+    def buffer(self, length: int) -> None:
+        self._lib.device_buffer(self._device, length)
+
+    def bare(self) -> None:
+        """Without everything that is optional in HAL and configuration."""
+        self._lib.device_bare(self._device)
+
+    def pretend(self, *, running: int = NONE, last_token: int = 0) -> None:
+        """As if this slot ran, and so many sessions had been."""
+        self._lib.device_pretend(self._device, running, last_token)
+
     def misconfigure(self, how: int) -> str:
         return name_of(self._lib.device_misconfigure(self._device, how))
 
@@ -195,17 +210,23 @@ class Device:
         assert self._lib.device_run(self._device, out, size) == 0
         return bytes(out)
 
-    def begin(self, plan: bytes, flags: int = 0, head: bytes | None = None) -> Reply:
+    def begin(self, plan: bytes, flags: int = 0, head: bytes | None = None, shift: int = 0) -> Reply:
+        """``shift``: bytes by which the head's address is off."""
         data = head if head is not None else plan[: signing.head_len(plan)]
         raw = _Transfer()
-        storage = (ct.c_uint64 * (len(data) // 8 + 1))()
-        ct.memmove(storage, data, len(data))
-        result = self._lib.weft_update_begin(self._update, storage, len(data), flags, ct.byref(raw), None)
+        storage, where = (ct.c_uint64 * (len(data) // 8 + 2))(), _Error()
+        address = ct.addressof(storage) + shift
+        ct.memmove(address, data, len(data))
+        result = self._lib.weft_update_begin(
+            self._update, ct.c_void_p(address if data else None), len(data), flags, ct.byref(raw), ct.byref(where)
+        )
+        assert result in (0, where.code)
         return self._reply(result, raw)
 
-    def write(self, token: int, offset: int, data: bytes) -> Reply:
+    def write(self, token: int, offset: int, data: bytes | None, length: int | None = None) -> Reply:
         raw = _Transfer()
-        result = self._lib.weft_update_write(self._update, token, offset, data, len(data), ct.byref(raw))
+        length = len(data or b"") if length is None else length
+        result = self._lib.weft_update_write(self._update, token, offset, data, length, ct.byref(raw))
         return self._reply(result, raw)
 
     @staticmethod
@@ -222,7 +243,10 @@ class Device:
         )
 
     def finish(self, token: int) -> str:
-        return name_of(self._lib.weft_update_finish(self._update, token, None))
+        where = _Error()
+        result = self._lib.weft_update_finish(self._update, token, ct.byref(where))
+        assert result in (0, where.code)
+        return name_of(result)
 
     def abort(self, token: int) -> str:
         return name_of(self._lib.weft_update_abort(self._update, token))

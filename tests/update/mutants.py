@@ -134,7 +134,7 @@ BUGS: dict[str, list[Edit]] = {
     ],
     "updates go to the active slot": [
         ("update_internal.h", "return u->now.active == 0 ? 1u : 0u;", "return u->now.active == 1 ? 1u : 0u;"),
-        ("receive.c", "    return slot <= 1 && slot != u->now.active && slot != u->running;", "    return slot <= 1;"),
+        ("receive.c", "    return slot != u->now.active && slot != u->running;", "    return slot <= 1;"),
     ],
     "confirmed plan keeps its place in the trial": [
         ("boot.c", "    next.state = u->now.active <= 1 ? WEFT_SLOT_OLD : WEFT_SLOT_EMPTY;\n", "")

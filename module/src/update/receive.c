@@ -10,7 +10,7 @@
 /* Every erase and program of a slot goes through these two: what runs, or is confirmed, cannot be written. */
 static bool writable(const weft_update_t *u, unsigned slot)
 {
-    return slot <= 1 && slot != u->now.active && slot != u->running;
+    return slot != u->now.active && slot != u->running;
 }
 
 int weft_slot_erase(weft_update_t *u, unsigned slot, uint32_t offset)
@@ -112,19 +112,16 @@ static int stream(weft_update_t *u, const uint8_t *data, uint32_t from, uint32_t
 /* ---------------------------------------------------------------- sections of the active plan */
 
 /* Notes which sections of the new plan the active one has, by length and hash. Hashing at the end proves the copy. */
-static void find_copies(weft_update_t *u, const weft_source_t *fresh, uint32_t count)
+static void find_copies(weft_update_t *u, const uint8_t *fresh, uint32_t count)
 {
     const weft_source_t active = {NULL, u->now.active};
-    uint32_t head[WEFT_HEADER_SIZE / 4u], row[WEFT_SECTION_SIZE / 4u], have[WEFT_SECTION_SIZE / 4u];
-    const uint8_t *old = (const uint8_t *)head, *a = (const uint8_t *)row, *b = (const uint8_t *)have;
+    uint32_t head[WEFT_HEADER_SIZE / 4u], have[WEFT_SECTION_SIZE / 4u];
+    const uint8_t *old = (const uint8_t *)head, *a = fresh + WEFT_HEADER_SIZE, *b = (const uint8_t *)have;
     uint32_t size = u->cfg->hal->slot.size;
     if (u->now.active > 1 || weft_source_read(u, &active, 0, head, sizeof head) != WEFT_OK) {
         return;
     }
-    for (uint32_t i = 0; i < count; i++) {
-        if (weft_source_read(u, fresh, WEFT_HEADER_SIZE + i * WEFT_SECTION_SIZE, row, sizeof row) != WEFT_OK) {
-            return;
-        }
+    for (uint32_t i = 0; i < count; i++, a += WEFT_SECTION_SIZE) {
         uint32_t length = weft_rd32(a + WEFT_SECTION_LENGTH), start = weft_rd32(a + WEFT_SECTION_OFFSET);
         for (uint32_t k = 0; k < old[WEFT_HEADER_SECTION_COUNT] && k < 16; k++) {
             if (weft_source_read(u, &active, WEFT_HEADER_SIZE + k * WEFT_SECTION_SIZE, have, sizeof have) != WEFT_OK) {
@@ -265,7 +262,7 @@ int weft_update_begin(weft_update_t *u, const void *head, uint32_t len, uint32_t
     u->mark = u->cfg->mark_bytes != 0 ? u->cfg->mark_bytes : total / MARKS;
     u->copies = 0;
     if ((flags & WEFT_UPDATE_COPY) != 0) {
-        find_copies(u, &source, p[WEFT_HEADER_SECTION_COUNT]);
+        find_copies(u, p, p[WEFT_HEADER_SECTION_COUNT]);
     }
     if (at < len) {
         r = stream(u, p + at, 0, len - at);
@@ -295,7 +292,7 @@ int weft_update_write(weft_update_t *u, uint32_t token, uint32_t offset, const v
         uint32_t n = u->copy[i].end - u->received;
         n = n < COPY_STEP ? n : COPY_STEP;
         r = stream(u, NULL, u->copy[i].from + (u->received - u->copy[i].start), n);
-    } else if (offset > u->received || offset > u->total || len > u->total - offset) {
+    } else if (offset > u->received || len > u->total - offset) {
         r = WEFT_ERR_OFFSET;
     } else if (offset + len > u->received) {
         /* Bytes that came before are skipped, those of a section that will be copied are not needed. */
