@@ -2,8 +2,8 @@
 """Flash and RAM of Weft in builds of Zephyr, from their linker maps: ``sizes.py [--json] BUILD...``
 
 ``engine`` is the engine with its kernels, ``module`` what Zephyr's module adds (service, slots, journal, shell, update,
-transport), ``update`` the part of it that comes with CONFIG_WEFT_UPDATE. On native_sim the linker's map has the code of
-the host's compiler, 32 bits."""
+transport), ``update`` the part of it that comes with CONFIG_WEFT_UPDATE. native_sim, a process of the host, has no flash
+to measure."""
 
 from __future__ import annotations
 
@@ -63,6 +63,8 @@ def main() -> int:
         linker_map = build / "zephyr" / "zephyr.map"
         if not linker_map.exists():
             sys.exit(f"sizes.py: {build} has no linker map: build first (`west build`)")
+        if setting(build, "CONFIG_ARCH_POSIX") == "y":
+            sys.exit(f"sizes.py: {build} is a process of the host: take a build for a board")
         board = setting(build, "CONFIG_BOARD_TARGET") or setting(build, "CONFIG_BOARD")
         arena = int(setting(build, "CONFIG_WEFT_ARENA_SIZE") or 0)
         rows.append({"board": board, "arena": arena, **sizes(linker_map.read_text())})
