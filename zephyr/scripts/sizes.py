@@ -2,8 +2,8 @@
 """Flash and RAM of Weft in builds of Zephyr, from their linker maps: ``sizes.py [--json] BUILD...``
 
 ``engine`` is the engine with its kernels, ``module`` what Zephyr's module adds (service, slots, journal, shell, update,
-transport), ``update`` the part of it that comes with CONFIG_WEFT_UPDATE. native_sim, a process of the host, has no flash
-to measure."""
+transport), ``update`` the part of it that comes with CONFIG_WEFT_UPDATE. native_sim is a process of the host and has no
+flash to measure."""
 
 from __future__ import annotations
 
