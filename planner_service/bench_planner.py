@@ -32,6 +32,7 @@ from planner_service.errors import Code, PlannerError
 from planner_service.importers import import_model
 from planner_service.ir import Graph
 from planner_service.planner import Constraint, Options, PlanResult
+from planner_service.report import explain
 from planner_service.workloads import NAMES, Variant, synthetic, workload
 
 PEERS = Path(__file__).with_name("peers.toml")
@@ -229,6 +230,23 @@ def print_rows(rows: Sequence[Row]) -> None:
         print(line.rstrip(), flush=True)
 
 
+def print_bounds(bench: Bench, rows: Sequence[Row]) -> None:
+    """For each row that is over its bar, what no schedule can be below, and what is live at the peak of ours."""
+    for row in rows:
+        limit = None if row.p_max else bar(row.network, row.accounting, row.f_max)
+        if limit is None or row.peak_ram_bytes is None or row.peak_ram_bytes <= limit:
+            continue
+        least = [planner.least_bytes(bench.graph, f_max, bench.options) for f_max in (row.f_max, None)]
+        found = explain(planner.plan(bench.graph, Constraint(kind="p1", f_max=row.f_max), bench.options).plan)
+        live = [w for w in found.windows if w.first <= found.peak_time <= w.last]
+        live.sort(key=lambda w: -w.size)
+        print(
+            f"  F<={row.f_max} is over its bar of {limit:.0f} B: of all schedules that were searched (docs/planner.md) "
+            f"none takes less than {least[0]} B at this F, or {least[1]} B at any. Live at the peak, in stage "
+            f"{found.peak_stage}: " + ", ".join(f"{w.name} ({w.kind}) {w.size}" for w in live)
+        )
+
+
 def print_networks(networks: Sequence[str], accountings: Sequence[str]) -> list[Row]:
     """The table of the three networks, P1 first, and their fronts."""
     found: list[Row] = []
@@ -245,6 +263,7 @@ def print_networks(networks: Sequence[str], accountings: Sequence[str]) -> list[
             limits += [Constraint(kind="p2", ram_max=p_max) for p_max in P_MAX]
             rows = [bench.query(limit) for limit in limits]
             print_rows(rows)
+            print_bounds(bench, rows)
             found += rows
             fronts.append((name, accounting, *bench.front()))
     print(f"\nwhole fronts, to take less than {FRONT_SECONDS:g} CPU seconds each")

@@ -510,10 +510,23 @@ def _instructions(result: PlanResult) -> int:
     return result.instructions
 
 
+def _spare(run: _Run, f_max: float | None) -> int | None:
+    """MACs beyond the unfused ones; None for any number."""
+    return None if f_max is None else int((f_max - 1.0 + F_EPSILON) * run.facts.base_macs)
+
+
+def least_bytes(graph: Graph, f_max: float | None, options: Options | None = None) -> int:
+    """A lower bound of peak RAM in bytes: of all schedules that the search looks through (docs/planner.md), none with
+    at most ``f_max`` times the unfused MACs (None: any number) has fewer live at its peak."""
+    run = _Run(graph, options or Options(), None, None, None)
+    _, solution = run.least_memory(_spare(run, f_max))
+    return solution.memory
+
+
 def _p1(run: _Run, f_max: float | None) -> PlanResult:
     if f_max is not None and f_max < 1.0:
         raise PlannerError(Code.BAD_REQUEST, f"F_max is {f_max}", hint="1.0 allows no recomputation")
-    spare = None if f_max is None else int((f_max - 1.0 + F_EPSILON) * run.facts.base_macs)
+    spare = _spare(run, f_max)
     search, solution = run.least_memory(spare)
     return run.least(search, solution.memory, spare)
 
