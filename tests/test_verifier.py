@@ -625,6 +625,93 @@ def constant_without_record() -> bytes:
     return every_operator().set("tensor", 0, flags=1)
 
 
+def moved_sections(records: Records, **contents: bytes) -> bytes:
+    """Sections GRAPH, SCHEDULE, WEIGHTS with other contents, of any length, behind the rest of the plan."""
+    plan, table = records.plan, list(records.table)
+    for name, content in contents.items():
+        n = next(i for i, row in enumerate(table) if row.type == SectionId[name])
+        plan += bytes(-len(plan) % 8)
+        table[n] = replace(table[n], offset=len(plan), length=len(content))
+        plan += content
+    plan += bytes(-len(plan) % 8)
+    head = replace(records.header, total_len=len(plan)).pack() + b"".join(row.pack() for row in table)
+    return head + plan[len(head) :]
+
+
+def graph_with(
+    records: Records, tensor: Sequence[Any] = (), op: Sequence[Any] = (), const: Sequence[Any] = ()
+) -> bytes:
+    """The GRAPH section with more records."""
+    lists = records.lists
+    counts = replace(
+        lists["graph"][0],
+        tensor_count=len(lists["tensor"]) + len(tensor),
+        op_count=len(lists["op"]) + len(op),
+        const_count=len(lists["const"]) + len(const),
+    )
+    rows = (counts, *lists["tensor"], *tensor, *lists["op"], *op, *lists["const"], *const, *lists["io"])
+    end = records.at[SectionId.GRAPH] + records.table[0].length
+    return b"".join(row.pack() for row in rows) + records.plan[records.pool : end]
+
+
+def schedule_with(records: Records, *entry_of: int) -> bytes:
+    """The SCHEDULE section with entries of more tensors."""
+    start = records.at[SectionId.SCHEDULE]
+    return records.plan[start : start + records.table[1].length] + struct.pack(f"<{len(entry_of)}H", *entry_of)
+
+
+def counts(**changes: int) -> Case:
+    """A graph of so many records, all of them there, all of them zero."""
+
+    def make() -> bytes:
+        head = replace(every_operator().lists["graph"][0], **changes)
+        size = head.tensor_count * format.TensorRecord.SIZE + head.op_count * format.OpRecord.SIZE
+        size += head.const_count * format.ConstRecord.SIZE + 2 * head.list_count
+        size += (head.input_count + head.output_count) * format.IoRecord.SIZE
+        return moved_sections(every_operator(), GRAPH=head.pack() + bytes(size))
+
+    return make, E.SECTION, NO_RECORD
+
+
+def no_stages() -> bytes:
+    records = every_operator()
+    head = replace(records.lists["schedule"][0], stage_count=0)
+    rest = schedule_with(records)[records.places["segment"] - records.at[SectionId.SCHEDULE] :]
+    return moved_sections(records, SCHEDULE=head.pack() + rest)
+
+
+def one_more_tensor(entry: int, flags: int = 0) -> bytes:
+    """That no entry produces, whatever it is mapped to."""
+    records = every_operator()
+    tensor = replace(records.lists["tensor"][1], flags=flags)
+    return moved_sections(records, GRAPH=graph_with(records, tensor=[tensor]), SCHEDULE=schedule_with(records, entry))
+
+
+def one_more_operator() -> bytes:
+    """That is in no stage, and produces what another one produces."""
+    records = every_operator()
+    return moved_sections(records, GRAPH=graph_with(records, op=[records.lists["op"][0]]))
+
+
+def one_more_constant() -> bytes:
+    records = every_operator()
+    return moved_sections(records, GRAPH=graph_with(records, const=[records.lists["const"][-1]]))
+
+
+def grown(make: Callable[[Maker], int], shape: tuple[int, int, int], weights: int = 0, **changes: int) -> bytes:
+    """A plan of one operator whose input is declared larger than it was, with so many bytes of weights more."""
+    m = Maker(12, [shape])
+    graph = m.graph([make(m)])
+    facts = Facts(graph)
+    schedule = build.build_schedule(facts, build.layer_specs(facts, "resident"), "resident")
+    records = Records(encode(graph, schedule, place(facts, schedule)))
+    for n in range(len(records.lists["tensor"])):
+        if n == records.lists["op"][0].input0 or "c" in changes:
+            records = Records(records.set("tensor", n, **changes))
+    start = records.at[SectionId.WEIGHTS]
+    return moved_sections(records, WEIGHTS=records.plan[start : start + records.table[2].length] + bytes(weights))
+
+
 def cases() -> dict[str, Case]:
     records = every_operator()
     header, ops, tensors = records.header, len(records.lists["op"]), len(records.lists["tensor"])
@@ -686,7 +773,21 @@ def cases() -> dict[str, Case]:
         "17 outputs": case(E.SECTION, "graph", output_count=17),
         "graph reserved": case(E.SECTION, "graph", reserved=1),
         "no stages": case(E.SECTION, "schedule", stage_count=0),
+        "no tensors, consistently": counts(tensor_count=0),
+        "4096 tensors": counts(tensor_count=4096),
+        "no operators, consistently": counts(op_count=0),
+        "4096 operators": counts(op_count=4096),
+        "no inputs, consistently": counts(input_count=0),
+        "17 inputs": counts(input_count=17),
+        "no outputs": counts(output_count=0),
+        "17 outputs, consistently": counts(output_count=17),
+        "no stages, consistently": (no_stages, E.SECTION, NO_RECORD),
         # tensors, constants, inputs, outputs
+        "constant twice": (one_more_constant, E.INDEX, len(records.lists["const"])),
+        "tensor of no entry": ((lambda: one_more_tensor(5000)), E.GRAPH, tensors),
+        "tensor of another's entry": ((lambda: one_more_tensor(0)), E.GRAPH, tensors),
+        "constant of no record": ((lambda: one_more_tensor(NO_RECORD, flags=1)), E.GRAPH, 0),
+        "operator of no entry": (one_more_operator, E.GRAPH, 0),
         "no rows": case(E.SHAPE, "tensor", 0, h=0),
         "40000 channels": case(E.SHAPE, "tensor", 1, c=40000),
         "2^30 elements": case(E.SHAPE, "tensor", 1, h=32767, w=32767, c=2),
@@ -726,6 +827,22 @@ def cases() -> dict[str, Case]:
         "bias underflows": parameter(E.OVERFLOW, Opcode.CONV2D, 4, "i", -far_bias),
         "bias of -2^31": parameter(E.OVERFLOW, Opcode.DWCONV2D, 0, "I", 2**31),
         "dense bias overflows": parameter(E.OVERFLOW, Opcode.FULLY_CONNECTED, 16, "i", far_bias - 48 * 255 * 128 + 1),
+        "dense of too many taps": (
+            (lambda: grown(lambda m: m.dense(m.inputs[0], 1), (1, 30, 50), weights=70000, h=44)),
+            E.OVERFLOW,
+            0,
+        ),
+        "dense of 2^32 weights": (
+            (lambda: grown(lambda m: m.dense(m.inputs[0], 4), (1, 2, 2), h=32767, w=16000)),
+            E.WEIGHTS,
+            0,
+        ),
+        "mean of too many": (
+            (lambda: grown(lambda m: m.reduce(m.inputs[0], (0, 1)), (4, 4, 1), h=32767, w=257)),
+            E.OVERFLOW,
+            0,
+        ),
+        "softmax of too many": ((lambda: grown(lambda m: m.softmax(m.inputs[0]), (1, 1, 5), c=4096)), E.OVERFLOW, 0),
         "dense multiplier": parameter(E.PARAM, Opcode.FULLY_CONNECTED, 20, "i", -1),
         "dense shift right": parameter(E.PARAM, Opcode.FULLY_CONNECTED, fc, "b", -32),
         "dense shift left": parameter(E.PARAM, Opcode.FULLY_CONNECTED, fc, "b", 31),
@@ -848,6 +965,53 @@ def test_arguments() -> None:
         assert opened(storage.ctypes.data + shift) == (EngineError.ALIGN if shift else None)
     assert opened(None) is EngineError.ARG
     assert opened(storage.ctypes.data, None) is EngineError.ARG
+
+
+def opened(plan: bytes) -> tuple[ctypes.CDLL, Any, Any]:
+    """The library and an open plan, for calls that Python's own wrapper does not make; and what must stay alive."""
+    library = Engine()._lib
+    storage = np.zeros(len(plan) // 8 + 1, np.uint64)
+    storage.view(np.uint8)[: len(plan)] = np.frombuffer(plan, np.uint8)
+    handle = ctypes.create_string_buffer(512)
+    prototype = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p
+    )
+    assert prototype(("weft_open", library))(handle, storage.ctypes.data, len(plan), None, None) == 0
+    return library, handle, storage
+
+
+def test_questions_about_what_is_not_there() -> None:
+    records = every_operator()
+    library, plan, _storage = opened(records.plan)
+    head, stages = records.lists["graph"][0], records.lists["schedule"][0].stage_count
+    out = ctypes.create_string_buffer(64)
+    ask = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p)
+    for name, count in (
+        ("weft_input_info", head.input_count), ("weft_output_info", head.output_count), ("weft_stage_output", stages)
+    ):  # fmt: skip
+        function = ask((name, library))
+        assert function(plan, count - 1, out, ctypes.addressof(out) + 32) == 0
+        for number in (count, 0xFFFFFFFF):
+            assert function(plan, number, out, ctypes.addressof(out) + 32) == -EngineError.ARG, name
+    const = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32)(("weft_const", library))
+    assert const(plan, records.lists["const"][0].tensor)
+    assert const(plan, 0) is None
+
+
+@pytest.mark.parametrize("declared", [0, 2**64 - 1])
+def test_work_beyond_64_bits_cannot_be_declared(declared: int) -> None:
+    """A convolution that makes nearly all of its 2^30 outputs anew in each of 2^30 steps."""
+    m = Maker(13, [(12, 12, 1)])
+    graph = m.graph([m.lut(m.conv(m.inputs[0], 1, kernel=(11, 11), pads=(5, 5, 5, 5)))])
+    specs = [StageSpec(segments=(SegmentSpec(ops=(0, 1), row_adv=1, col_adv=1),))]
+    records = Records(placed(graph, build.build_schedule(Facts(graph), specs, "resident")))
+    most = 32767
+    for n in range(3):
+        records = Records(records.set("tensor", n, h=most, w=most))
+    records = Records(records.set("segment", 0, row_steps=most, col_steps=most))
+    wide = {"row_adv": 1, "row_off": 1 - most, "row_ext": most, "col_adv": 1, "col_off": 1 - most, "col_ext": most}
+    records = Records(records.set("entry", 1, policy=Policy.TILE, keep=0, **wide))
+    assert refusal(records.set("header", 0, macs=declared)) == (EngineError.DECLARED, NO_RECORD)
 
 
 def test_every_code_of_the_verifier_is_reached() -> None:

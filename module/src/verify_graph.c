@@ -261,8 +261,8 @@ int weft_check_op(const weft_plan_t *plan, const void *record, uint32_t i)
         size = 2u * (((uint32_t)out->h + out->w + 1u) & ~1u);
     } else if (WEFT_IS(op, RESIZE)) {
         agree = agree && in->h * op->kernel_h == out->h && in->w * op->kernel_w == out->w;
-    } else if (!WEFT_IS(op, PAD)) {
-        return WEFT_ERR_OPCODE;
+    } else { /* check_fields() lets no other through */
+        agree = agree && WEFT_IS(op, PAD);
     }
     if (!agree) {
         return WEFT_ERR_SHAPE;
