@@ -295,7 +295,7 @@ def test_schedule_alone_is_sent(board: Board, signed: Signed) -> None:
     assert 0 < done.sent < len(signed.newer) // 4
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(1 if CHOSEN == ["native64"] else 3))
 def test_thirty_percent_loss(board: Board, signed: Signed, seed: int) -> None:
     async def over_a_bad_line() -> tuple[int, int]:
         line = net.Lossy(0.3, seed)
@@ -480,6 +480,16 @@ def manifest(folder: Path, plan_file: Path, board: str, sequence: int, key: Path
         ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
         assert ran.returncode == 0, ran.stderr
     return done.read_bytes()
+
+
+@pytest.mark.skipif(CHOSEN == ["native64"], reason="builds one more firmware: make test-riot")
+def test_riots_own_way(network: net.Network) -> None:
+    """`make test` of the sample, as RIOT's users type it, where a TAP device is."""
+    lacking = driver.missing("native64")
+    if lacking:
+        pytest.skip("; ".join(lacking))
+    driver.make("update", "native64", "all", "slots")
+    driver.make("update", "native64", "test", prefix=network.prefix)
 
 
 def test_plan_by_suit_manifest(network: net.Network, signed: Signed, tmp_path: Path) -> None:

@@ -176,14 +176,19 @@ def build_folder(application: str, board: str, variant: str = "") -> Path:
 
 
 def make(
-    application: str, board: str, *goals: str, variant: str = "", variables: Mapping[str, str] | None = None
+    application: str,
+    board: str,
+    *goals: str,
+    variant: str = "",
+    variables: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> str:
     """Run make in an application for a board; its output. ``variables``: for make; a ``variant`` with others has a
-    folder of its own. Raises AssertionError with the output if it fails."""
+    folder of its own; ``prefix``: before the command. Raises AssertionError with the output if it fails."""
     folder = build_folder(application, board, variant).parent
     folder.mkdir(parents=True, exist_ok=True)
     command = [
-        "make", "-C", str(APPLICATIONS[application]), f"BOARD={board}", f"BINDIRBASE={folder}", "QUIET=1",
+        *prefix, "make", "-C", str(APPLICATIONS[application]), f"BOARD={board}", f"BINDIRBASE={folder}", "QUIET=1",
         *(f"{name}={value}" for name, value in (variables or {}).items()), *goals,
     ]  # fmt: skip
     # RIOT unpacks its packages into its own tree: one build at a time.
