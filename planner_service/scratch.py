@@ -26,9 +26,10 @@ FAMILIES: Mapping[str, Family] = {
     "xtensa-lx7": "portable",
 }
 
-#: Elements of a patch that a kernel keeps on its stack; those that the DSP kernels widen at once, and the bytes of the
-#: sums that they keep when a patch takes more than one such chunk.
-_STACK_PATCH: Mapping[Family, int] = {"cortexm": 28, "mve": 40, "portable": 64}
+#: Bytes of widened patches that the DSP kernels keep on their stack, elements of those that the others keep; elements
+#: that the DSP kernels widen at once, and the bytes of the sums that they keep when a patch takes more than one such chunk.
+_STACK_BYTES = 256
+_STACK_PATCH: Mapping[Family, int] = {"cortexm": 0, "mve": 40, "portable": 64}
 _CHUNK, _SUMS = 128, 128
 #: Taps of a depthwise kernel whose widened weights fit on the stack, and bytes of each beyond.
 _STACK_TAPS, _TAP_BYTES = 9, 8
@@ -58,6 +59,8 @@ def wish(family: Family, graph: Graph, op: Op) -> int:
         return 4 * size if taps == 1 and op.groups == 1 else 0  # gathering larger kernels takes longer than it saves
     staged = depth % 4 != 0 and not (taps == 1 and not any(op.pads))
     element = 5 if staged else 4
+    if element * _up(size, 4) <= _STACK_BYTES:
+        return 0
     if size <= _CHUNK:
         return element * _up(size, 4)
     chunks = -(-size // _CHUNK)

@@ -15,7 +15,7 @@
 #define CHUNK_MAX 128 /* elements of a patch widened at once */
 #define CHUNK_MIN 16  /* shorter chunks are not worth it */
 #define BLOCK 16      /* output channels whose sums are kept between chunks */
-#define STACK_BYTES 144
+#define STACK_BYTES 256
 #define SHORT_ROW 24 /* elements of a tap row up to which gathering is quicker */
 
 typedef struct {
@@ -442,8 +442,8 @@ static __attribute__((noinline)) void conv_pairs(const conv_t *conv, bool single
 
 /* ---------------------------------------------------------------- the call */
 
-/* Divides `bytes` of memory; false if that is too little. */
-static bool divide(conv_t *conv, void *memory, uint32_t bytes)
+/* Divides `bytes` of memory; false if that is too little, for `whole` patches if there have to be such. */
+static bool divide(conv_t *conv, void *memory, uint32_t bytes, bool whole)
 {
     const bool staged = !conv->in_place && (conv->depth & 3) != 0;
     const int32_t element = staged ? 5 : 4, available = (int32_t)weft_min((int32_t)(bytes & 0xffffu), 8192);
@@ -452,7 +452,7 @@ static bool divide(conv_t *conv, void *memory, uint32_t bytes)
     if (conv->size > most) {
         const int32_t sums = BLOCK / 2 * (int32_t)sizeof(acc_t);
         most = weft_min((available - sums) / element / 8 * 8, CHUNK_MAX);
-        if (most < CHUNK_MIN) {
+        if (whole || most < CHUNK_MIN) {
             return false;
         }
         /* As few chunks as can be, and those alike. */
@@ -476,8 +476,7 @@ static bool in_pairs(conv_t *conv, void *stack)
     const int32_t channels = call->channels;
     return (call->y1 - call->y0) * (call->x1 - call->x0) > 1 && !conv->p.per_tensor &&
            (channels / call->op->groups & 1) == 0 &&
-           (conv->size <= STACK_BYTES / 5 ? divide(conv, stack, STACK_BYTES)
-                                          : divide(conv, call->scratch, call->scratch_len)) &&
+           (divide(conv, stack, STACK_BYTES, true) || divide(conv, call->scratch, call->scratch_len, false)) &&
            dsp_quick(&conv->p, channels, conv->size);
 }
 
