@@ -15,7 +15,7 @@
 #define CHUNK_MAX 128 /* elements of a patch widened at once */
 #define CHUNK_MIN 16  /* shorter chunks are not worth it */
 #define BLOCK 16      /* output channels whose sums are kept between chunks */
-#define STACK_BYTES 256
+#define STACK_BYTES 168
 #define SHORT_ROW 24 /* elements of a tap row up to which gathering is quicker */
 
 typedef struct {
@@ -51,6 +51,7 @@ typedef struct {
     int32_t chunk; /* elements at once */
     bool in_place; /* a patch is one run of memory */
     bool joined;   /* a tap row is one run of memory */
+    bool quick;    /* no sum has excess, all shifts are right shifts */
 } conv_t;
 
 /* ---------------------------------------------------------------- gathering */
@@ -261,6 +262,28 @@ DSP_INLINE acc_t mac_rest(acc_t acc, const int16x2_t *pair, const int8_t *w0, co
     return acc;
 }
 
+/* Requantise and write channels o and o + 1 of two pixels, whatever their sums and shifts. */
+static __attribute__((noinline)) void store_any(acc_t acc, const conv_t *conv, int32_t o, int8_t *out_a, int8_t *out_b)
+{
+    const int32_t *const multiplier = (const int32_t *)(const void *)conv->p.multiplier;
+    const int32_t zp = conv->p.zp_out, m0 = multiplier[o], m1 = multiplier[o + 1];
+    const int32_t s0 = conv->p.shift[o], s1 = conv->p.shift[o + 1];
+    out_a += o;
+    out_b += o;
+    const int32_t excess = dsp_excess(acc.a0) | dsp_excess(acc.a1) | dsp_excess(acc.b0) | dsp_excess(acc.b1);
+    if ((s0 & s1 & ~excess) < 0) {
+        out_a[0] = dsp_scale(acc.a0 * 2, m0, -s0, zp);
+        out_b[0] = dsp_scale(acc.b0 * 2, m0, -s0, zp);
+        out_a[1] = dsp_scale(acc.a1 * 2, m1, -s1, zp);
+        out_b[1] = dsp_scale(acc.b1 * 2, m1, -s1, zp);
+    } else {
+        out_a[0] = dsp_scale_any(acc.a0, m0, s0, zp);
+        out_b[0] = dsp_scale_any(acc.b0, m0, s0, zp);
+        out_a[1] = dsp_scale_any(acc.a1, m1, s1, zp);
+        out_b[1] = dsp_scale_any(acc.b1, m1, s1, zp);
+    }
+}
+
 /*
  * Output channels [o, end), an even number, of pixels a and b, from elements [k0, k0 + n), at least eight, of their
  * patches. Sums start from the bias, or from conv->sums where k0 > 0, and go there unless this is the end of the patch.
@@ -291,6 +314,10 @@ DSP_INLINE void multiply(const conv_t *conv, int32_t k0, int32_t n, int32_t o, i
         w = w1 + (whole ? n & 7 : size - (n & ~7));
         if (!whole && k0 + n != size) {
             *sums = acc;
+            continue;
+        }
+        if (!conv->quick) {
+            store_any(acc, conv, o, out_a, out_b);
             continue;
         }
         const int32_t m0 = multiplier[o], m1 = multiplier[o + 1], s0 = -shift[o], s1 = -shift[o + 1];
@@ -469,15 +496,15 @@ static bool divide(conv_t *conv, void *memory, uint32_t bytes, bool whole)
     return conv->chunk >= 8 && (last == 0 || last >= 8);
 }
 
-/* Whether pixels can go two by two: an even number of channels with multipliers of their own and quick sums, memory. */
+/* Whether pixels can go two by two: an even number of channels with multipliers of their own, memory.
+ */
 static bool in_pairs(conv_t *conv, void *stack)
 {
     const weft_call_t *call = conv->call;
     const int32_t channels = call->channels;
     return (call->y1 - call->y0) * (call->x1 - call->x0) > 1 && !conv->p.per_tensor &&
            (channels / call->op->groups & 1) == 0 &&
-           (divide(conv, stack, STACK_BYTES, true) || divide(conv, call->scratch, call->scratch_len, false)) &&
-           dsp_quick(&conv->p, channels, conv->size);
+           (divide(conv, stack, STACK_BYTES, true) || divide(conv, call->scratch, call->scratch_len, false));
 }
 
 void weft_conv2d_dsp(const weft_call_t *call)
@@ -496,6 +523,7 @@ void weft_conv2d_dsp(const weft_call_t *call)
     const bool singles = conv.joined && call->channels >= 4 && op->kernel_h <= WEFT_HOISTED_ROWS;
 
     if (in_pairs(&conv, memory.patch)) {
+        conv.quick = dsp_quick(&conv.p, call->channels, conv.size);
         conv_pairs(&conv, singles, &memory);
     } else if (singles) {
         conv_singles(&conv, call->y0, call->x0, &memory);

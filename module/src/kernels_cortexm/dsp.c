@@ -9,12 +9,6 @@ __attribute__((noinline)) int8_t dsp_scale_any(int32_t acc, int32_t multiplier, 
     return dsp_saturate(weft_clamp(weft_mbqm(acc, multiplier, shift), -512, 511) + zero_point);
 }
 
-/* Negative if acc is not in -2^30 .. 2^30 - 1, where doubling overflows. */
-DSP_INLINE int32_t excess(int32_t acc)
-{
-    return (int32_t)((uint32_t)acc + 0x40000000u);
-}
-
 void dsp_store_four(int32_t v0, int32_t v1, int32_t v2, int32_t v3, const weft_linear_t *p, int32_t o, int8_t *out)
 {
     const int32_t zp = p->zp_out, *m = (const int32_t *)(const void *)p->multiplier;
@@ -30,7 +24,9 @@ void dsp_store_four(int32_t v0, int32_t v1, int32_t v2, int32_t v3, const weft_l
         m2 = m[o + 2];
         m3 = m[o + 3];
     }
-    if (__builtin_expect((~shifts & 0x80808080u) == 0 && (excess(v0) | excess(v1) | excess(v2) | excess(v3)) >= 0, 1)) {
+    if (__builtin_expect((~shifts & 0x80808080u) == 0 &&
+                             (dsp_excess(v0) | dsp_excess(v1) | dsp_excess(v2) | dsp_excess(v3)) >= 0,
+                         1)) {
         const uint32_t right = (uint32_t)__ssub8(0, (int8x4_t)shifts);
         out[0] = dsp_scale(v0 * 2, m0, (int32_t)right, zp);
         out[1] = dsp_scale(v1 * 2, m1, (int32_t)(right >> 8), zp);

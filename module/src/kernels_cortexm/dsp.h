@@ -111,11 +111,16 @@ DSP_INLINE int8_t dsp_scale(int32_t doubled, int32_t multiplier, int32_t right, 
     return dsp_saturate(dsp_shift_right(dsp_mul_high(doubled, multiplier), right, zero_point));
 }
 
+/* Negative if acc is not in -2^30 .. 2^30 - 1, where doubling overflows. */
+DSP_INLINE int32_t dsp_excess(int32_t acc)
+{
+    return (int32_t)((uint32_t)acc + 0x40000000u);
+}
+
 /* Output for any accumulator and shift. */
 int8_t dsp_scale_any(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point);
 
-/* Sums of `size` products from any bias have no excess, and every shift is a right shift: dsp_scale() will do.
- */
+/* Sums of `size` products from any bias have no excess, and every shift is a right shift: dsp_scale() will do. */
 bool dsp_quick(const weft_linear_t *p, int32_t n, int32_t size);
 
 /* Sums of four output channels. */
