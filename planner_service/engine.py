@@ -26,7 +26,7 @@ CANARY = 0xA5
 
 
 class _Error(ct.Structure):
-    _fields_ = (("code", ct.c_int), ("record", ct.c_uint16), ("offset", ct.c_uint32))
+    _fields_ = (("code", ct.c_int), ("record", ct.c_uint16), ("opcode", ct.c_uint8), ("offset", ct.c_uint32))
 
 
 class _Limits(ct.Structure):

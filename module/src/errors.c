@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Names, messages and remedies of error codes, from the generated list. */
-#include "weft/weft.h"
+#include "weft_internal.h"
 
 #define X_NAME(name, id, message, remedy) [id] = "WEFT_ERR_" #name,
 #define X_MESSAGE(name, id, message, remedy) [id] = message,
@@ -32,4 +32,11 @@ const char *weft_error_remedy(int code)
 {
     static const char *const remedies[] = {[0] = "nothing to do", WEFT_ERROR_LIST(X_REMEDY)};
     return lookup(remedies, sizeof remedies / sizeof remedies[0], code, "check that engine and headers match");
+}
+
+const char *weft_operator_name(unsigned opcode)
+{
+#define X_OPERATOR(name, id) [id] = #name,
+    static const char *const names[] = {[0] = "", WEFT_OPCODE_LIST(X_OPERATOR)};
+    return opcode < sizeof names / sizeof names[0] && names[opcode] != NULL ? names[opcode] : "";
 }

@@ -172,7 +172,7 @@ typedef char
                    : -1];
 
 /* Section table and the bounds of every record: fills the plan. */
-static int parse(weft_plan_t *plan, weft_error_t *err)
+static WEFT_APART int parse(weft_plan_t *plan, weft_error_t *err)
 {
     int r = check_sections(plan, err);
     if (r != WEFT_OK) {
@@ -216,6 +216,9 @@ int weft_open(weft_plan_t *plan, const void *bytes, size_t len, const weft_limit
     r = r != WEFT_OK ? r : weft_verify_replay(plan, err);
     if (r == WEFT_OK) {
         return weft_fail(err, WEFT_OK, WEFT_NONE, 0);
+    }
+    if (r == WEFT_ERR_OPCODE) { /* it lies at an OP record */
+        err->opcode = plan->bytes[err->offset + WEFT_OP_OPCODE];
     }
     return err->code = r;
 }

@@ -16,6 +16,7 @@ static inline int weft_fail(weft_error_t *err, int code, uint32_t record, uint32
 {
     err->code = code;
     err->record = (uint16_t)record;
+    err->opcode = 0;
     err->offset = offset;
     return code;
 }

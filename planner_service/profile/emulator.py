@@ -148,13 +148,17 @@ class RefusedError(RuntimeError):
     """The engine on the core refused the plan."""
 
     def __init__(self, opened: Opened) -> None:
-        super().__init__(f"{opened.name} at record {opened.record}, offset {opened.offset}")
+        missing = f": {opened.operator} is not in this build" if opened.operator else ""
+        super().__init__(f"{opened.name} at record {opened.record}, offset {opened.offset}{missing}")
         self.opened = opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """What weft_open() said; `instructions` are those of the verifier, `stack` its high-water mark in bytes."""
+    """What weft_open() said; `instructions` are those of the verifier, `stack` its high-water mark in bytes.
+
+    `operator` is the name of the one that the image lacks, where that is why.
+    """
 
     status: int
     name: str
@@ -166,6 +170,7 @@ class Opened:
     plan_version: int = 0
     record: int = 0xFFFF
     offset: int = 0
+    operator: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,32 +204,79 @@ def engine_sources() -> list[Path]:
     return sorted([*(MODULE / "src").glob("*.c"), *(MODULE / "src" / "kernels_ref").glob("*.c")])
 
 
+def is_fast(source: Path) -> bool:
+    """Whether a file holds kernels for speed: those of a family of cores, not the reference kernels."""
+    return source.parent.name.startswith("kernels_") and source.parent.name != "kernels_ref"
+
+
+def compile_files(
+    core: str,
+    files: Sequence[Path],
+    folder: Path,
+    *,
+    cflags: Sequence[str],
+    fast_cflags: Sequence[str] = (),
+    module: Path = MODULE,
+) -> list[Path]:
+    """Compile files for a core into objects in a folder, stack usage (.su) beside them; `fast_cflags` are for those
+    that `is_fast`, after all others. Raises EmulationError with the compiler's words."""
+    spec = CORES[core]
+    command = [
+        spec.compiler, "--specs=picolibc.specs", "-std=gnu99", *WARNINGS, *spec.cflags, *cflags,
+        "-ffreestanding", "-ffunction-sections", "-fdata-sections", "-fno-common", "-fstack-usage",
+        f"-I{module / 'include'}", f"-I{module / 'src'}", f"-I{FIRMWARE}",
+    ]  # fmt: skip
+    objects = []
+    for source in files:
+        objects.append(folder / f"{source.parent.name}-{source.name}.o")
+        own = fast_cflags if is_fast(source) else ()
+        _tool(core, [*command, *own, "-c", str(source), "-o", str(objects[-1])])
+    return objects
+
+
+def link(core: str, objects: Sequence[Path], elf: Path) -> None:
+    """Link objects with --gc-sections. Raises EmulationError with the linker's words."""
+    spec = CORES[core]
+    regions = {"TEXT": spec.text, "DATA": spec.data}
+    command = [
+        spec.compiler, "--specs=picolibc.specs", *spec.cflags, "-nostartfiles", "-T", str(FIRMWARE / "firmware.ld"),
+        "-Wl,--gc-sections,--no-warn-rwx-segments",
+        *(f"-Wl,--defsym={n}_ORIGIN={r.origin:#x},--defsym={n}_LENGTH={r.length:#x}" for n, r in regions.items()),
+        f"-Wl,--defsym=STACK_LENGTH={STACK_BYTES:#x}", "-o", str(elf), *map(str, objects), "-lgcc",
+    ]  # fmt: skip
+    _tool(core, command)
+
+
+def _tool(core: str, command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise EmulationError(f"{core}: the firmware does not build\n{done.stderr}")
+
+
 def build(
-    core: str, *, cflags: Sequence[str] = ("-O2",), sources: Sequence[Path] | None = None, module: Path = MODULE
+    core: str,
+    *,
+    cflags: Sequence[str] = ("-O2",),
+    fast_cflags: Sequence[str] = (),
+    sources: Sequence[Path] | None = None,
+    module: Path = MODULE,
 ) -> Path:
     """Build a core's image and return its ELF file; what has been built before is not built again.
 
-    `cflags` are added to the core's own (optimisation, op set); `sources` replace `engine_sources()`, and `module` the
-    folder with the engine's headers.
+    `cflags` are added to the core's own (optimisation, op set), `fast_cflags` to those of fast kernels; `sources`
+    replace `engine_sources()`, and `module` the folder with the engine's headers.
     """
     spec = CORES[core]
     engine = list(sources) if sources is not None else engine_sources()
     kernels = () if sources is not None else ("-DWEFT_KERNELS_MVE=0", "-DWEFT_KERNELS_DSP=0")
     files = [FIRMWARE / "main.c", FIRMWARE / spec.port, *engine]
-    regions = {"TEXT": spec.text, "DATA": spec.data}
-    command = [
-        spec.compiler, "--specs=picolibc.specs", "-std=gnu99", *WARNINGS, *spec.cflags, *kernels, *cflags,
-        "-ffreestanding", "-ffunction-sections", "-fdata-sections", "-fno-common", "-nostartfiles",
-        f"-I{module / 'include'}", f"-I{module / 'src'}", f"-I{FIRMWARE}",
+    memory = (
         f"-DARENA_ORIGIN={spec.arena.origin:#x}u", f"-DARENA_LENGTH={spec.arena.length:#x}u",
         f"-DJOB_ORIGIN={spec.job.origin:#x}u",
-        "-T", str(FIRMWARE / "firmware.ld"), "-Wl,--gc-sections,--no-warn-rwx-segments",
-        *(f"-Wl,--defsym={n}_ORIGIN={r.origin:#x},--defsym={n}_LENGTH={r.length:#x}" for n, r in regions.items()),
-        f"-Wl,--defsym=STACK_LENGTH={STACK_BYTES:#x}",
-    ]  # fmt: skip
+    )  # fmt: skip
     headers = [*(module / "include").rglob("*.h"), *(module / "src").rglob("*.h")]
-    digest = hashlib.sha256("\0".join(command).encode())
-    for file in [*files, FIRMWARE / "port.h", FIRMWARE / "firmware.ld", *sorted(headers)]:
+    digest = hashlib.sha256(repr((spec, kernels, cflags, fast_cflags, str(module))).encode())
+    for file in [*files, FIRMWARE / "port.h", FIRMWARE / "firmware.ld", Path(__file__), *sorted(headers)]:
         digest.update(f"\0{file}\0".encode() + file.read_bytes())
     folder = BUILD / f"{core}-{digest.hexdigest()[:12]}"
     elf = folder / "firmware.elf"
@@ -233,11 +285,10 @@ def build(
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not elf.exists():
             partial = folder / "partial.elf"
-            done = subprocess.run(
-                [*command, "-o", str(partial), *map(str, files), "-lgcc"], capture_output=True, text=True, check=False
+            objects = compile_files(
+                core, files, folder, cflags=(*kernels, *cflags, *memory), fast_cflags=fast_cflags, module=module
             )
-            if done.returncode != 0:
-                raise EmulationError(f"{core}: the firmware does not build\n{done.stderr}")
+            link(core, objects, partial)
             partial.rename(elf)
     return elf
 

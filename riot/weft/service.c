@@ -114,6 +114,9 @@ static void log_report(unsigned slot, const weft_slot_report_t *report)
         LOG_ERROR(" (record %u, offset %" PRIu32 ")", report->error.record, report->error.offset);
     }
     LOG_ERROR("\n");
+    if (code == WEFT_ERR_OPCODE && report->error.opcode != 0) {
+        LOG_ERROR("weft: the build lacks %s: add it to WEFT_OPS\n", weft_operator_name(report->error.opcode));
+    }
     if (code == WEFT_ERR_LIMIT && report->arena_bytes > sizeof arena) {
         LOG_ERROR("weft: the plan's arena takes %" PRIu32 " bytes, CONFIG_WEFT_ARENA_SIZE is %u\n", report->arena_bytes,
                   (unsigned)sizeof arena);

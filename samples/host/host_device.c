@@ -33,7 +33,7 @@ static void booted(host_device_t *d, int result)
     d->input_bytes = d->output_bytes = 0;
     if (result != WEFT_OK) {
         if (d->boot.where.code != result) {
-            d->where = (weft_error_t){result, 0xffff, 0};
+            d->where = (weft_error_t){.code = result, .record = 0xffff};
         } else {
             d->where = d->boot.where;
         }
@@ -67,7 +67,7 @@ static void locate(host_device_t *d, unsigned slot, int result)
     weft_limits_t limits = d->config.limits;
     limits.arena_bytes = (uint32_t)d->config.arena_len;
     if (weft_open(&d->plan, area->bytes, area->geometry.size, &limits, &d->boot.where) != result) {
-        d->boot.where = (weft_error_t){result, 0xffff, 0};
+        d->boot.where = (weft_error_t){.code = result, .record = 0xffff};
     }
 }
 

@@ -94,7 +94,7 @@ static fault_t fault_of(int code)
     return (fault_t){.name = weft_error_name(code),
                      .message = weft_error_message(code),
                      .remedy = weft_error_remedy(code),
-                     .where = {code, 0xffff, 0}};
+                     .where = {.code = code, .record = 0xffff}};
 }
 
 static void add_plan(text_t *text)

@@ -247,7 +247,9 @@ def flash_table(rows: Sequence[dict[str, Any]], peers: dict[str, Any]) -> str:
         theirs = peers["tflm"]["models"].get(model, {}).get("flash_bytes", "-")
         met = verdict(of["m4"] <= bar) if "m4" in of else "-"
         lines.append((model or "every operator", str(theirs), *(str(of[m]) for m in machines), f"{bar} {met}"))
-    return f"Bytes of flash, {images.OPTIMISATION}\n" + table(("", "TFLM m4", *machines, "bar on m4"), lines)
+    return f"Bytes of flash, {images.OPTIMISATION}, fast kernels {images.FAST_OPTIMISATION}\n" + table(
+        ("", "TFLM m4", *machines, "bar on m4"), lines
+    )
 
 
 def plan_table(sizes: dict[str, Sizes]) -> str:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from baremetal import images, runner
 APPLICATION = Path(__file__).resolve().parent / "application.c"
 
 
-def flash_bytes(core: str, opcodes: Iterable[str] | None = None, *, optimisation: str | None = None) -> int:
+def flash_bytes(core: str, opcodes: Iterable[str] | None = None) -> int:
     """Bytes of flash that the runtime takes: code, constants and initialised data, with what it needs of the C library
     and of the compiler's, without the application.
 
@@ -26,34 +28,42 @@ def flash_bytes(core: str, opcodes: Iterable[str] | None = None, *, optimisation
     runtime: all that a firmware grows by when it links the engine. Texts of error messages, which an application may
     leave out, are not called for.
     """
+    return loaded(core, opcodes, "APPLICATION_HAS_ENGINE=1") - loaded(core, opcodes)
+
+
+def verifier_bytes(core: str, opcodes: Iterable[str] | None = None) -> tuple[int, int]:
+    """Bytes of flash of weft_open() and all that it calls, and what of it would drop out of a firmware that ran plans
+    without opening them: the rest is shared with the executor."""
+    kernels, opens, runs = "APPLICATION_NAMES_KERNELS=1", "APPLICATION_OPENS=1", "APPLICATION_RUNS=1"
+    whole = loaded(core, opcodes, kernels, opens) - loaded(core, opcodes, kernels)
+    return whole, loaded(core, opcodes, runs, opens) - loaded(core, opcodes, runs)
+
+
+def loaded(core: str, opcodes: Iterable[str] | None, *defines: str) -> int:
+    """Bytes of text, rodata and data of `application.c`, built with these macros, and of what it calls."""
+    engine = _engine(core, None if opcodes is None else frozenset(opcodes))
     with tempfile.TemporaryDirectory() as folder:
-        sizes = [_loaded(core, Path(folder) / "a.elf", opcodes, engine, optimisation) for engine in (1, 0)]
-    return sizes[0] - sizes[1]
-
-
-def _loaded(core: str, elf: Path, opcodes: Iterable[str] | None, engine: int, optimisation: str | None) -> int:
-    spec = runner.CORES[core]
-    regions = {"TEXT": spec.text, "DATA": spec.data}
-    chosen = list(images.flags(core, opcodes))
-    if optimisation is not None:
-        chosen[0] = optimisation
-    command = [
-        spec.compiler, "--specs=picolibc.specs", "-std=gnu99", *runner.WARNINGS, *spec.cflags, *chosen,
-        "-ffreestanding", "-ffunction-sections", "-fdata-sections", "-fno-common", "-nostartfiles",
-        f"-DAPPLICATION_HAS_ENGINE={engine}",
-        f"-I{runner.MODULE / 'include'}", f"-I{runner.MODULE / 'src'}", "-T", str(runner.FIRMWARE / "firmware.ld"),
-        "-Wl,--gc-sections,--no-warn-rwx-segments",
-        *(f"-Wl,--defsym={n}_ORIGIN={r.origin:#x},--defsym={n}_LENGTH={r.length:#x}" for n, r in regions.items()),
-        f"-Wl,--defsym=STACK_LENGTH={runner.STACK_BYTES:#x}",
-        "-o", str(elf), str(APPLICATION), *map(str, images.KERNELS[core].sources), "-lgcc",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise runner.EmulationError(f"{core}: the application does not build\n{done.stderr}")
-    size = spec.compiler.removesuffix("gcc") + "size"
-    done = subprocess.run([size, "-A", str(elf)], capture_output=True, text=True, check=True)
+        elf = Path(folder) / "application.elf"
+        cflags = (*images.flags(core, opcodes), *(f"-D{define}" for define in defines))
+        runner.link(core, [*runner.compile_files(core, [APPLICATION], elf.parent, cflags=cflags), *engine], elf)
+        size = runner.CORES[core].compiler.removesuffix("gcc") + "size"
+        done = subprocess.run([size, "-A", str(elf)], capture_output=True, text=True, check=True)
     columns = [line.split() for line in done.stdout.splitlines()]
     return sum(int(c[1]) for c in columns if len(c) == 3 and c[0] in (".text", ".data"))
+
+
+@functools.cache
+def _engine(core: str, opcodes: frozenset[str] | None) -> list[Path]:
+    """The engine's objects as shipped, compiled once; they go with the process."""
+    folder = Path(tempfile.mkdtemp(prefix="weft-engine-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return runner.compile_files(
+        core,
+        images.KERNELS[core].sources,
+        folder,
+        cflags=images.flags(core, opcodes),
+        fast_cflags=(images.FAST_OPTIMISATION,),
+    )
 
 
 def missing(core: str) -> list[str]:

@@ -21,7 +21,7 @@ static uint8_t arena_bytes[CONFIG_WEFT_ARENA_SIZE] __aligned(ARENA_ALIGN);
 /* Everything below is the lock's, but `status`, which the spinlock guards, and the atomics. */
 static K_MUTEX_DEFINE(lock);
 static struct k_spinlock status_lock;
-static struct weft_service_status status = {.report.error = {WEFT_ERR_NO_PLAN, 0xffff, 0}};
+static struct weft_service_status status = {.report.error = {.code = WEFT_ERR_NO_PLAN, .record = 0xffff}};
 static weft_plan_t plan;
 static uint8_t *arena;
 static size_t arena_len;
@@ -136,6 +136,11 @@ static void tell(unsigned int slot, const struct weft_slot_report *report)
 	LOG_ERR("slot %c: %s (record %d, offset %u): %s", "ab"[slot], weft_error_name(code),
 		report -> error.record == 0xffff ? -1 : report->error.record, report->error.offset,
 		weft_error_message(code));
+	if (code == WEFT_ERR_OPCODE && report->error.opcode != 0) {
+		LOG_ERR("the build lacks %s: set CONFIG_WEFT_WITH_%s",
+			weft_operator_name(report->error.opcode),
+			weft_operator_name(report->error.opcode));
+	}
 	if (code == WEFT_ERR_LIMIT && report->arena_bytes > limits.arena_bytes) {
 		LOG_ERR("the plan needs an arena of %u bytes, %s is %u", report->arena_bytes,
 			IS_ENABLED(CONFIG_WEFT_ARENA_STATIC) ? "CONFIG_WEFT_ARENA_SIZE"
@@ -254,7 +259,7 @@ int weft_service_boot(void)
 
 int weft_service_select(unsigned int slot, bool keep, weft_error_t *error)
 {
-	weft_error_t found = {WEFT_ERR_STATE, 0xffff, 0};
+	weft_error_t found = {.code = WEFT_ERR_STATE, .record = 0xffff};
 	struct weft_service_status now;
 
 	ARG_UNUSED(keep);
@@ -274,7 +279,7 @@ int weft_service_select(unsigned int slot, bool keep, weft_error_t *error)
 
 int weft_service_select(unsigned int slot, bool keep, weft_error_t *error)
 {
-	weft_error_t found = {WEFT_ERR_ARG, 0xffff, 0};
+	weft_error_t found = {.code = WEFT_ERR_ARG, .record = 0xffff};
 
 	if (slot < WEFT_SLOT_COUNT) {
 		found.code = take();

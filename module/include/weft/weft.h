@@ -28,6 +28,7 @@ extern "C" {
 typedef struct {
     int code;        /**< WEFT_OK or a WEFT_ERR_* */
     uint16_t record; /**< number of the record (operator, entry, stage...), 0xffff if none */
+    uint8_t opcode;  /**< WEFT_ERR_OPCODE: of the operator that this build lacks; otherwise 0 */
     uint32_t offset; /**< byte offset in the plan */
 } weft_error_t;
 
@@ -186,6 +187,8 @@ const uint8_t *weft_section(const weft_plan_t *plan, unsigned type, size_t *len)
 const char *weft_error_name(int code);
 const char *weft_error_message(int code);
 const char *weft_error_remedy(int code);
+/** Name of an operator by weft_error_t.opcode ("DWCONV2D"), as in WEFT_WITH_DWCONV2D; "" if there is none. Never NULL. */
+const char *weft_operator_name(unsigned opcode);
 
 #ifdef __cplusplus
 }

@@ -82,7 +82,12 @@ static int check_policy(const weft_update_t *u, const uint8_t *head, weft_error_
         missing &= ~((uint64_t)(weft_kernels[op] != NULL) << op);
     }
     if (missing != 0) {
-        return weft_fail(err, WEFT_ERR_OPCODE, WEFT_NONE, WEFT_HEADER_OP_MASK);
+        weft_fail(err, WEFT_ERR_OPCODE, WEFT_NONE, WEFT_HEADER_OP_MASK);
+        while ((missing & 1u) == 0) {
+            missing >>= 1;
+            err->opcode++;
+        }
+        return WEFT_ERR_OPCODE;
     }
     if (weft_rd32(head + WEFT_HEADER_PLAN_VERSION) < u->now.floor) {
         return weft_fail(err, WEFT_ERR_FLOOR, WEFT_NONE, WEFT_HEADER_PLAN_VERSION);

@@ -233,6 +233,10 @@ static int open_plan(weft_plan_t *plan, const uint8_t *bytes, size_t len)
         put_u64(error.record);
         key("offset");
         put_u64(error.offset);
+        key("operator");
+        put_char('"');
+        put(weft_operator_name(error.opcode));
+        put_char('"');
     } else {
         weft_plan_info(plan, &info);
         key("model_id");
