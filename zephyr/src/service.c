@@ -21,7 +21,8 @@ static uint8_t arena_bytes[CONFIG_WEFT_ARENA_SIZE] __aligned(ARENA_ALIGN);
 /* Everything below is the lock's, but `status`, which the spinlock guards, and the atomics. */
 static K_MUTEX_DEFINE(lock);
 static struct k_spinlock status_lock;
-static struct weft_service_status status = {.report.error = {.code = WEFT_ERR_NO_PLAN, .record = 0xffff}};
+static struct weft_service_status status = {
+	.report.error = {.code = WEFT_ERR_NO_PLAN, .record = 0xffff}};
 static weft_plan_t plan;
 static uint8_t *arena;
 static size_t arena_len;

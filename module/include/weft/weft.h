@@ -187,7 +187,8 @@ const uint8_t *weft_section(const weft_plan_t *plan, unsigned type, size_t *len)
 const char *weft_error_name(int code);
 const char *weft_error_message(int code);
 const char *weft_error_remedy(int code);
-/** Name of an operator by weft_error_t.opcode ("DWCONV2D"), as in WEFT_WITH_DWCONV2D; "" if there is none. Never NULL. */
+/** Name of an operator by weft_error_t.opcode ("DWCONV2D"), as in WEFT_WITH_DWCONV2D; "" if there is none. Never NULL.
+ */
 const char *weft_operator_name(unsigned opcode);
 
 #ifdef __cplusplus
