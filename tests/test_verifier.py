@@ -1000,18 +1000,46 @@ def test_questions_about_what_is_not_there() -> None:
 
 @pytest.mark.parametrize("declared", [0, 2**64 - 1])
 def test_work_beyond_64_bits_cannot_be_declared(declared: int) -> None:
-    """A convolution that makes nearly all of its 2^30 outputs anew in each of 2^30 steps."""
-    m = Maker(13, [(12, 12, 1)])
-    graph = m.graph([m.lut(m.conv(m.inputs[0], 1, kernel=(11, 11), pads=(5, 5, 5, 5)))])
-    specs = [StageSpec(segments=(SegmentSpec(ops=(0, 1), row_adv=1, col_adv=1),))]
+    """Convolutions of as many taps as there may be, of which each row step makes nearly all rows anew."""
+    most, convolutions = 32767, 18
+    m = Maker(13, [(8, 8, 1)])
+    t = m.inputs[0]
+    for _ in range(convolutions):
+        t = m.conv(t, 1, kernel=(255, 255), pads=(127, 127, 127, 127))
+    graph = m.graph([m.lut(t)])
+    specs = [StageSpec(segments=(SegmentSpec(ops=tuple(range(convolutions + 1)), row_adv=1, col_adv=8),))]
     records = Records(placed(graph, build.build_schedule(Facts(graph), specs, "resident")))
-    most = 32767
-    for n in range(3):
+    for n in range(convolutions + 2):
         records = Records(records.set("tensor", n, h=most, w=most))
-    records = Records(records.set("segment", 0, row_steps=most, col_steps=most))
-    wide = {"row_adv": 1, "row_off": 1 - most, "row_ext": most, "col_adv": 1, "col_off": 1 - most, "col_ext": most}
-    records = Records(records.set("entry", 1, policy=Policy.TILE, keep=0, **wide))
+    records = Records(records.set("segment", 0, row_steps=most, col_steps=1))
+    columns = {"col_adv": most, "col_off": 0, "col_ext": most}
+    for n in range(1, convolutions + 1):
+        ahead = 127 * (convolutions - n)
+        rows = {"row_adv": 1, "row_off": 1 - most, "row_ext": most + ahead}
+        records = Records(records.set("entry", n, policy=Policy.TILE, keep=0, **rows, **columns))
+    records = Records(records.set("entry", convolutions + 1, policy=Policy.FULL, keep=0, **columns))
     assert refusal(records.set("header", 0, macs=declared)) == (EngineError.DECLARED, NO_RECORD)
+
+
+def test_sum_over_its_operand() -> None:
+    """Element by element, a kernel reads before it writes."""
+    m = Maker(14, [(4, 4, 3)])
+    a = m.lut(m.inputs[0])
+    graph = m.graph([m.binary(a, m.lut(a))])
+    specs = [StageSpec(segments=(SegmentSpec(ops=(op,), row_adv=1, col_adv=9),)) for op in range(3)]
+    schedule = build.build_schedule(Facts(graph), specs, "resident")
+    (entry,) = segment(schedule, 2, 0).entries
+    over = with_segment(schedule, 2, 0, entries=(replace(entry, overlap=True),))
+
+    def edit(p: Placement) -> Placement:
+        offset = dict(zip([(-1, 0, 0), (0, 0, 0), (1, 0, 0), (2, 0, 0)], [0, 48, 96, 48], strict=True))
+        return replace(p, offset=offset, state=(144,) * 3, arena_bytes=148)
+
+    plan = placed(graph, over, edit)
+    assert refusal(plan) == (None, NO_RECORD)
+    rows = np.arange(48, dtype=np.int8).reshape(4, 4, 3)
+    ours, plain = (Engine().open(p).run([rows]).outputs[0] for p in (plan, placed(graph, schedule)))
+    np.testing.assert_array_equal(ours, plain)
 
 
 def test_every_code_of_the_verifier_is_reached() -> None:
