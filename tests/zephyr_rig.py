@@ -245,6 +245,15 @@ def build(board: str, source: Path, folder: Path, settings: Mapping[str, str]) -
     return folder
 
 
+def revisions(hal: Path) -> tuple[str, str]:
+    """The commit of a HAL that the tree's manifest names, and the one that is there."""
+    name = f"hal_{hal.name}"
+    manifest = (TREE / "west.yml").read_text()
+    wanted = re.search(rf"- name: {name}\n(?:.*\n)*?\s+revision: (\S+)", manifest)
+    found = subprocess.run(["git", "-C", str(hal), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return wanted[1] if wanted else "", found.stdout.strip()
+
+
 def sizes(build: Path) -> dict[str, dict[str, int]]:
     """A build's figures by the command that prints the table of docs/zephyr.md."""
     script = ROOT / "zephyr" / "scripts" / "sizes.py"
