@@ -105,9 +105,21 @@ class Node:
 class Facts:
     """What does not change while schedules of one graph are searched. ``nodes`` by operator index and by -1 - number
     of a network input; ``producer``, ``consumers`` (operator indices, each once) and ``is_output`` by tensor.
-    ``encoded``: what ``encode`` keeps of a graph, which is the same in all its plans."""
+    ``encoded``: what ``encode`` keeps of a graph, which is the same in all its plans; ``distances``: what
+    ``layout.overlaps`` knows of stages, by id, with the stage."""
 
-    __slots__ = ("base_macs", "bytes_of", "consumers", "encoded", "graph", "is_output", "nodes", "op_macs", "producer")
+    __slots__ = (
+        "base_macs",
+        "bytes_of",
+        "consumers",
+        "distances",
+        "encoded",
+        "graph",
+        "is_output",
+        "nodes",
+        "op_macs",
+        "producer",
+    )
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -140,6 +152,7 @@ class Facts:
         self.op_macs = tuple(n.row_macs[-1] if n.row_macs else 0 for op, n in self.nodes.items() if op >= 0)
         self.base_macs = sum(self.op_macs)
         self.encoded: tuple[bytes, int, bytes] | None = None
+        self.distances: dict[int, tuple[Stage, dict[int, int]]] = {}
 
 
 def _node(graph: Graph, index: int, op: Op) -> Node:
@@ -544,13 +557,20 @@ def place_inputs(facts: Facts, mode: InputMode) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def build_schedule(facts: Facts, specs: Iterable[StageSpec], mode: InputMode) -> Schedule:
-    """All stages. ``IllegalSpecError`` if a stage breaks the rules, an operator is missing or doubled, stages stand in
-    the wrong order, or network inputs are not streamed exactly where ``mode`` says so."""
+def build_schedule(
+    facts: Facts, specs: Iterable[StageSpec], mode: InputMode, built: dict[int, Stage] | None = None
+) -> Schedule:
+    """All stages; ``built`` keeps them by the id of their spec, which has to live as long. ``IllegalSpecError`` if a
+    stage breaks the rules, an operator is missing or doubled, stages stand in the wrong order, or network inputs are
+    not streamed exactly where ``mode`` says so."""
     done: set[int] = set() if mode == "streamed" else {-1 - n for n in range(len(facts.graph.inputs))}
     stages: list[Stage] = []
     for spec in specs:
-        stage = build_stage(facts, spec)
+        stage = built.get(id(spec)) if built is not None else None
+        if stage is None:
+            stage = build_stage(facts, spec)
+            if built is not None:
+                built[id(spec)] = stage
         ops = {op for segment in spec.segments for op in segment.ops}
         if ops & done:
             raise IllegalSpecError("an operator or input stands in two stages")

@@ -189,7 +189,10 @@ def overlaps(facts: Facts, schedule: Schedule, found: Sequence[Window], align: i
     allowed: Overlaps = {}
     for s, stage in enumerate(schedule.stages):
         below = (s, len(stage.segments) - 1, len(stage.segments[-1].entries) - 1)
-        distances = replay.overlap_distances(facts, stage)
+        known = facts.distances.get(id(stage))
+        if known is None:
+            known = facts.distances[id(stage)] = stage, replay.overlap_distances(facts, stage)
+        distances = known[1]
         for w in found:
             if not distances or w.kind != "tensor" or w.last != ends[s] or w.owner[0] >= s:
                 continue

@@ -23,7 +23,7 @@ from planner_service.engine import Engine, RunResult, generated_input
 from planner_service.errors import Code, PlannerError, Violation
 from planner_service.ir import Graph
 from planner_service.layout import live_bytes, place, place_fast, place_within, proven, windows
-from planner_service.schedule import Placement, Schedule
+from planner_service.schedule import Placement, Schedule, Stage
 from planner_service.solver import Aim, Problem, Search, Solution, Space, variants
 from planner_service.targets import Target
 
@@ -104,7 +104,7 @@ class PlanResult:
 
 
 #: Counted bytes, and what takes them.
-Packed = tuple[int, Solution, Placement]
+Packed = tuple[int, Solution, Schedule, Placement]
 
 
 class _Run:
@@ -257,23 +257,23 @@ class _Run:
         self.executed(time.process_time() - began)
         return result
 
-    def pack(self, search: Search, least: int, spare: int | None, complete: bool = False) -> tuple[Solution, Placement]:
+    def pack(self, search: Search, least: int, spare: int | None, thorough: bool = True) -> Packed:
         """Of the schedules with at most ``spare`` extra MACs, the one that packs into the fewest bytes: along the
         front, from the one that needs the ``least``, as long as the next one needs less than the best so far takes.
-        ``complete``: every stage has been searched that this may take."""
+        ``thorough``: if none packs into ``least``, all stages are searched."""
         best = self.best_packed(search, spare, None)
         tick = self.ticking("searching schedules that can be packed", 0.9, 0.9)
-        if not complete and (best is None or best[0] > least):
+        if best is None or best[0] > least:
             search.run(least, spare, tick, aim=Aim.NEAR)
             best = self.best_packed(search, spare, best)
         share = PACK_SHARE
-        while best is None or not (complete or best[0] == least):
+        while best is None or (thorough and best[0] > least):
             cap = int(least * (1 + share))
-            complete = best is not None
+            thorough = best is None
             search.run(cap if best is None else min(cap, best[0] - 4), spare, tick, aim=Aim.ALL)
             best = self.best_packed(search, spare, best)
             share *= 2
-        return best[1], best[2]
+        return best
 
     def best_packed(self, search: Search, spare: int | None, best: Packed | None) -> Packed | None:
         """The best packing of the schedules that the search knows, if it is better than ``best``."""
@@ -287,7 +287,9 @@ class _Run:
                 else:
                     placement = place_within(self.facts, schedule, min(limit, best[0] - 4), self.uncounted)
                 if placement is not None and (best is None or self.counted(placement) < best[0]):
-                    best = self.counted(placement), solution, placement
+                    best = self.counted(placement), solution, schedule, placement
+                if best is not None and best[0] <= limit:
+                    return best
             limit = search.next_memory(limit, deep=True)
         return best
 
@@ -343,6 +345,7 @@ class _Run:
             for stage, spare in zip(stages, spares, strict=True)
         ]
         chosen, best, tries = list(stages), (schedule, placement), 0
+        built: dict[int, Stage] = {}
 
         def attempt(changes: dict[int, StageSpec]) -> bool:
             nonlocal best, tries
@@ -351,7 +354,7 @@ class _Run:
             tries += 1
             self.tick(0.93, "making room for wider steps")
             wanted = [changes.get(n, stage) for n, stage in enumerate(chosen)]
-            made = build_schedule(facts, wanted, mode)
+            made = build_schedule(facts, wanted, mode, built)
             packed = place_fast(facts, made, limit, self.uncounted, tight=not placement.gap_bytes)
             if packed is not None:
                 chosen[:], best = wanted, (made, packed)
@@ -368,11 +371,10 @@ class _Run:
                 any(attempt({some[0]: less}) for less in ladders[some[0]][1:-1])
         return best
 
-    def least(self, search: Search, least: int, spare: int | None, complete: bool = False) -> PlanResult:
+    def least(self, search: Search, least: int, spare: int | None, thorough: bool = True) -> PlanResult:
         """P1 on a finished run whose least bytes are ``least``."""
-        solution, placement = self.pack(search, least, spare, complete)
-        schedule = build_schedule(self.facts, solution.stages, self.options.input_mode)
-        return self.finish(solution, schedule, placement, self.counted(placement))
+        counted, solution, schedule, placement = self.pack(search, least, spare, thorough)
+        return self.finish(solution, schedule, placement, counted)
 
     def counted(self, placement: Placement) -> int:
         return placement.arena_bytes - self.uncounted_bytes
@@ -576,20 +578,18 @@ def front(
 ) -> tuple[PlanResult, ...]:
     """Every schedule that no other one beats in both RAM and compute, most RAM first. Arguments: see ``plan``."""
     run = _Run(graph, options or Options(), target, progress, cancelled, executed)
-    _, most = run.least_memory(0, 0.0, 0.2)
-    _, least = run.least_memory(None, 0.2, 0.4)
-    spare = least.cost - run.base
-    search = run.search(most.memory, spare, 0.4, 0.45)
-    search.run(most.memory, spare, run.ticking("searching the whole front", 0.45, 0.8), aim=Aim.ALL)
-    found: list[PlanResult] = []
-    limit = most.memory
-    while (solution := search.least_macs(limit)) is not None:
-        extra = solution.cost - run.base
-        memory = search.least_memory(extra)
-        assert memory is not None
-        found.append(run.least(search, memory, extra, complete=True))
-        limit = memory - 4
-    return _undominated(found)
+    search, fastest = run.least_memory(0, 0.0, 0.1)
+    found = [run.least(search, fastest.memory, 0)]
+    search, least = run.least_memory(None, 0.1, 0.3)
+    cap = fastest.memory - 4
+    while cap > least.memory:
+        done = 0.3 + 0.6 * (fastest.memory - cap) / (fastest.memory - least.memory)
+        run.fewest(search, cap, run.ticking("searching the whole front", done, done))
+        solution = search.least_macs(cap)
+        assert solution is not None
+        found.append(run.least(search, solution.memory, solution.cost - run.base, thorough=False))
+        cap = solution.memory - 4
+    return _undominated([*found, run.least(search, least.memory, None)])
 
 
 def _undominated(results: Sequence[PlanResult]) -> tuple[PlanResult, ...]:
