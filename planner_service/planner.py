@@ -135,10 +135,14 @@ class _Run:
         #: The part of the whole that is being done.
         self.phase = (0.0, 1.0)
 
-    def tick(self, done: float, text: str) -> None:
-        """Look whether to go on, and say how far it is: never less than before."""
+    def look(self) -> None:
+        """PlannerError(CANCELLED) if this is to end."""
         if self.cancelled():
             raise PlannerError(Code.CANCELLED, "planning was cancelled")
+
+    def tick(self, done: float, text: str) -> None:
+        """Look whether to go on, and say how far it is: never less than before."""
+        self.look()
         begin, end = self.phase
         self.done = max(self.done, begin + done * (end - begin))
         self.progress(self.done, text)
@@ -253,9 +257,13 @@ class _Run:
         for io in opened.inputs:
             array, seed = generated_input(io.shape, seed)
             inputs.append(array)
-        result = opened.run(inputs, keep_stages=True, step=self.cancelled)
-        self.executed(time.process_time() - began)
-        return result
+        try:
+            return opened.run(inputs, keep_stages=True, step=self.cancelled)
+        except PlannerError:
+            self.look()  # the engine says only that it was ended
+            raise
+        finally:
+            self.executed(time.process_time() - began)
 
     def pack(self, search: Search, least: int, spare: int | None, thorough: bool = True) -> Packed:
         """Of the schedules with at most ``spare`` extra MACs, the one that packs into the fewest bytes: along the
@@ -306,11 +314,16 @@ class _Run:
         limit = cap
         while (solution := search.least_macs(limit)) is not None:
             spare = solution.cost - self.base
+            loose: tuple[Solution, Schedule, Placement] | None = None
             for candidate in self.candidates(search, limit, spare):
                 schedule = build_schedule(self.facts, candidate.stages, self.options.input_mode)
                 placement = place_within(self.facts, schedule, cap, self.uncounted)
-                if placement is not None:
+                if placement is not None and placement.gap_bytes == 0:
                     return self.finish(candidate, schedule, placement, cap)
+                if placement is not None and loose is None:
+                    loose = candidate, schedule, placement
+            if loose is not None:
+                return self.finish(*loose, self.counted(loose[2]))
             limit = solution.memory - 4
         return None
 
