@@ -40,6 +40,8 @@ EXTRA_SHARES = (0.0, 0.01, 0.02, 0.03, 0.045, 0.06, 0.08, 0.11, 0.15, 0.2, 0.3, 
 #: that packs best is taken, at most so many are tried, and at each limit these weights against tight overlaps (in
 #: shares of the unfused MACs).
 PACK_SHARE, PACK_TRIES = 0.04, 40
+#: Packings that P2 tries beyond the first, so that no gap is left.
+FIT_TRIES = 12
 PACK_WEIGHTS = (0.0, 1.0, 0.01)
 #: Stages within this share of the limit are tight.
 TIGHT = 1 / 8
@@ -309,23 +311,24 @@ class _Run:
                 yield solution
 
     def fit(self, search: Search, cap: int) -> PlanResult | None:
-        """P2 on a finished run: the schedule of fewest MACs that can be packed into ``cap`` bytes; None if none."""
+        """P2 on a finished run: the schedule of fewest MACs that can be packed into ``cap`` bytes, of those one that
+        leaves no gap if that is soon found; None if none."""
         cap = cap // self.align * self.align
-        limit = cap
+        limit, tries = cap, 0
+        loose: Packed | None = None
         while (solution := search.least_macs(limit)) is not None:
-            spare = solution.cost - self.base
-            loose: tuple[Solution, Schedule, Placement] | None = None
-            for candidate in self.candidates(search, limit, spare):
+            if loose is not None and (solution.cost > loose[1].cost or tries >= FIT_TRIES):
+                break
+            for candidate in self.candidates(search, limit, solution.cost - self.base):
+                tries += 1
                 schedule = build_schedule(self.facts, candidate.stages, self.options.input_mode)
                 placement = place_within(self.facts, schedule, cap, self.uncounted)
                 if placement is not None and placement.gap_bytes == 0:
                     return self.finish(candidate, schedule, placement, cap)
                 if placement is not None and loose is None:
-                    loose = candidate, schedule, placement
-            if loose is not None:
-                return self.finish(*loose, self.counted(loose[2]))
+                    loose = self.counted(placement), candidate, schedule, placement
             limit = solution.memory - 4
-        return None
+        return None if loose is None else self.finish(*loose[1:], loose[0])
 
     def finish(self, solution: Solution, schedule: Schedule, placement: Placement, limit: int) -> PlanResult:
         """Speed up within ``limit`` counted bytes, encode and execute."""
@@ -556,10 +559,10 @@ def _p2(run: _Run, cap: int) -> PlanResult:
         if result is None:
             # None of those that are known packs into `cap`; the one that needs the fewest bytes may.
             smallest, solution = run.least_memory(0, 0.2, 0.22)
-            solution, placement = run.pack(smallest, solution.memory, 0)
-            if run.counted(placement) <= cap // run.align * run.align:
-                schedule = build_schedule(run.facts, solution.stages, run.options.input_mode)
-                result = run.finish(solution, schedule, placement, cap // run.align * run.align)
+            counted, solution, schedule, placement = run.pack(smallest, solution.memory, 0)
+            limit = cap // run.align * run.align
+            if counted <= limit:
+                result = run.finish(solution, schedule, placement, counted if placement.gap_bytes else limit)
         if result is not None:
             return result
     search = run.search(cap, None, 0.2, 0.25)
