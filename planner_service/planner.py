@@ -301,7 +301,21 @@ class _Run:
                 if best is not None and best[0] <= limit:
                     return best
             limit = search.next_memory(limit, deep=True)
+        while best is not None and tries < PACK_TRIES:
+            less = self.packed_below(search, spare, best[0])
+            if less is None:
+                break
+            best, tries = less, tries + 1
         return best
+
+    def packed_below(self, search: Search, spare: int | None, size: int) -> Packed | None:
+        """One that packs into fewer bytes than ``size``, of those that need nearly as many."""
+        for solution in self.candidates(search, size - 4, spare):
+            schedule = build_schedule(self.facts, solution.stages, self.options.input_mode)
+            placement = place_within(self.facts, schedule, size - 4, self.uncounted)
+            if placement is not None:
+                return self.counted(placement), solution, schedule, placement
+        return None
 
     def candidates(self, search: Search, limit: int, spare: int | None) -> Iterator[Solution]:
         for share in PACK_WEIGHTS:
