@@ -9,7 +9,7 @@ from pathlib import Path
 
 from planner_service.profile import emulator
 
-#: How images are shipped, as on Zephyr and RIOT: all for size, but for the kernels of `Kernels.folder`.
+#: How images are built: all for size, but for the kernels of `Kernels.folder`.
 OPTIMISATION = "-Os"
 FAST_OPTIMISATION = "-O2"
 
