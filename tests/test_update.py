@@ -591,6 +591,8 @@ def test_every_line_of_the_tables_has_its_test() -> None:
         "test_power_cut_while": set(CUTS),
         "test_refused_by_header": {hostile.name for hostile in HOSTILE},
     }
+    security = (build.ROOT / "docs" / "security.md").read_text()
+    assert set(re.findall(r"`(test_\w+)`", security)) <= set(defined)
     for heading, least in (("| power cut while |", len(CUTS)), ("| threat |", 15)):
         rows = text[text.index(heading) :].split("\n\n")[0].splitlines()[2:]
         assert len(rows) >= least
