@@ -565,15 +565,17 @@ def _p1(run: _Run, f_max: float | None) -> PlanResult:
 
 def _p2(run: _Run, cap: int) -> PlanResult:
     layers = run.place(run.layer_schedule)
-    if run.counted(layers) <= cap // run.align * run.align:
-        return run.unfused(cap // run.align * run.align)  # nothing takes fewer MACs, or fewer steps for them
     search = run.search(cap, 0, 0.0, 0.05)
-    if run.feasible(search, cap, 0, 0.05, 0.2):
+    least = search.least_extra(cap)
+    unfused = least is None or least >= 0  # rows that nobody reads need not be computed
+    if unfused and run.counted(layers) <= cap // run.align * run.align:
+        return run.unfused(cap // run.align * run.align)  # nothing takes fewer MACs, or fewer steps for them
+    if unfused and run.feasible(search, cap, 0, 0.05, 0.2):
         result = run.fit(search, cap)
         if result is None:
             # None of those that are known packs into `cap`; the one that needs the fewest bytes may.
-            smallest, solution = run.least_memory(0, 0.2, 0.22)
-            counted, solution, schedule, placement = run.pack(smallest, solution.memory, 0)
+            small, solution = run.least_memory(0, 0.2, 0.22)
+            counted, solution, schedule, placement = run.pack(small, solution.memory, 0)
             limit = cap // run.align * run.align
             if counted <= limit:
                 result = run.finish(solution, schedule, placement, counted if placement.gap_bytes else limit)
@@ -591,10 +593,10 @@ def _p2(run: _Run, cap: int) -> PlanResult:
             result = run.fit(search, cap)
             if result is not None:
                 return result
-    least = _p1(run, None)
-    if least.counted_bytes <= cap:
-        return least
-    raise _infeasible(run, cap, least)
+    smallest = _p1(run, None)
+    if smallest.counted_bytes <= cap:
+        return smallest
+    raise _infeasible(run, cap, smallest)
 
 
 def front(
