@@ -68,6 +68,7 @@ static int8_t reduce_out(const reduce_t *r, const weft_call_t *call, int32_t acc
 static void reduce_whole(const weft_call_t *call, const reduce_t *r)
 {
     const weft_view_t *in = &call->in0;
+    const bool full = in->split == INT32_MAX && in->cap >= in->h;
     const int32_t out_y1 = r->over_h ? call->y0 + 1 : call->y1, out_x1 = r->over_w ? call->x0 + 1 : call->x1;
 
     for (int32_t y = call->y0; y < out_y1; y++) {
@@ -77,8 +78,10 @@ static void reduce_whole(const weft_call_t *call, const reduce_t *r)
             int8_t *out = weft_px(&call->out, r->over_h ? 0 : y, r->over_w ? 0 : x);
             for (int32_t i = 0; i < in->c; i++) {
                 int32_t acc = r->zero;
-                for (int32_t row = y; row < rows_end; row++) {
-                    acc = reduce_run(r, acc, weft_px(in, row, x) + i, columns, in->c);
+                const int8_t *px = weft_px(in, y, x) + i;
+                for (int32_t row = y; row < rows_end; row++, px += in->ring_stride) {
+                    px = full ? px : weft_px(in, row, x) + i;
+                    acc = reduce_run(r, acc, px, columns, in->c);
                 }
                 out[i] = reduce_out(r, call, acc);
             }
