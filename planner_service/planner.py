@@ -43,6 +43,8 @@ PACK_SHARE, PACK_TRIES = 0.04, 40
 #: Packings that P2 tries beyond the first, so that no gap is left.
 FIT_TRIES = 12
 PACK_WEIGHTS = (0.0, 1.0, 0.01)
+#: Networks of more operators are long.
+LONG = 150
 #: Stages within this share of the limit are tight.
 TIGHT = 1 / 8
 #: Packings tried to make room for wider steps and scratch.
@@ -270,14 +272,16 @@ class _Run:
     def pack(self, search: Search, least: int, spare: int | None, thorough: bool = True) -> Packed:
         """Of the schedules with at most ``spare`` extra MACs, the one that packs into the fewest bytes: along the
         front, from the one that needs the ``least``, as long as the next one needs less than the best so far takes.
-        ``thorough``: if none packs into ``least``, all stages are searched."""
+        ``thorough``: if none packs into ``least``, all stages are searched; of long networks that would take minutes,
+        and what packs is taken."""
+        long = len(self.facts.graph.ops) > LONG
         best = self.best_packed(search, spare, None)
         tick = self.ticking("searching schedules that can be packed", 0.9, 0.9)
-        if best is None or best[0] > least:
+        if best is None or (best[0] > least and not long):
             search.run(least, spare, tick, aim=Aim.NEAR)
             best = self.best_packed(search, spare, best)
         share = PACK_SHARE
-        while best is None or (thorough and best[0] > least):
+        while best is None or (thorough and best[0] > least and not long):
             cap = int(least * (1 + share))
             thorough = best is None
             search.run(cap if best is None else min(cap, best[0] - 4), spare, tick, aim=Aim.ALL)
