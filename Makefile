@@ -165,7 +165,7 @@ bench-planner: setup $(LIB) $(SEARCH)
 	$(VENV)/bin/python -m planner_service.bench_planner
 
 # Every pair of power cuts takes a few minutes; all cores are used.
-bench-update: setup $(BUILD)/.apt-test engine
+bench-update: setup $(BUILD)/.apt-test engine $(HOST_BOARD)
 	$(VENV)/bin/python -m tests.update.bench
 
 # libFuzzer on verifier, execution, update core and SMP packets, so long each; findings stay in build/fuzz.

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Power cuts of the update core, all of them, and seeded bugs: `make bench-update`. Writes build/bench/update.json."""
+"""Power cuts of the update core, all of them, seeded bugs, wear, and a host board killed at random moments of updates:
+`make bench-update`. Writes build/bench/update.json."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.update import build, mutants, plans
+from tests.update import build, kill, mutants, plans
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "bench" / "update.json"
+KILLS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,7 @@ def main() -> int:
         found = run_simulator(simulator, plan_file, "--pairs-every", "1", shards=shards)
         worn = run_simulator(simulator, plan_file, "--every", "0", "--large-every", "0", "--wear", "10000").figures
         bugs = dict(seeded_bugs(folder, plan_file, "--pairs-every", "3", timeout=600))
+    killed = kill.run(KILLS)
     missed = [bug for bug, how in bugs.items() if not how]
     result = {
         "cuts": found.cuts,
@@ -103,13 +106,15 @@ def main() -> int:
         "updates": worn["updates"],
         "slot_sector_erases": [worn["slot_sector_erases_least"], worn["slot_sector_erases"]],
         "state_sector_erases": [worn["state_sector_erases_least"], worn["state_sector_erases"]],
+        "kills": killed.kills,
+        "kills_without_plan": killed.without_plan,
         "seconds": round(time.monotonic() - start),
     }
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     OUTPUT.write_text(json.dumps(result, indent=2) + "\n")
     print(found.report, end="", file=sys.stderr)
     print(json.dumps(result, indent=2))
-    return int(found.failures > 0 or len(missed) * 10 > len(bugs))
+    return int(found.failures > 0 or killed.without_plan > 0 or len(missed) * 10 > len(bugs))
 
 
 if __name__ == "__main__":
