@@ -44,13 +44,14 @@ _SETTINGS = Settings(patience_seconds=5.0, chunk_bytes=192)
 class Killed:
     """``without_plan``: starts after which nothing, or something unknown, ran; ``moments``: kills by what the journal
     said at the next start; ``updates``: that were completed in between; ``bytes_identical``: confirmed slots that held
-    exactly the plan, of ``updates``."""
+    exactly the plan, of ``updates``; ``reasons``: of starts without a plan."""
 
     kills: int
     without_plan: int
     updates: int
     bytes_identical: int
     moments: dict[str, int]
+    reasons: tuple[str, ...]
 
 
 def run(count: int, seed: int = 1) -> Killed:
@@ -76,7 +77,8 @@ class _Run:
             )
             for plan in self._plans
         }
-        self._without = self._updates = self._identical = 0
+        self._updates = self._identical = 0
+        self._reasons: list[str] = []
         self._moments: Counter[str] = Counter()
 
     async def run(self, count: int) -> Killed:
@@ -95,18 +97,23 @@ class _Run:
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError, PlannerError, OSError, json.JSONDecodeError):
                 await work
+            await asyncio.gather(
+                self._starting, return_exceptions=True
+            )  # its thread goes on until it has seen the process end
             await self._look()
         return Killed(
             kills=count,
-            without_plan=self._without,
+            without_plan=len(self._reasons),
             updates=self._updates,
             bytes_identical=self._identical,
             moments=dict(sorted(self._moments.items())),
+            reasons=tuple(self._reasons),
         )
 
     async def _update(self) -> None:
         """Start the board and bring it the plan that is not active, all the way."""
-        await asyncio.to_thread(self._board.start)
+        self._starting = asyncio.ensure_future(asyncio.to_thread(self._board.start))
+        await asyncio.shield(self._starting)
         async with await connect(self._board.address, _SETTINGS) as transport:
             state = await transport.state()
             plan = self._other(state)
@@ -135,9 +142,11 @@ class _Run:
             async with await connect(self._board.address, _SETTINGS) as transport:
                 state = await transport.state()
             self._moments[("trial begun" if state.state is SlotState.TRIAL else state.state.name.lower())] += 1
-        except (OSError, RuntimeError, PlannerError):
-            good = False
-        self._without += not good
+            reason = "" if good else f"another answer than model {booted.get('model_id')}'s"
+        except (OSError, RuntimeError, PlannerError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        if reason:
+            self._reasons.append(reason)
         self._board.kill()
 
 
