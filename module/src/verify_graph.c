@@ -135,24 +135,24 @@ static bool broadcasts(const weft_tensor_t *in, const weft_tensor_t *out)
  * Of each opcode, the flags that it may carry; which pairs of fields it uses: kernel, stride, dilation, padding (the
  * others are 1, padding 0); whether input and output have the same channels, the same rows and columns.
  */
-#define KERNEL 0x100u
-#define PADDING 0x800u
-#define WINDOW 0xf00u
-#define SAME_C 0x1000u
-#define SAME_HW 0x2000u
+#define USES_KERNEL 0x100u
+#define USES_PADDING 0x800u
+#define USES_WINDOW 0xf00u
+#define SAME_CHANNELS 0x1000u
+#define SAME_PLANE 0x2000u
 
 static const uint16_t uses[WEFT_OPCODE_MAX + 1u] = {
-    [WEFT_OP_CONV2D] = WEFT_OP_PER_TENSOR | WINDOW,
-    [WEFT_OP_DWCONV2D] = WEFT_OP_PER_TENSOR | WINDOW,
+    [WEFT_OP_CONV2D] = WEFT_OP_PER_TENSOR | USES_WINDOW,
+    [WEFT_OP_DWCONV2D] = WEFT_OP_PER_TENSOR | USES_WINDOW,
     [WEFT_OP_FULLY_CONNECTED] = WEFT_OP_PER_TENSOR,
-    [WEFT_OP_CONCAT] = KERNEL,
-    [WEFT_OP_PAD] = PADDING | SAME_C,
-    [WEFT_OP_AVGPOOL] = WEFT_OP_COUNT_PAD | WINDOW | SAME_C,
-    [WEFT_OP_MAXPOOL] = WINDOW | SAME_C,
-    [WEFT_OP_REDUCE] = WEFT_OP_REDUCE_H | WEFT_OP_REDUCE_W | WEFT_OP_REDUCE_AVG | WEFT_OP_REDUCE_MAX | SAME_C,
-    [WEFT_OP_LUT] = SAME_C | SAME_HW,
-    [WEFT_OP_SOFTMAX] = SAME_C | SAME_HW,
-    [WEFT_OP_RESIZE] = WEFT_OP_RESIZE_TABLE | KERNEL | SAME_C,
+    [WEFT_OP_CONCAT] = USES_KERNEL,
+    [WEFT_OP_PAD] = USES_PADDING | SAME_CHANNELS,
+    [WEFT_OP_AVGPOOL] = WEFT_OP_COUNT_PAD | USES_WINDOW | SAME_CHANNELS,
+    [WEFT_OP_MAXPOOL] = USES_WINDOW | SAME_CHANNELS,
+    [WEFT_OP_REDUCE] = WEFT_OP_REDUCE_H | WEFT_OP_REDUCE_W | WEFT_OP_REDUCE_AVG | WEFT_OP_REDUCE_MAX | SAME_CHANNELS,
+    [WEFT_OP_LUT] = SAME_CHANNELS | SAME_PLANE,
+    [WEFT_OP_SOFTMAX] = SAME_CHANNELS | SAME_PLANE,
+    [WEFT_OP_RESIZE] = WEFT_OP_RESIZE_TABLE | USES_KERNEL | SAME_CHANNELS,
 };
 
 /* What is alike for all opcodes: fields and tensor numbers. */
@@ -172,7 +172,7 @@ static WEFT_APART int check_fields(const weft_plan_t *plan, const weft_op_t *op)
     }
     for (uint32_t i = concat ? 2 : 0; i < 8; i++) {
         const uint32_t field = ((const uint8_t *)op)[WEFT_OP_KERNEL_H + i], unused = i < 6;
-        if (field < unused || (field > unused && (used >> i / 2u & KERNEL) == 0)) {
+        if (field < unused || (field > unused && (used >> i / 2u & USES_KERNEL) == 0)) {
             return WEFT_ERR_PARAM;
         }
     }
@@ -224,8 +224,8 @@ int weft_check_op(const weft_plan_t *plan, const void *record, uint32_t i)
     }
     const weft_tensor_t *in = weft_tensor_at(plan, weft_op_input(plan, op, 0)), *out = weft_tensor_at(plan, op->output);
     const uint32_t used = uses[op->opcode], area = (uint32_t)op->kernel_h * op->kernel_w;
-    bool agree =
-        ((used & SAME_C) == 0 || in->c == out->c) && ((used & SAME_HW) == 0 || (in->h == out->h && in->w == out->w));
+    bool agree = ((used & SAME_CHANNELS) == 0 || in->c == out->c) &&
+                 ((used & SAME_PLANE) == 0 || (in->h == out->h && in->w == out->w));
     uint32_t size = 0; /* bytes of parameters other than check_dense()'s */
     uint32_t taps = 0; /* length of a dot product, if there is one */
     if (WEFT_IS(op, CONV2D)) {
