@@ -614,17 +614,21 @@ def front(
 ) -> tuple[PlanResult, ...]:
     """Every schedule that no other one beats in both RAM and compute, most RAM first. Arguments: see ``plan``."""
     run = _Run(graph, options or Options(), target, progress, cancelled, executed)
-    search, fastest = run.least_memory(0, 0.0, 0.1)
+    run.phase = (0.0, 0.1)
+    search, fastest = run.least_memory(0)
     found = [run.least(search, fastest.memory, 0)]
-    search, least = run.least_memory(None, 0.1, 0.3)
+    run.phase = (0.1, 0.2)
+    search, least = run.least_memory(None, 0.0, 1.0)
     cap = fastest.memory - 4
     while cap > least.memory:
-        done = 0.3 + 0.6 * (fastest.memory - cap) / (fastest.memory - least.memory)
-        run.fewest(search, cap, run.ticking("searching the whole front", done, done))
+        begin = 0.2 + 0.7 * (fastest.memory - cap) / (fastest.memory - least.memory)
+        run.phase = (begin, begin + 0.1)
+        run.fewest(search, cap, run.ticking("searching the whole front", 0.0, 0.5))
         solution = search.least_macs(cap)
         assert solution is not None
         found.append(run.least(search, solution.memory, solution.cost - run.base, thorough=False))
         cap = solution.memory - 4
+    run.phase = (0.9, 1.0)
     return _undominated([*found, run.least(search, least.memory, None)])
 
 

@@ -55,6 +55,8 @@ typedef struct {
     int32_t needs_at, needs_count;
     int32_t fixed, segments; /* bytes and number of the streamed inputs' segments */
     int32_t first, count;    /* options, fewest MACs first */
+    int32_t least;           /* fewest bytes that an option takes, held ones and tiles */
+    int32_t inlet;           /* what it reads of the tensor in front of it, of ws_search.inlets; -1 if nothing */
 } ws_class_t;
 
 /* One way to run a segment. `held` bytes are live during the stage, `tile` during the segment. */
@@ -96,9 +98,10 @@ struct ws_search {
     int64_t tried, kept;
     int64_t *macs_before; /* of operators before a position */
     int64_t *ahead;       /* fewest extra MACs behind a position, at least */
-    ws_memo_t sweeps, rings;
+    ws_memo_t sweeps;
     ws_vec_t needs, classes, options, keeps; /* ws_need_t, ws_class_t, ws_option_t, uint16_t */
     ws_segment_t *segments;                  /* by begin and end - begin - 1 */
+    ws_vec_t *inlets;                        /* ws_span_t that segments read of the tensor in front of them, by begin */
     ws_vec_t stages, chains;                 /* ws_stage_t, int32_t */
     int32_t *stages_at, *stages_end;         /* by begin */
     int64_t *rest;                           /* fewest extra MACs behind a position with the stages found */

@@ -33,8 +33,10 @@ ws_search_t *ws_open(const ws_graph_t *graph, const ws_limits_t *limits, ws_prog
     s->rest = ws_alloc(s, places, sizeof(*s->rest));
     s->tried_room = ws_alloc(s, places, sizeof(*s->tried_room));
     s->segments = ws_alloc(s, places * (size_t)s->limits.segment_ops, sizeof(*s->segments));
+    s->inlets = ws_alloc(s, places, sizeof(*s->inlets));
     if (s->status == WS_OK) {
         for (int32_t i = 0; i < graph->op_count; i++) {
+            s->inlets[i].size = sizeof(ws_span_t);
             const ws_op_t *op = &graph->ops[i];
             s->macs_before[i + 1] = s->macs_before[i] + (op->macs_at < 0 ? 0 : graph->row_macs[op->macs_at + op->rows]);
         }
@@ -51,13 +53,16 @@ void ws_free(ws_search_t *s)
     }
     size_t places = (size_t)s->graph.op_count + 1;
     ws_memo_free(s, &s->sweeps);
-    ws_memo_free(s, &s->rings);
     ws_vec_free(s, &s->needs);
     ws_vec_free(s, &s->classes);
     ws_vec_free(s, &s->options);
     ws_vec_free(s, &s->keeps);
     ws_vec_free(s, &s->stages);
     ws_vec_free(s, &s->chains);
+    for (size_t i = 0; s->inlets != NULL && i < places; i++) {
+        ws_vec_free(s, &s->inlets[i]);
+    }
+    ws_release(s, s->inlets, places, sizeof(*s->inlets));
     ws_release(s, s->macs_before, places, sizeof(*s->macs_before));
     ws_release(s, s->ahead, places, sizeof(*s->ahead));
     ws_release(s, s->stages_at, places, sizeof(*s->stages_at));

@@ -253,7 +253,8 @@ static bool note(grow_t *g, int32_t ops, const suffix_t *x, int64_t extra, int32
         return true;
     }
     int32_t advance = g->region[0].advance, delay = x->lag / advance;
-    ws_class_t class = {advance, x->lag % advance ? -(x->lag % advance) : 0, steps - delay, 0, x->reads, 0, 0, 0, 0};
+    ws_class_t class = {advance, x->lag % advance ? -(x->lag % advance) : 0, steps - delay, 0, x->reads, 0, 0, 0, 0, 0,
+                        WS_NONE};
     ws_need_t needs[WS_MAX_NEEDS];
     for (int32_t n = 0; n < x->reads; n++) {
         ws_span_t span = x->read[n].rows;
@@ -537,6 +538,25 @@ static void add_streams(const ws_search_t *s, ws_class_t *class, const ws_need_t
     }
 }
 
+/* The number of what the class reads of the tensor in front of operator `i`, in `number`; false without memory. */
+static bool number_inlet(ws_search_t *s, int32_t i, const ws_class_t *class, const ws_need_t *needs, int32_t *number)
+{
+    *number = WS_NONE;
+    for (int32_t k = 0; i > 0 && k < class->needs_count; k++) {
+        if (needs[k].tensor == s->graph.ops[i - 1].tensor) {
+            ws_vec_t *inlets = &s->inlets[i];
+            int32_t n = 0;
+            while (n < (int32_t)inlets->count &&
+                   memcmp(WS_AT(*inlets, ws_span_t, n), &needs[k].span, sizeof(ws_span_t)) != 0) {
+                n++;
+            }
+            *number = n;
+            return n < (int32_t)inlets->count || ws_push(s, inlets, &needs[k].span);
+        }
+    }
+    return true;
+}
+
 /* Store the options of the last `ops` operators, dominated ones left out. */
 static bool store(grow_t *g, int32_t ops)
 {
@@ -555,7 +575,9 @@ static bool store(grow_t *g, int32_t ops)
         add_streams(s, &class, needs);
         class.needs_at = (int32_t)s->needs.count;
         class.first = (int32_t)s->options.count;
-        if (!ws_append(s, &s->needs, needs, (size_t) class.needs_count)) {
+        class.least = INT32_MAX;
+        if (!number_inlet(s, g->j - ops, &class, needs, &class.inlet) ||
+            !ws_append(s, &s->needs, needs, (size_t) class.needs_count)) {
             return false;
         }
         for (; n < found->count && WS_AT(*found, found_t, n)->class == (int32_t)c; n++) {
@@ -568,6 +590,7 @@ static bool store(grow_t *g, int32_t ops)
             if (!beaten) {
                 const uint16_t *keeps = WS_AT(g->keeps, uint16_t, option.keep_at);
                 option.keep_at = (int32_t)s->keeps.count;
+                class.least = ws_min(class.least, option.held + option.tile);
                 if (!ws_append(s, &s->keeps, keeps, (size_t)ops) || !ws_push(s, &s->options, &option)) {
                     return false;
                 }

@@ -26,6 +26,7 @@ typedef struct {
     int32_t advance, offset, profile;
     ws_vec_t states; /* candidates until the position's turn has come, then the best, fewest MACs first */
     size_t settled;  /* of them compared with each other */
+    int32_t held;    /* fewest bytes that a state holds, once the position's turn has come */
 } group_t;
 
 /* A finished stage; `before` and `option` lead to its segments. */
@@ -49,6 +50,7 @@ typedef struct {
     ws_vec_t *ends;    /* end_t, by 2 * end + overlap: ascending memory, descending MACs */
     ws_vec_t states;   /* state_t: everything that a kept state came from */
     ws_vec_t stairs;   /* pairs of int32_t, for settle() */
+    ws_vec_t rings;    /* int32_t rows by group of the position and what is read of it; 0: not known yet */
     ws_vec_t profiles; /* int32_t offsets into rows */
     ws_vec_t rows;     /* int32_t: count of steps, then rows by tracked tensor and step */
 } scan_t;
@@ -58,6 +60,8 @@ typedef struct {
     int32_t i, j, inlet;
     bool ends, cuts;       /* the stage may end at j, or be cut there */
     int64_t full, carried; /* bytes of whole tensors at j if it ends, and without the last if it is cut */
+    int64_t room;          /* bytes for what the stage holds besides them, at most */
+    int64_t spare;         /* extra MACs of the stage, at most */
 } link_t;
 
 int32_t ws_ring_rows(int32_t height, int32_t advance, int32_t offset, ws_span_t need)
@@ -77,21 +81,6 @@ int32_t ws_ring_rows(int32_t height, int32_t advance, int32_t offset, ws_span_t 
             return ws_min(most, height);
         }
     }
-}
-
-/* As ws_ring_rows, remembered; -1 without memory. */
-static int32_t ring_rows(ws_search_t *s, int32_t height, const group_t *g, ws_span_t need)
-{
-    const int32_t key[6] = {height, g->advance, g->offset, need.advance, need.lo, need.hi};
-    ws_slot_t *slot = ws_memo(s, &s->rings, key);
-    if (slot == NULL) {
-        return WS_NONE;
-    }
-    if (!slot->used) {
-        slot->used = 1;
-        slot->value = ws_ring_rows(height, g->advance, g->offset, need);
-    }
-    return (int32_t)slot->value;
 }
 
 /* ------------------------------------------------------------ profiles */
@@ -264,20 +253,22 @@ static bool dies(const scan_t *c, int32_t j, int32_t k)
     return !last->reduce_h && !last->reduce_w && c->s->graph.tensors[c->track[k]].last_use < j;
 }
 
-/* Bytes of the tensor between two segments: a ring, or all of it if something later reads it too; -1 without memory. */
-static int64_t link_bytes(const scan_t *c, const group_t *g, const ws_class_t *class, int32_t inlet, int32_t j)
+/* Bytes of the tensor between two segments: a ring, or all of it if something later reads it too. `known`: the ring's
+ * rows, 0 if they are still to be found. */
+static int64_t link_bytes(const scan_t *c, const group_t *g, const ws_class_t *class, const link_t *link,
+                          int32_t *known)
 {
-    if (inlet < 0 || c->s->graph.tensors[inlet].output) {
+    if (link->inlet < 0 || c->s->graph.tensors[link->inlet].output) {
         return 0;
     }
-    const ws_tensor_t *t = &c->s->graph.tensors[inlet];
-    const ws_span_t *need = need_of(c->s, class, inlet);
+    const ws_tensor_t *t = &c->s->graph.tensors[link->inlet];
     int32_t rows = t->height;
-    if (t->last_use < j && need != NULL) {
-        rows = ring_rows(c->s, t->height, g, *need);
-        if (rows < 0) {
-            return WS_NONE;
+    if (t->last_use < link->j) {
+        if (*known == 0) {
+            const ws_span_t *need = WS_AT(c->s->inlets[link->i], ws_span_t, class->inlet);
+            *known = ws_ring_rows(t->height, g->advance, g->offset, *need);
         }
+        rows = *known;
     }
     return ws_up((int64_t)rows * t->width * t->channels);
 }
@@ -368,7 +359,7 @@ static group_t *group_of(scan_t *c, int32_t j, int32_t advance, int32_t offset, 
             return g;
         }
     }
-    group_t fresh = {advance, offset, profile, {NULL, 0, 0, sizeof(state_t)}, 0};
+    group_t fresh = {advance, offset, profile, {NULL, 0, 0, sizeof(state_t)}, 0, 0};
     return ws_push(c->s, groups, &fresh) ? WS_AT(*groups, group_t, groups->count - 1) : NULL;
 }
 
@@ -446,22 +437,20 @@ static bool join(scan_t *c, joint_t *joint, const group_t *g, const ws_class_t *
     return true;
 }
 
-/* All states of `g`, at `first` of the kept ones, followed by all options of `class`. */
-static bool follow(scan_t *c, const group_t *g, int32_t first, const ws_class_t *class, const link_t *link)
+/* All states of `g`, at `first` of the kept ones, followed by all options of `class`. `known`: see link_bytes(). */
+static bool follow(scan_t *c, const group_t *g, int32_t first, const ws_class_t *class, const link_t *link,
+                   int32_t *known)
 {
     ws_search_t *s = c->s;
-    if (link->inlet >= 0 && need_of(s, class, link->inlet) == NULL) {
-        return true; /* a segment that does not read the one before it (a branch) takes part in no sweep with it */
+    if (g->states.count == 0 ||
+        WS_AT(g->states, state_t, 0)->extra + WS_AT(s->options, ws_option_t, class->first)->extra > link->spare) {
+        return true;
     }
-    int64_t ring = link_bytes(c, g, class, link->inlet, link->j);
-    if (ring < 0) {
-        return false;
+    int64_t add = link_bytes(c, g, class, link, known) + class->fixed + WS_COUNTERS;
+    int64_t room = link->room, spare = link->spare;
+    if (g->held + add + class->least > room) {
+        return true;
     }
-    /* An output of the network is carried on if the stage is cut there, but may overlap something if it ends. */
-    const ws_tensor_t *last = &s->graph.tensors[s->graph.ops[link->j - 1].tensor];
-    int64_t beside = link->ends ? link->full - ws_up(last->bytes) : link->carried;
-    int64_t add = ring + class->fixed + WS_COUNTERS, room = c->cap - beside;
-    int64_t spare = ws_min64(s->spare - c->prefix, c->rest - 1) - s->ahead[link->j];
     joint_t joint = {false, 0, WS_NONE, 0, NULL};
     const state_t *states = g->states.items;
     size_t count = g->states.count;
@@ -555,8 +544,25 @@ static bool scan_from(scan_t *c, int32_t i)
         }
     }
     int32_t first = (int32_t)c->states.count;
+    int64_t extra = WS_MAX_EXTRA, held = INT32_MAX;
     for (size_t n = 0; n < c->groups[i].count; n++) {
-        if (keep_states(c, WS_AT(c->groups[i], group_t, n)) < 0) {
+        group_t *g = WS_AT(c->groups[i], group_t, n);
+        if (keep_states(c, g) < 0) {
+            return false;
+        }
+        g->held = INT32_MAX;
+        for (size_t k = 0; k < g->states.count; k++) {
+            const state_t *state = WS_AT(g->states, state_t, k);
+            g->held = ws_min(g->held, state->held);
+            extra = ws_min64(extra, state->extra);
+        }
+        held = ws_min64(held, g->held);
+    }
+    const size_t spans = s->inlets[i].count;
+    c->rings.count = 0;
+    for (size_t n = 0; n < c->groups[i].count * spans; n++) {
+        const int32_t unknown = 0;
+        if (!ws_push(s, &c->rings, &unknown)) {
             return false;
         }
     }
@@ -565,21 +571,37 @@ static bool scan_from(scan_t *c, int32_t i)
             break;
         }
         const ws_segment_t *segment = ws_segment(s, i, j);
-        link_t link = {i, j, inlet, s->graph.tensors[s->graph.ops[j - 1].tensor].last_use >= j, may_cut(c, j), 0, 0};
+        link_t link = {i, j, inlet, s->graph.tensors[s->graph.ops[j - 1].tensor].last_use >= j, may_cut(c, j), 0,
+                       0, 0, 0};
         if (segment->count == 0 || (!link.ends && !link.cuts) || s->ahead[j] >= WS_MAX_EXTRA) {
             continue;
         }
         count_kept(c, j, inlet, &link.full, &link.carried);
+        /* An output of the network is carried on if the stage is cut there, but may overlap something if it ends. */
+        const ws_tensor_t *last = &s->graph.tensors[s->graph.ops[j - 1].tensor];
+        link.room = c->cap - (link.ends ? link.full - ws_up(last->bytes) : link.carried);
+        link.spare = ws_min64(s->spare - c->prefix, c->rest - 1) - s->ahead[j];
         for (int32_t k = segment->first; k < segment->first + segment->count; k++) {
             const ws_class_t *class = WS_AT(s->classes, ws_class_t, k);
+            if (inlet >= 0 && class->inlet < 0) {
+                continue; /* a segment that does not read the one before it (a branch) takes part in no sweep with it */
+            }
+            if (class->count == 0 || extra + WS_AT(s->options, ws_option_t, class->first)->extra > link.spare ||
+                held + class->fixed + WS_COUNTERS + class->least > link.room) {
+                continue;
+            }
             int32_t at = first;
             for (size_t n = 0; n < c->groups[i].count; n++) {
                 const group_t *g = WS_AT(c->groups[i], group_t, n);
-                if (!follow(c, g, at, class, &link)) {
+                int32_t *known = inlet >= 0 ? WS_AT(c->rings, int32_t, n * spans + (size_t) class->inlet) : NULL;
+                if (!follow(c, g, at, class, &link, known)) {
                     return false;
                 }
                 at += (int32_t)g->states.count;
             }
+        }
+        if (!ws_work(s, (int64_t)segment->count * 16)) {
+            return false;
         }
     }
     return true;
@@ -841,6 +863,7 @@ bool ws_find_stages(ws_search_t *s)
     scan_t c = {.s = s,
                 .states = {.size = sizeof(state_t)},
                 .stairs = {.size = 2 * sizeof(int32_t)},
+                .rings = {.size = sizeof(int32_t)},
                 .profiles = {.size = sizeof(int32_t)},
                 .rows = {.size = sizeof(int32_t)}};
     int64_t *reached = ws_alloc(s, places, sizeof(*reached));
@@ -863,6 +886,7 @@ bool ws_find_stages(ws_search_t *s)
     }
     ws_vec_free(s, &c.states);
     ws_vec_free(s, &c.stairs);
+    ws_vec_free(s, &c.rings);
     ws_vec_free(s, &c.profiles);
     ws_vec_free(s, &c.rows);
     ws_release(s, reached, places, sizeof(*reached));
