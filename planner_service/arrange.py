@@ -98,7 +98,7 @@ class _Arranger:
                     tried.append(None)
                     continue
             else:
-                tried.append(iter(self._positions(stage, n)))
+                tried.append(self._positions(stage, n))
             if not self._next(steps, tried):
                 return None
         fits = [fit for fit in self.fits if fit is not None]
@@ -135,33 +135,57 @@ class _Arranger:
             self.dead.add(key)
         return self.fits[stage] is not None
 
-    def _positions(self, stage: int, n: int) -> list[int]:
-        """Where tensor ``n`` may start, the most promising first: just low enough below what it overlaps, at the ends,
-        next to others, and so that rooms are exactly as large as windows that could fill them."""
-        whole, height = self.wholes[n], self.height
+    def _positions(self, stage: int, n: int) -> Iterator[int]:
+        """Where tensor ``n`` may start, the most promising first."""
+        whole, top = self.wholes[n], self.height - self.wholes[n].size
         others = [m for m in self.live[stage] if m != n and self.at[m] >= 0]
-        top = height - whole.size
-        tries: list[int] = []
+        taken = [(self.at[m], self.at[m] + self.wholes[m].size, whole.over.get(m)) for m in others]
+        seen: set[int] = set()
+        for at in self._promising(stage, n, others):
+            if at in seen or not 0 <= at <= top:
+                continue
+            seen.add(at)
+            end = at + whole.size
+            for low, high, over in taken:
+                if end > low and at < high and (over is None or at + over > low):
+                    break
+            else:
+                yield at
+
+    def _promising(self, stage: int, n: int, others: Sequence[int]) -> Iterator[int]:
+        """Just low enough below what tensor ``n`` overlaps, at the ends, next to others, and so that rooms are exactly
+        as large as windows that could fill them."""
+        if self.possible is not None:
+            yield from self._decisive(stage, n, others)
+            yield from (
+                at
+                for at in self._close_by(stage, n, others)
+                if 0 <= at < self.possible[n].size and self.possible[n][at]
+            )
+        else:
+            yield from self._close_by(stage, n, others)
+
+    def _close_by(self, stage: int, n: int, others: Sequence[int]) -> Iterator[int]:
+        whole, following = self.wholes[n], stage + 1 < len(self.inners)
+        top = self.height - whole.size
         for m in others:
             over = whole.over.get(m)
             if over is not None:
                 low = min(self.at[m] - over, top)
-                tries += [low, *self._below(stage, low)]
-                if stage + 1 < len(self.inners):
-                    tries += [height - whole.size - s for s in self._above(stage + 1, height - whole.size - low)]
-        tries += [top, 0]
+                yield low
+                yield from self._below(stage, low)
+                if following:
+                    yield from (top - s for s in self._above(stage + 1, top - low))
+        yield top
+        yield 0
         for m in others:
-            tries += [self.at[m] + self.wholes[m].size, self.at[m] - whole.size]
-        tries += self._below(stage, top)
-        tries += [top - s for s in self._above(stage, 0)]
-        if stage + 1 < len(self.inners):
-            tries += self._below(stage + 1, top)
-            tries += [top - s for s in self._above(stage + 1, 0)]
-        if self.possible is not None:
-            tries = [at for at in tries if 0 <= at <= top and self.possible[n][at]]
-            tries = self._decisive(stage, n, others) + tries
-        valid = (at for at in dict.fromkeys(tries) if 0 <= at <= top)
-        return [at for at in valid if all(self._apart(n, at, m) for m in others)]
+            yield self.at[m] + self.wholes[m].size
+            yield self.at[m] - whole.size
+        yield from self._below(stage, top)
+        yield from (top - s for s in self._above(stage, 0))
+        if following:
+            yield from self._below(stage + 1, top)
+            yield from (top - s for s in self._above(stage + 1, 0))
 
     def _decisive(self, stage: int, n: int, others: Sequence[int]) -> list[int]:
         """The first and the last position of ``n`` that is possible, with regard to what it overlaps too."""
@@ -176,13 +200,6 @@ class _Arranger:
                 )
         found = np.flatnonzero(where)
         return [int(found[k]) for k in (-1, 0)] if found.size else []
-
-    def _apart(self, n: int, at: int, m: int) -> bool:
-        other, whole = self.at[m], self.wholes[n]
-        if at + whole.size <= other or at >= other + self.wholes[m].size:
-            return True
-        over = whole.over.get(m)
-        return over is not None and at + over <= other
 
     def _achievable(self, stage: int) -> list[int]:
         """Sums of some of the stage's windows, ascending; its tiles count as one."""

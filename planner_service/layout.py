@@ -378,10 +378,18 @@ def place(
 
 
 def place_within(
-    facts: Facts, schedule: Schedule, height: int, apart: frozenset[int] = frozenset()
+    facts: Facts, schedule: Schedule, height: int, apart: frozenset[int] = frozenset(), *, tight: bool = False
 ) -> Placement | None:
-    """As ``place``, in at most ``height`` bytes without those of ``apart``; None if no such packing was found."""
-    return _placement(facts, schedule, 4, apart, lambda p: _place(p, 4, 0, height))
+    """As ``place``, in at most ``height`` bytes without those of ``apart``; None if no such packing was found.
+    ``tight``: none that is above the bytes that are live is looked for."""
+
+    def within(packing: _Packing) -> tuple[Placed, int] | None:
+        if tight and packing.bound <= height:
+            arranged = _arranged(packing, packing.bound, 4)
+            return None if arranged is None else (arranged, packing.bound)
+        return _place(packing, 4, 0, height)
+
+    return _placement(facts, schedule, 4, apart, within)
 
 
 def place_fast(

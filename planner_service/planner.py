@@ -24,7 +24,7 @@ from planner_service.errors import Code, PlannerError, Violation
 from planner_service.ir import Graph
 from planner_service.layout import live_bytes, place, place_fast, place_within, proven, windows
 from planner_service.schedule import Placement, Schedule, Stage
-from planner_service.solver import Aim, Problem, Search, Solution, Space, variants
+from planner_service.solver import Aim, Problem, Search, Solution, Space, Widths, variants
 from planner_service.targets import Target
 
 SELFTEST_SEED = 12345
@@ -136,6 +136,7 @@ class _Run:
         self.cancelled = cancelled or (lambda: False)
         self.executed = executed or (lambda _seconds: None)
         self.done = 0.0
+        self.widths: dict[tuple[object, ...], Widths] = {}
         #: The part of the whole that is being done.
         self.phase = (0.0, 1.0)
 
@@ -340,7 +341,7 @@ class _Run:
             for candidate in self.candidates(search, limit, solution.cost - self.base):
                 tries += 1
                 schedule = build_schedule(self.facts, candidate.stages, self.options.input_mode)
-                placement = place_within(self.facts, schedule, cap, self.uncounted)
+                placement = place_within(self.facts, schedule, cap, self.uncounted, tight=loose is not None)
                 if placement is not None and placement.gap_bytes == 0:
                     return self.finish(candidate, schedule, placement, cap)
                 if placement is not None and loose is None:
@@ -375,7 +376,9 @@ class _Run:
         have; if that does not pack, halves of them, and so on, down to a single one, which is then given less."""
         facts, mode = self.facts, self.options.input_mode
         ladders = [
-            self.ladder(stage, variants(facts, stage, spare, scratch.wishes(self.core, facts.graph, stage.ops)))
+            self.ladder(
+                stage, variants(facts, stage, spare, scratch.wishes(self.core, facts.graph, stage.ops), self.widths)
+            )
             for stage, spare in zip(stages, spares, strict=True)
         ]
         chosen, best, tries = list(stages), (schedule, placement), 0

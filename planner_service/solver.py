@@ -468,40 +468,68 @@ class Search:
 WIDEN_SHARES = (1.0, 0.9, 0.75, 0.5, 0.25)
 
 
-def variants(facts: Facts, stage: StageSpec, spare: int, scratches: Sequence[int]) -> list[StageSpec]:
-    """Faster ways to run a stage that was found with one-column steps and no scratch: wider column steps, fewer slices
-    of channels, each amount of scratch in ``scratches``, with at most ``spare`` bytes of tiles and scratch together.
-    MACs are the same. Most scratch first, then the fewest calls; the stage as it is comes last."""
+class Widths:
+    """Faster ways to run a segment that was found with one-column steps: wider column steps, fewer slices of channels,
+    the fewest calls first, among them the fewest sweeps."""
+
+    def __init__(self, facts: Facts, segment: SegmentSpec) -> None:
+        self.facts, self.segment = facts, segment
+        self._waiting = self._all()
+        self._known: list[tuple[int, SegmentSpec]] = []
+
+    def _all(self) -> Iterator[tuple[int, SegmentSpec]]:
+        """Bytes of tiles and ways; the way it is comes last."""
+        facts, segment = self.facts, self.segment
+        _, width, channels = facts.nodes[segment.ops[-1]].shape
+        width = facts.nodes[segment.ops[-1]].size[1]
+        cuts = [(1, 0)]
+        if segment.slice:  # in quads if they were found so: that is what kernels like
+            step = 4 if segment.slice % 4 == 0 else 1
+            cuts += [(channels // n, n) for n in slices(facts, segment) if n >= segment.slice and n % step == 0]
+        columns = [(1, WHOLE), *((steps, -(-width // steps)) for steps in range(2, width))]
+        if len(segment.ops) == 1 or segment.col_adv == WHOLE:
+            columns = []
+        columns.append((width, segment.col_adv))
+        for _, _, col_adv, cut in sorted(
+            (steps * sweeps, sweeps, a, cut) for steps, a in columns for sweeps, cut in cuts
+        ):
+            spec = replace(segment, col_adv=col_adv, slice=cut)
+            try:
+                yield _tile_bytes(facts, shape_segment(facts, spec)), spec
+            except IllegalSpecError:
+                continue
+
+    def within(self, room: int) -> SegmentSpec:
+        """The first one whose tiles fit into ``room`` bytes; as it is if none do."""
+        for size, spec in self._known:
+            if size <= room:
+                return spec
+        for size, spec in self._waiting:
+            self._known.append((size, spec))
+            if size <= room:
+                return spec
+        return self.segment
+
+
+def variants(
+    facts: Facts, stage: StageSpec, spare: int, scratches: Sequence[int], known: dict[tuple[object, ...], Widths]
+) -> list[StageSpec]:
+    """Faster ways to run a stage that was found with one-column steps and no scratch: ``Widths``, each amount of
+    scratch in ``scratches``, with at most ``spare`` bytes of tiles and scratch together. MACs are the same. Most
+    scratch first, then the fewest calls; the stage as it is comes last. ``known``: of earlier calls, by segment."""
     found: list[StageSpec] = []
+    widths: list[Widths] = []
+    for segment in stage.segments:
+        key = (segment.ops, segment.row_adv, segment.col_adv, segment.slice, *sorted(segment.keep.items()))
+        widths.append(known.get(key) or known.setdefault(key, Widths(facts, segment)))
+    tiles = _tiles(facts, stage)
     for scratch in (*scratches, 0):
         for share in WIDEN_SHARES:
-            segments = tuple(_widest(facts, segment, int((spare - scratch) * share)) for segment in stage.segments)
+            segments = tuple(each.within(int((spare - scratch) * share)) for each in widths)
             made = replace(stage, segments=segments, scratch=scratch)
-            if made not in found and (scratch == 0 or scratch + _tiles(facts, stage) <= spare):
+            if made not in found and (scratch == 0 or scratch + tiles <= spare):
                 found.append(made)
     return [*(made for made in found if made != stage), stage]
-
-
-def _widest(facts: Facts, segment: SegmentSpec, room: int) -> SegmentSpec:
-    """With the fewest calls for which its tiles fit into ``room`` bytes, among them the fewest sweeps; as it is if none
-    do."""
-    width, channels = facts.nodes[segment.ops[-1]].size[1], facts.nodes[segment.ops[-1]].shape[2]
-    cuts = [(1, 0)]
-    if segment.slice:  # in quads if they were found so: that is what kernels like
-        step = 4 if segment.slice % 4 == 0 else 1
-        cuts += [(channels // n, n) for n in slices(facts, segment) if n >= segment.slice and n % step == 0]
-    columns = [(1, WHOLE), *((steps, -(-width // steps)) for steps in range(2, width))]
-    if len(segment.ops) == 1 or segment.col_adv == WHOLE:
-        columns = []
-    columns.append((width, segment.col_adv))
-    for _, _, col_adv, cut in sorted((steps * sweeps, sweeps, a, cut) for steps, a in columns for sweeps, cut in cuts):
-        spec = replace(segment, col_adv=col_adv, slice=cut)
-        try:
-            if _tile_bytes(facts, shape_segment(facts, spec)) <= room:
-                return spec
-        except IllegalSpecError:
-            continue
-    return segment
 
 
 def _tiles(facts: Facts, stage: StageSpec) -> int:
