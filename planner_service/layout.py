@@ -473,7 +473,7 @@ def _place(packing: _Packing, align: int, effort: int, limit: int | None) -> tup
         return arranged, bound
     placed: Placed = []
     if limit is not None:
-        arranged = _arranged(packing, limit // align * align, align)
+        arranged = _arranged(packing, limit // align * align, align) if limit // align * align > bound else None
         if arranged is None:
             return None
         placed, height = arranged, limit // align * align

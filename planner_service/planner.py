@@ -281,11 +281,12 @@ class _Run:
         if best is None or (best[0] > least and not long):
             search.run(least, spare, tick, aim=Aim.NEAR)
             best = self.best_packed(search, spare, best)
-        share = PACK_SHARE
-        while best is None or (thorough and best[0] > least and not long):
-            cap = int(least * (1 + share))
-            thorough = best is None
-            search.run(cap if best is None else min(cap, best[0] - 4), spare, tick, aim=Aim.ALL)
+        share, searched = PACK_SHARE, least
+        while best is None or (thorough and not long and searched < best[0] - 4):
+            searched = int(least * (1 + share))
+            if best is not None:
+                searched = min(searched, best[0] - 4)
+            search.run(searched, spare, tick, aim=Aim.ALL)
             best = self.best_packed(search, spare, best)
             share *= 2
         return best
@@ -323,10 +324,13 @@ class _Run:
         return None
 
     def candidates(self, search: Search, limit: int, spare: int | None) -> Iterator[Solution]:
+        found: list[Solution] = []
         for share in PACK_WEIGHTS:
             weight = int(share * self.base)
             solution = search.least_macs(limit, int(limit * (1 - TIGHT)), weight, deep=True)
-            if solution is not None and (spare is None or solution.cost <= self.base + spare):
+            allowed = solution is not None and (spare is None or solution.cost <= self.base + spare)
+            if solution is not None and allowed and solution not in found:
+                found.append(solution)
                 yield solution
 
     def fit(self, search: Search, cap: int) -> PlanResult | None:

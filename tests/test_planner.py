@@ -29,6 +29,7 @@ from planner_service.build import Facts, InputMode
 from planner_service.engine import Engine
 from planner_service.errors import Code, PlannerError
 from planner_service.planner import Constraint, Options, PlanResult
+from planner_service.schedule import Schedule
 from planner_service.workloads import synthetic, workload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +75,17 @@ def test_same_bytes_in_every_process() -> None:
     assert len(set(digests)) == 1
 
 
+def in_turn(facts: Facts, schedule: Schedule, *names: str) -> bool:
+    """Whether two operators' tiles keep nothing from step to step, and one is last read before the other is made."""
+    entries = [e for stage in schedule.stages for segment in stage.segments for e in segment.entries]
+    order = [e.op for e in entries]
+    first, second = (e for e in entries if facts.nodes[e.op].name in names)
+    readers = facts.consumers[facts.nodes[first.op].tensor]
+    return all(e.keep == 0 and e.cols.extent == e.cols.advance for e in (first, second)) and all(
+        order.index(reader) < order.index(second.op) for reader in readers
+    )
+
+
 def check(result: PlanResult, graph: ir.Graph) -> None:
     """The verifier takes the plan, its figures are those promised, and windows share bytes only as intended."""
     info = Engine().open(result.plan).info
@@ -92,7 +104,8 @@ def check(result: PlanResult, graph: ir.Graph) -> None:
         if not live or not one.offset <= other.offset < one.offset + one.size:
             continue
         if one.kind == other.kind == "tile":
-            assert one.offset == other.offset, (one, other)  # an operator in place
+            in_place = one.offset == other.offset
+            assert in_place or in_turn(facts, result.schedule, one.name, other.name), (one, other)
             continue
         assert a is not None, (one, other)
         assert b is not None, (one, other)
@@ -102,8 +115,8 @@ def check(result: PlanResult, graph: ir.Graph) -> None:
         assert one.offset + allowed[below, above] <= other.offset, (one, other)
 
 
-@given(seed=st.integers(0, 10**6), ops=st.integers(3, 7), mode=st.sampled_from(MODES))
-@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.generate])
+@given(seed=st.integers(0, 10**6), ops=st.integers(3, 10), mode=st.sampled_from(MODES))
+@settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate])
 def test_less_work_never_for_less_memory(seed: int, ops: int, mode: InputMode) -> None:
     """RAM falls as F is relaxed, F falls as RAM is; limits hold; what does not fit says what would, and that fits."""
     graph, options = random_graph(seed, ops=ops), Options(input_mode=mode)
