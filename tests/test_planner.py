@@ -145,6 +145,19 @@ def test_less_work_never_for_less_memory(seed: int, ops: int, mode: InputMode) -
     assert planner.plan(graph, Constraint(kind="p2", ram_max=needed), options).arena_bytes <= needed
 
 
+@pytest.mark.parametrize(
+    ("seed", "ops", "mode"),
+    [(418518, 5, "streamed"), (568684, 6, "resident"), (932054, 6, "external"), (251273, 12, "resident")],
+)
+def test_least_ram_where_the_fewest_live_bytes_do_not_pack(seed: int, ops: int, mode: InputMode) -> None:
+    """P1 took what packed near the fewest live bytes, and P2 found less."""
+    graph, options = random_graph(seed, ops=ops), Options(input_mode=mode)
+    least = planner.plan(graph, Constraint(kind="p1"), options).arena_bytes
+    assert least > planner.least_bytes(graph, None, options)
+    with pytest.raises(PlannerError, match="no schedule fits"):
+        planner.plan(graph, Constraint(kind="p2", ram_max=least - 4), options)
+
+
 # ---------------------------------------------------------------- packing
 
 
