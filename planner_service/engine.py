@@ -40,7 +40,7 @@ class _Limits(ct.Structure):
 
 
 class _Plan(ct.Structure):
-    _fields_ = (("pointers", ct.c_void_p * 11), ("weights_len", ct.c_uint32), ("counts", ct.c_uint16 * 11))
+    _fields_ = (("counts", ct.c_uint16 * 11), ("pointers", ct.c_void_p * 11), ("weights_len", ct.c_uint32))
 
 
 class _Info(ct.Structure):

@@ -118,6 +118,6 @@ int weft_stage_output(const weft_plan_t *plan, unsigned stage, size_t *offset, s
     weft_entry(plan, (uint32_t)sink.first_entry + sink.entry_count - 1u, &e);
     weft_tensor(plan, weft_entry_tensor(plan, &e), &t);
     *offset = e.offset;
-    *nbytes = weft_window_bytes(&e, &t);
+    *nbytes = (size_t)t.h * t.w * t.c; /* it is FULL */
     return WEFT_OK;
 }

@@ -38,8 +38,10 @@ bool weft_next_read(weft_reads_t *reads)
         }
         reads->op = weft_op_at(reads->plan, reads->entry->op);
         if (reads->k < weft_op_inputs(reads->op)) {
-            reads->tensor = weft_op_input(reads->plan, reads->op, reads->k++);
-            reads->producer = weft_entry_of(reads->plan, reads->tensor);
+            const uint32_t tensor = weft_op_input(reads->plan, reads->op, reads->k++);
+            const uint32_t producer = weft_entry_of(reads->plan, tensor);
+            reads->in = weft_tensor_at(reads->plan, tensor);
+            reads->producer = producer != WEFT_NONE ? weft_entry_at(reads->plan, producer) : NULL;
             return true;
         }
     }
@@ -91,56 +93,46 @@ uint32_t weft_acc_bytes(const weft_plan_t *plan, const weft_op_t *op, const weft
     return 4u * (uint32_t)(pixels * weft_tensor_at(plan, op->output)->c);
 }
 
-uint32_t weft_window_bytes(const weft_entry_t *e, const weft_tensor_t *t)
+const weft_tensor_t *weft_read_over(const weft_reads_t *reads)
 {
-    switch (e->policy) {
-    case WEFT_POLICY_FULL:
-        return (uint32_t)(t->h * t->w * t->c);
-    case WEFT_POLICY_ROWS:
-        return (uint32_t)(e->keep * t->w * t->c);
-    case WEFT_POLICY_TILE:
-        return (uint32_t)(weft_min(e->row_ext - e->keep, t->h) * weft_min(e->col_ext, t->w) *
-                          weft_window_channels(e, t));
-    default:
-        return 0;
-    }
+    return weft_consumes(reads->op) ? reads->in : weft_tensor_at(reads->plan, reads->op->output);
 }
 
-uint32_t weft_line_bytes(const weft_entry_t *e, const weft_tensor_t *t)
+bool weft_read_rows(const weft_reads_t *reads, int32_t step, weft_range_t *rows)
 {
-    return e->policy == WEFT_POLICY_TILE ? (uint32_t)(weft_min(e->keep, t->h) * t->w * t->c) : 0;
+    const int32_t in_h = reads->in->h, out_h = weft_read_over(reads)->h;
+    const weft_span_t span = weft_new_rows(reads->entry);
+    *rows = weft_at(&span, step, out_h);
+    const bool some = rows->lo < rows->hi, over = rows->lo == out_h;
+    weft_field(reads->op, 0, &rows->lo, &rows->hi);
+    rows->lo = over ? in_h : weft_clamp(rows->lo, 0, in_h);
+    rows->hi = weft_clamp(rows->hi, 0, in_h);
+    return some;
 }
 
 /* Whether segment s of the stage can do its next row step: 1, 0 with the producer to run first in *wait_for, or an
  * error. */
-static int ready(const weft_plan_t *plan, const weft_stage_t *stage, const uint16_t *state, uint32_t s,
-                 uint32_t *wait_for, uint32_t *at)
+static int ready(weft_pull_t *p, uint32_t s, uint32_t *wait_for)
 {
-    const weft_segment_t *const first = weft_segment_at(plan, stage->first_segment), *const segment = first + s;
-    weft_reads_t r = weft_reads(plan, segment->first_entry, segment->entry_count);
+    const weft_plan_t *plan = p->plan;
+    const weft_segment_t *const first = weft_segment_at(plan, p->stage->first_segment);
+    const weft_entry_t *const begin = weft_entry_at(plan, first[s].first_entry);
+    const weft_entry_t *const stage_begin = weft_entry_at(plan, first->first_entry);
+    weft_reads_t r = weft_reads(plan, begin, begin + first[s].entry_count);
 
     while (weft_next_read(&r)) {
-        if (r.producer < first->first_entry || r.producer >= segment->first_entry) {
-            continue; /* constant, complete before this stage, or of this segment */
+        const weft_entry_t *producer = r.producer;
+        weft_range_t rows;
+        if (producer < stage_begin || producer >= begin || !weft_read_rows(&r, p->state[s].done, &rows)) {
+            continue; /* constant, complete before this stage, or of this segment; or nothing is made */
         }
-        const int32_t in_h = weft_tensor_at(plan, r.tensor)->h;
-        const int32_t out_h = weft_consumes(r.op) ? in_h : weft_tensor_at(plan, r.op->output)->h;
-        const weft_span_t span = weft_new_rows(r.entry);
-        weft_range_t rows = weft_at(&span, WEFT_STATE_DONE(state, s), out_h);
-        if (rows.lo >= rows.hi) {
-            continue;
-        }
-        weft_field(r.op, 0, &rows.lo, &rows.hi);
-        rows.lo = weft_clamp(rows.lo, 0, in_h);
-        rows.hi = weft_clamp(rows.hi, 0, in_h);
-        const weft_entry_t *producer = weft_entry_at(plan, r.producer);
         uint32_t q = s;
         do {
             q--;
-        } while (first[q].first_entry > r.producer);
-        const int32_t done = WEFT_STATE_DONE(state, q);
-        const int32_t produced = weft_clamp(producer->row_adv * done + producer->row_off, 0, in_h);
-        *at = (uint32_t)(r.entry - weft_entry_at(plan, 0));
+        } while (weft_entry_at(plan, first[q].first_entry) > producer);
+        const int32_t done = p->state[q].done;
+        const int32_t produced = weft_clamp(producer->row_adv * done + producer->row_off, 0, r.in->h);
+        p->entry = r.entry;
         if (produced < rows.hi) {
             *wait_for = q;
             return done < first[q].row_steps ? 0 : WEFT_ERR_NEED;
@@ -152,29 +144,29 @@ static int ready(const weft_plan_t *plan, const weft_stage_t *stage, const uint1
     return 1;
 }
 
-int weft_pull(const weft_plan_t *plan, const weft_stage_t *stage, uint16_t *state, uint32_t cur, uint32_t *entry)
+int weft_pull(weft_pull_t *p)
 {
-    uint32_t next = cur < stage->segment_count ? WEFT_STATE_ASKED_BY(state, cur) : stage->segment_count;
-    if (next >= stage->segment_count) { /* nobody asked: the last segment that has steps left drives */
-        next = stage->segment_count;
+    const uint32_t count = p->stage->segment_count;
+    uint32_t s = p->next;
+    if (s >= count) { /* nobody asked: the last segment that has steps left drives */
+        s = count;
         do {
-            if (next == 0) {
-                return stage->segment_count;
+            if (s == 0) {
+                return 0;
             }
-            next--;
-        } while (WEFT_STATE_DONE(state, next) >= weft_segment_at(plan, stage->first_segment + next)->row_steps);
-        WEFT_STATE_ASKED_BY(state, next) = stage->segment_count;
+            s--;
+        } while (p->state[s].done >= weft_segment_at(p->plan, p->stage->first_segment)[s].row_steps);
+        p->state[s].asked_by = (uint16_t)count;
     }
     for (;;) {
         uint32_t wait_for = 0;
-        int r = ready(plan, stage, state, next, &wait_for, entry);
-        if (r < 0) {
+        const int r = ready(p, s, &wait_for);
+        if (r != 0) {
+            p->segment = s;
+            p->next = p->state[s].asked_by;
             return r;
         }
-        if (r > 0) {
-            return (int)next;
-        }
-        WEFT_STATE_ASKED_BY(state, wait_for) = (uint16_t)next;
-        next = wait_for;
+        p->state[wait_for].asked_by = (uint16_t)s;
+        s = wait_for;
     }
 }

@@ -111,19 +111,28 @@ typedef struct {
     const weft_plan_t *plan;
     const weft_entry_t *entry, *end; /* the one that reads; where to stop */
     const weft_op_t *op;
-    uint32_t k; /* its inputs so far */
-    uint32_t tensor;
-    uint32_t producer; /* entry that makes it, WEFT_NONE if constant */
+    const weft_tensor_t *in;
+    const weft_entry_t *producer; /* the one that makes it, NULL if constant */
+    uint32_t k;                   /* inputs of the operator so far */
 } weft_reads_t;
 
-static inline weft_reads_t weft_reads(const weft_plan_t *plan, uint32_t first, uint32_t count)
+static inline weft_reads_t weft_reads(const weft_plan_t *plan, const weft_entry_t *first, const weft_entry_t *end)
 {
-    weft_reads_t r = {plan, weft_entry_at(plan, first), weft_entry_at(plan, first + count), NULL, 0, 0, 0};
+    weft_reads_t r = {plan, first, end, NULL, NULL, NULL, 0};
     return r;
 }
 
 /* The next read; false at the end. */
 bool weft_next_read(weft_reads_t *reads);
+
+/* The tensor that the regions of the operator that reads are over. */
+const weft_tensor_t *weft_read_over(const weft_reads_t *reads);
+
+/*
+ * Rows that a read takes at a row step: those of `reads->in`, none if lo >= hi. Whether the step makes any; if not, lo
+ * is the first row that a later one takes.
+ */
+bool weft_read_rows(const weft_reads_t *reads, int32_t step, weft_range_t *rows);
 
 /* The operator's region is over its input (REDUCE, FULLY_CONNECTED). */
 static inline bool weft_consumes(const weft_op_t *op)
@@ -210,25 +219,22 @@ void weft_field(const weft_op_t *op, uint32_t axis, int32_t *lo, int32_t *hi);
 uint32_t weft_acc_bytes(const weft_plan_t *plan, const weft_op_t *op, const weft_entry_t *e,
                         const weft_segment_t *segment);
 
-/* Channels of tensor t that a pixel of the entry's window has. */
-static inline int32_t weft_window_channels(const weft_entry_t *e, const weft_tensor_t *t)
-{
-    return e->policy == WEFT_POLICY_TILE && e->slice != 0 ? e->slice : t->c;
-}
+/* Per segment of a stage: row steps done, and the segment that asked for the next one. */
+typedef struct WEFT_RECORD {
+    uint16_t done, asked_by;
+} weft_state_t;
 
-/* Bytes of an entry's window at `offset`, and of its line store at `aux`. */
-uint32_t weft_window_bytes(const weft_entry_t *e, const weft_tensor_t *t);
-uint32_t weft_line_bytes(const weft_entry_t *e, const weft_tensor_t *t);
+/* The pull order of a stage; `state` is zero at the start, `next` the number of its segments. */
+typedef struct {
+    const weft_plan_t *plan;
+    const weft_stage_t *stage;
+    weft_state_t *state;
+    uint32_t segment;          /* that is to do a row step, number within the stage */
+    uint32_t next;             /* what asked for it */
+    const weft_entry_t *entry; /* of an error */
+} weft_pull_t;
 
-/* Per segment of a stage, in this order, two u16: row steps done, and who asked for the next one. */
-#define WEFT_STATE_DONE(state, s) ((state)[2u * (s)])
-#define WEFT_STATE_ASKED_BY(state, s) ((state)[2u * (s) + 1u])
-
-/*
- * Next segment (number within the stage) in pull order. `cur` is the segment that ran last, or segment_count at the
- * start. Returns the number, segment_count when the stage is complete, or a negative error (RING, NEED), with the
- * entry in *entry.
- */
-int weft_pull(const weft_plan_t *plan, const weft_stage_t *stage, uint16_t *state, uint32_t cur, uint32_t *entry);
+/* Finds the segment that does the next row step: 1, 0 if the stage is complete, or an error (RING, NEED). */
+int weft_pull(weft_pull_t *pull);
 
 #endif

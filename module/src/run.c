@@ -316,25 +316,21 @@ static int run_stage(run_t *run, uint32_t s)
 {
     const weft_stage_t *stage = weft_stage_at(run->plan, s);
     run->stage = stage;
-    uint16_t *state = (uint16_t *)(void *)(run->arena + stage->state);
-    memset(state, 0, 4u * (size_t)stage->segment_count);
-    uint32_t cur = stage->segment_count, entry = 0;
+    weft_pull_t pull = {run->plan, stage, (weft_state_t *)(void *)(run->arena + stage->state), 0, stage->segment_count,
+                        NULL};
+    memset(pull.state, 0, sizeof *pull.state * stage->segment_count);
     for (;;) {
-        int next = weft_pull(run->plan, stage, state, cur, &entry);
-        if (next < 0) {
-            return next; /* not reached with a verified plan */
+        const int next = weft_pull(&pull);
+        if (next <= 0) {
+            return next; /* errors are not reached with a verified plan */
         }
-        cur = (uint32_t)next;
-        if (cur == stage->segment_count) {
-            return WEFT_OK;
-        }
-        run->segment = weft_segment_at(run->plan, stage->first_segment + cur);
-        run->i = WEFT_STATE_DONE(state, cur);
+        run->segment = weft_segment_at(run->plan, stage->first_segment + pull.segment);
+        run->i = pull.state[pull.segment].done;
         int r = run_row_step(run);
         if (r != WEFT_OK) {
             return r;
         }
-        WEFT_STATE_DONE(state, cur)++;
+        pull.state[pull.segment].done++;
 #if WEFT_COUNT
         if (run->io->counts != NULL) {
             run->io->counts->row_steps++;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Private: the verifier's parts. Each returns WEFT_OK or an error that it has written to *err. */
+/* Private: the verifier's parts. */
 #ifndef WEFT_VERIFY_H
 #define WEFT_VERIFY_H
 
@@ -12,6 +12,7 @@
 #define WEFT_APART
 #endif
 
+/* Tells the caller of an error of the plan's header. */
 static inline int weft_fail(weft_error_t *err, int code, uint32_t record, uint32_t offset)
 {
     err->code = code;
@@ -21,12 +22,14 @@ static inline int weft_fail(weft_error_t *err, int code, uint32_t record, uint32
     return code;
 }
 
-/* Where an error that follows lies: in record number `record`, at `at` of the plan's bytes. */
-void weft_locate(const weft_plan_t *plan, uint32_t record, const void *at, weft_error_t *err);
-void weft_locate_entry(const weft_plan_t *plan, const weft_entry_t *entry, weft_error_t *err);
+/* What the parts of the verifier return for an error: its number without the sign, which takes less code. */
+#define BAD(name) (-WEFT_ERR_##name)
 
-/* Tensors have the same height, width and channels. */
-bool weft_same_shape(const weft_tensor_t *a, const weft_tensor_t *b);
+/* Where an error that is found next lies. */
+typedef struct {
+    const void *at;  /* in the plan's bytes */
+    uint32_t record; /* its number, WEFT_NONE if it has none; of what lies at an ENTRY record, weft_open() counts it */
+} weft_place_t;
 
 /*
  * Every field of HEADER, of which all must be readable, and the caller's limits; `len`: bytes that the plan may have.
@@ -34,19 +37,21 @@ bool weft_same_shape(const weft_tensor_t *a, const weft_tensor_t *b);
 int weft_verify_header(const uint8_t *p, size_t len, const weft_limits_t *limits, weft_error_t *err);
 
 /*
- * The parts of weft_open(). Each returns WEFT_OK or an error, of which *err then has the place but not the code.
+ * The parts of weft_open(). Each returns 0 or an error, BAD(...), of which *place then tells where it lies.
  *
  * Every record by itself: tensors, operators, parameter blocks (shapes, ranges, overflow), the structure of the
  * schedule, and that every tensor has one producer. After this, every index is in range.
  */
-int weft_verify_records(const weft_plan_t *plan, weft_error_t *err);
+int weft_verify_records(const weft_plan_t *plan, weft_place_t *place);
 
 /*
  * Records of one kind, in the order of their sections: where the plan's members say where they are and how many (in
- * bytes), bytes of one, and the check of one, number i, or NULL.
+ * bytes), bytes of one, and the check of one, number i, or NULL. Those that own records of the next kind begin with the
+ * number of the first one and how many; they own consecutive ones, from the one that the member `owns` tells, and
+ * nothing is left over.
  */
 typedef struct {
-    uint8_t base, count, size;
+    uint8_t base, count, size, owns;
     int (*check)(const weft_plan_t *plan, const void *record, uint32_t i);
 } weft_kind_t;
 
@@ -60,12 +65,12 @@ int weft_check_io(const weft_plan_t *plan, const void *record, uint32_t i);
 int weft_check_op(const weft_plan_t *plan, const void *record, uint32_t i);
 
 /* Regions, windows, reads (rules 1 to 5 of docs/design.md), and the declared figures (rule 7). */
-int weft_verify_regions(const weft_plan_t *plan, weft_error_t *err);
+int weft_verify_regions(const weft_plan_t *plan, weft_place_t *place);
 
 /* Windows that are live together do not overlap and lie inside the arena (rule 6). */
-int weft_verify_arena(const weft_plan_t *plan, weft_error_t *err);
+int weft_verify_arena(const weft_plan_t *plan, weft_place_t *place);
 
 /* Pull order of every stage: no ring is overwritten too early, every stage ends (rule 4). */
-int weft_verify_replay(const weft_plan_t *plan, weft_error_t *err);
+int weft_verify_replay(const weft_plan_t *plan, weft_place_t *place);
 
 #endif

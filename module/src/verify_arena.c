@@ -2,95 +2,81 @@
 /* Rule 6 of docs/design.md: windows that are live together do not overlap and lie inside the arena. */
 #include "verify.h"
 
-/* A block of the arena that is live in one stage: in one of its segments, or in all of them. */
-typedef struct {
-    uint32_t begin, end;           /* UINT32_MAX if it lies beyond */
-    const weft_segment_t *segment; /* NULL if live during the whole stage */
-    const weft_entry_t *entry;     /* NULL for counters and scratch */
-    bool window;                   /* the entry's window, not its line store or accumulators */
-} block_t;
-
-/* Blocks of a stage: counters, scratch, then two per entry. */
+/* Blocks of a stage: counters, scratch, then two per entry, of which the second is its line store or accumulators. */
 enum { STATE, SCRATCH, WINDOW, AUX };
 
-/* Walks them. */
+/* A block of the arena. They are walked in the order of the plan: inputs that are placed, then stage by stage. */
 typedef struct {
     const weft_plan_t *plan;
-    const weft_stage_t *stage;
+    const weft_entry_t *entry;       /* of counters and scratch: the stage's first one */
+    const weft_entry_t *stage_first; /* the stage's first one */
     const weft_segment_t *segment;
-    const weft_entry_t *entry;            /* the next one */
-    uint32_t entries_left, segments_left; /* of the segment; segments with this one */
-    uint32_t part;                        /* STATE, ... */
-} walk_t;
+    const weft_stage_t *stage;
+    uint32_t part;
+    uint32_t entries_left, segments_left, stages_left; /* of the segment, the stage, the plan; with this one */
+    uint32_t begin, end;                               /* UINT32_MAX if it lies beyond */
+} block_t;
 
-/* Number of what comes before the first stage: the network inputs that are placed. */
-#define PLACED (-1)
-
-static void walk_begin(walk_t *w, const weft_plan_t *plan, int32_t stage)
+/* Bytes of an entry's window. */
+static uint32_t window_bytes(const weft_entry_t *e, const weft_tensor_t *t)
 {
-    static const weft_segment_t placed = {0, 0, 1, 1};
-    w->plan = plan;
-    w->segment = &placed;
-    w->entry = weft_entry_at(plan, 0);
-    w->entries_left = plan->placed_count;
-    w->segments_left = 1;
-    w->part = WINDOW;
-    if (stage != PLACED) {
-        w->stage = weft_stage_at(plan, (uint32_t)stage);
-        w->segment = weft_segment_at(plan, w->stage->first_segment);
-        w->entry = weft_entry_at(plan, w->segment->first_entry);
-        w->entries_left = w->segment->entry_count;
-        w->segments_left = w->stage->segment_count;
-        w->part = STATE;
+    int32_t rows = t->h, columns = t->w, channels = t->c;
+    if (e->policy == WEFT_POLICY_EXTERNAL) {
+        return 0;
     }
+    if (e->policy == WEFT_POLICY_ROWS) {
+        rows = e->keep;
+    } else if (e->policy == WEFT_POLICY_TILE) {
+        rows = weft_min(e->row_ext - e->keep, rows);
+        columns = weft_min(e->col_ext, columns);
+        channels = e->slice != 0 ? e->slice : channels;
+    }
+    return (uint32_t)(rows * columns * channels);
 }
 
-/* Bytes of the next entry's window, or of its line store or accumulators. */
-static uint32_t entry_bytes(const walk_t *w)
+/* Bytes of the block, and where it begins. */
+static uint32_t extent(block_t *b)
 {
-    const weft_entry_t *e = w->entry;
-    const weft_tensor_t *t = weft_tensor_at(w->plan, weft_entry_tensor(w->plan, e));
-    if (w->part == WINDOW) {
-        return weft_window_bytes(e, t);
+    const weft_plan_t *plan = b->plan;
+    const weft_entry_t *e = b->entry;
+    if (b->part < WINDOW) {
+        b->begin = b->part == STATE ? b->stage->state : b->stage->scratch;
+        return b->part == STATE ? 4u * b->stage->segment_count : b->stage->scratch_len;
     }
-    uint32_t size = weft_line_bytes(e, t);
-    if (!weft_is_input(e)) {
-        size += weft_acc_bytes(w->plan, weft_op_at(w->plan, e->op), e, w->segment);
+    const weft_tensor_t *t = weft_tensor_at(plan, weft_entry_tensor(plan, e));
+    b->begin = b->part == WINDOW ? e->offset : e->aux;
+    if (b->part == WINDOW) {
+        return window_bytes(e, t);
     }
-    return size;
+    if (e->policy == WEFT_POLICY_TILE) {
+        return (uint32_t)(weft_min(e->keep, t->h) * t->w * t->c);
+    }
+    return weft_is_input(e) ? 0 : weft_acc_bytes(plan, weft_op_at(plan, e->op), e, b->segment);
 }
 
 /* Next block that is not empty; false at the end. */
-static bool walk_next(walk_t *w, block_t *b)
+static bool next(block_t *b)
 {
     uint32_t size;
     do {
-        b->segment = NULL;
-        b->entry = NULL;
-        b->window = w->part == WINDOW;
-        if (w->part < WINDOW) {
-            b->begin = w->part == STATE ? w->stage->state : w->stage->scratch;
-            size = w->part == STATE ? 4u * w->stage->segment_count : w->stage->scratch_len;
-            w->part++;
-            continue;
-        }
-        while (w->entries_left == 0) {
-            if (--w->segments_left == 0) {
-                return false;
+        if (++b->part > AUX) {
+            b->part = WINDOW;
+            b->entry++;
+            if (--b->entries_left == 0) {
+                b->segment++;
+                if (--b->segments_left == 0) {
+                    if (--b->stages_left == 0) {
+                        return false;
+                    }
+                    b->stage++;
+                    b->segments_left = b->stage->segment_count;
+                    b->stage_first = b->entry;
+                    b->part = STATE;
+                }
+                b->entries_left = b->segment->entry_count;
             }
-            w->segment++;
-            w->entries_left = w->segment->entry_count;
         }
-        size = entry_bytes(w);
-        b->entry = w->entry;
-        b->begin = b->window ? w->entry->offset : w->entry->aux;
-        if (!b->window) {
-            w->entry++;
-            w->entries_left--;
-        } else if (w->entry->policy == WEFT_POLICY_TILE) {
-            b->segment = w->segment;
-        }
-        w->part = WINDOW + AUX - w->part;
+        size = extent(b);
     } while (size == 0);
     b->end = b->begin + size;
     if (b->end < size) {
@@ -99,111 +85,83 @@ static bool walk_next(walk_t *w, block_t *b)
     return true;
 }
 
-/* Nothing of the tile is kept from one column step to the next. */
-static bool passes(const weft_entry_t *e)
+/* Last entry that reads what `e` makes: `e` if there is none, the end of all entries for a network output. */
+static const weft_entry_t *last_reader(const weft_plan_t *plan, const weft_entry_t *e)
 {
-    return e->policy == WEFT_POLICY_TILE && e->keep == 0 && e->col_ext == e->col_adv;
-}
-
-/* Tiles of one segment, a's entry before b's, of which at each column step the first is last read before b is made. */
-static bool in_turn(const weft_plan_t *plan, const block_t *a, const block_t *b)
-{
-    if (!a->window || !b->window || !passes(a->entry) || !passes(b->entry)) {
-        return false;
-    }
-    const uint32_t tensor = weft_entry_tensor(plan, a->entry),
-                   end = (uint32_t)a->segment->first_entry + a->segment->entry_count;
-    const uint32_t n = (uint32_t)(b->entry - weft_entry_at(plan, 0));
-    weft_reads_t r = weft_reads(plan, n, end - n);
+    const weft_entry_t *last = e;
+    weft_reads_t r = weft_reads(plan, e, weft_entry_at(plan, plan->entry_count));
     while (weft_next_read(&r)) {
-        if (r.tensor == tensor) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* a comes before b. */
-static bool apart(const weft_plan_t *plan, const block_t *a, const block_t *b)
-{
-    return a->end <= b->begin || b->end <= a->begin ||
-           (a->segment != NULL && b->segment != NULL && (a->segment != b->segment || in_turn(plan, a, b)));
-}
-
-/* Stage of the last reader of a FULL tensor; `born` if there is none; stage_count for a network output. */
-static int32_t death(const weft_plan_t *plan, uint32_t tensor, int32_t born)
-{
-    for (uint32_t i = plan->input_count; i < plan->io_count; i++) {
-        if (weft_io_tensor(plan, i) == tensor) {
-            return plan->stage_count;
-        }
-    }
-    const weft_entry_t *last = NULL;
-    weft_reads_t r = weft_reads(plan, 0, plan->entry_count);
-    while (weft_next_read(&r)) {
-        if (r.tensor == tensor) {
+        if (r.producer == e) {
             last = r.entry;
         }
     }
-    int32_t stage = weft_max(born, 0);
-    if (last != NULL) {
-        stage = plan->stage_count;
-        do {
-            stage--;
-        } while (weft_entry_at(plan, weft_first_entry(plan, weft_stage_at(plan, (uint32_t)stage))) > last);
+    for (uint32_t i = plan->input_count; i < plan->io_count; i++) {
+        if (weft_io_tensor(plan, i) == weft_entry_tensor(plan, e)) {
+            last = r.end;
+        }
     }
-    return stage;
+    return last;
+}
+
+/* A tile, which is live in its segment only. */
+static bool is_tile(const block_t *b)
+{
+    return b->part == WINDOW && b->entry->policy == WEFT_POLICY_TILE;
+}
+
+/* Nothing of the tile is kept from one column step to the next. */
+static bool passes(const weft_entry_t *e)
+{
+    return e->keep == 0 && e->col_ext == e->col_adv;
 }
 
 /*
- * A block of a stage against those behind it; a FULL tensor also against everything until its last stage. What may
- * overlap it there, and does not start above it, is left to the replay.
+ * Blocks x and, behind it in the walk, y are never live together, or do not overlap. `last`: the last entry that reads
+ * x. Of tiles of one segment it is enough that at each column step x is last read before y is made. What may overlap
+ * what earlier stages made, and does not start above it, is left to the replay.
  */
-static bool check_block(const walk_t *rest, int32_t stage, const block_t *x, block_t *y)
+static bool apart(const block_t *x, const block_t *y, const weft_entry_t *last)
 {
-    const weft_plan_t *plan = rest->plan;
-    int32_t until = stage;
-    if (x->window && x->entry->policy == WEFT_POLICY_FULL) {
-        until = death(plan, weft_entry_tensor(plan, x->entry), stage);
+    const weft_entry_t *e = y->entry;
+    if (x->end <= y->begin || y->end <= x->begin) {
+        return true;
     }
-    walk_t w = *rest;
-    for (int32_t s = stage;;) {
-        while (walk_next(&w, y)) {
-            const bool may = s != stage && s == until && y->window && y->entry->flags != 0 && y->begin <= x->begin;
-            if (!may && !apart(plan, x, y)) {
-                return false;
-            }
-        }
-        if (++s > until || s == plan->stage_count) {
-            return true;
-        }
-        walk_begin(&w, plan, s);
+    if (is_tile(x) && is_tile(y)) {
+        return x->segment != y->segment || (passes(x->entry) && passes(e) && last < e);
     }
+    return x->stage != y->stage && y->part == WINDOW && e->flags != 0 && last <= e && y->begin <= x->begin;
 }
 
-int weft_verify_arena(const weft_plan_t *plan, weft_error_t *err)
+int weft_verify_arena(const weft_plan_t *plan, weft_place_t *place)
 {
     const uint8_t *declared = plan->bytes + WEFT_HEADER_ARENA_BYTES;
     const uint32_t arena_bytes = weft_rd32(declared);
     uint32_t top = 0;
-    for (int32_t s = PLACED; s < plan->stage_count; s++) {
-        walk_t w;
-        block_t x, y;
-        walk_begin(&w, plan, s);
-        while (walk_next(&w, &x)) {
-            const bool inside = x.begin % 4u == 0 && x.end <= arena_bytes;
-            const block_t *at = inside ? &y : &x;
-            if (!inside || !check_block(&w, s, &x, &y)) {
-                weft_locate(plan, WEFT_NONE, plan->entries, err);
-                if (at->entry != NULL) {
-                    weft_locate_entry(plan, at->entry, err);
-                }
-                return inside ? WEFT_ERR_OVERLAP : WEFT_ERR_ARENA;
+    block_t x;
+    x.plan = plan;
+    x.stage = weft_stage_at(plan, 0) - 1;
+    x.segment = weft_segment_at(plan, 0) - 1;
+    x.stage_first = x.entry = weft_entry_at(plan, 0) - 1;
+    x.part = AUX;
+    x.entries_left = plan->placed_count + 1u;
+    x.segments_left = 1;
+    x.stages_left = plan->stage_count + 1u;
+    while (next(&x)) {
+        block_t y = x;
+        int r = x.begin % 4u == 0 && x.end <= arena_bytes ? 0 : BAD(ARENA);
+        const weft_entry_t *last = x.part == WINDOW ? last_reader(plan, x.entry) : x.entry;
+        while (r == 0 && next(&y) && y.stage_first <= last) {
+            if (!apart(&x, &y, last)) {
+                r = BAD(OVERLAP);
             }
-            top = x.end > top ? x.end : top;
         }
+        if (r != 0) {
+            place->at = y.part < WINDOW ? (const void *)y.stage : y.entry;
+            return r;
+        }
+        top = x.end > top ? x.end : top;
     }
     /* Exactly what the blocks need, in units of the arena's alignment. */
-    weft_locate(plan, WEFT_NONE, declared, err);
-    return arena_bytes - top < weft_arena_align(plan) ? WEFT_OK : WEFT_ERR_DECLARED;
+    place->at = declared;
+    return arena_bytes - top < weft_arena_align(plan) ? 0 : BAD(DECLARED);
 }

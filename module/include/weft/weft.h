@@ -43,6 +43,12 @@ typedef struct {
 
 /** An open plan. Members are private; the plan's bytes must stay in place and unchanged while it is in use. */
 typedef struct {
+    /* The heads of GRAPH and SCHEDULE, as stored. First, where short instructions reach them. */
+    uint16_t tensor_count, op_count, const_count;
+    uint8_t input_count, output_count;
+    uint16_t list_count, reserved;
+    uint16_t stage_count, segment_count, entry_count, placed_count;
+    uint16_t io_count; /* inputs and outputs */
     const uint8_t *bytes;
     const uint8_t *graph;    /* TENSOR records */
     const uint8_t *ops;      /* OP records */
@@ -55,12 +61,6 @@ typedef struct {
     const uint8_t *entry_of; /* u16 entry of tensor */
     const uint8_t *weights;
     uint32_t weights_len;
-    /* The heads of GRAPH and SCHEDULE, as stored. */
-    uint16_t tensor_count, op_count, const_count;
-    uint8_t input_count, output_count;
-    uint16_t list_count, reserved;
-    uint16_t stage_count, segment_count, entry_count, placed_count;
-    uint16_t io_count; /* inputs and outputs */
 } weft_plan_t;
 
 /** How a network input reaches the engine; the plan decides. */
