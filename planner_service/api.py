@@ -114,8 +114,8 @@ class ModelInfo:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
     """A plan and its figures. ``arena_bytes`` is the peak RAM, ``lower_bound`` what no placement of the same windows
-    can go below. ``predicted_instructions`` of one inference, not cycles; None if the target's core was not
-    measured."""
+    can go below (of a P1 request, no schedule). ``predicted_instructions`` of one inference, not cycles; None if the
+    target's core was not measured."""
 
     plan: bytes
     sha256: str

@@ -72,7 +72,8 @@ ACCOUNTINGS: dict[str, Accounting] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One query. ``f_max`` and ``p_max`` None: unbounded. ``peak_ram_bytes``, ``overhead_factor`` and
-    ``packing_gap_bytes`` are None where nothing fits; ``seconds`` are of search and encoding."""
+    ``packing_gap_bytes`` are None where nothing fits; ``seconds`` are of search and encoding. ``above_bound_bytes``:
+    what P1's RAM has beyond what is proven that no schedule can be below; None for P2."""
 
     network: str
     accounting: str
@@ -84,6 +85,7 @@ class Row:
     seconds: float
     measured: bool
     packing_gap_bytes: int | None
+    above_bound_bytes: int | None
 
 
 class Clock:
@@ -157,7 +159,8 @@ class Bench:
             overhead_factor=result.overhead_factor if result else None,
             seconds=round(taken, 4),
             measured=result is not None,
-            packing_gap_bytes=result.arena_bytes - result.lower_bound if result else None,
+            packing_gap_bytes=result.arena_bytes - result.packing_bound if result else None,
+            above_bound_bytes=result.arena_bytes - result.lower_bound if result and constraint.kind == "p1" else None,
         )
 
     def front(self) -> tuple[int, float]:
@@ -206,21 +209,23 @@ def misses(row: Row) -> list[str]:
 
 
 def print_rows(rows: Sequence[Row]) -> None:
-    """One network under one accounting; kB = 1000 B."""
+    """One network under one accounting; kB = 1000 B. "gap": between the plan's arena and what its windows need; "over":
+    between it and what no schedule can be below."""
     name, accounting = rows[0].network, rows[0].accounting
     print(f"\n{name}, {accounting}")
     print(
-        f"{'limit':>8} {'kB':>8} {'F':>7} {'gap B':>6} {'CPU s':>6} | {'msf kB (its F)':>14} {'ours/msf':>8} "
-        f"{'prototype':>9} {'bar':>7}  misses"
+        f"{'limit':>8} {'kB':>8} {'F':>7} {'gap B':>6} {'over B':>6} {'CPU s':>6} | {'msf kB (its F)':>14} "
+        f"{'ours/msf':>8} {'prototype':>9} {'bar':>7}  misses"
     )
     for row in rows:
         limit = f"{row.p_max // 1000} kB" if row.p_max else "F any" if row.f_max is None else f"F<={row.f_max:g}"
         entry = {} if row.p_max else _entry(name, accounting, row.f_max)
         wanted = None if row.p_max else bar(name, accounting, row.f_max)
         if row.peak_ram_bytes is None:
-            own = f"{'does not fit':>23}"
+            own = f"{'does not fit':>30}"
         else:
-            own = f"{row.peak_ram_bytes / 1000:>8.3f} {row.overhead_factor:>7.4f} {row.packing_gap_bytes:>6}"
+            own = f"{row.peak_ram_bytes / 1000:>8.3f} {row.overhead_factor:>7.4f} {row.packing_gap_bytes:>6} "
+            own += f"{'' if row.above_bound_bytes is None else row.above_bound_bytes:>6}"
         msf = f"{entry['msf']:.1f} ({entry['msf_f']:.2f})" if "msf" in entry else ""
         ratio = f"{row.peak_ram_bytes / 1000 / entry['msf']:.2f}" if "msf" in entry and row.peak_ram_bytes else ""
         line = (
@@ -236,13 +241,15 @@ def print_bounds(bench: Bench, rows: Sequence[Row]) -> None:
         limit = None if row.p_max else bar(row.network, row.accounting, row.f_max)
         if limit is None or row.peak_ram_bytes is None or row.peak_ram_bytes <= limit:
             continue
-        least = [planner.least_bytes(bench.graph, f_max, bench.options) for f_max in (row.f_max, None)]
+        assert row.above_bound_bytes is not None
+        least = planner.least_bytes(bench.graph, None, bench.options)
         found = explain(planner.plan(bench.graph, Constraint(kind="p1", f_max=row.f_max), bench.options).plan)
         live = [w for w in found.windows if w.first <= found.peak_time <= w.last]
         live.sort(key=lambda w: -w.size)
         print(
             f"  F<={row.f_max} is over its bar of {limit:.0f} B: of all schedules that were searched (docs/planner.md) "
-            f"none takes less than {least[0]} B at this F, or {least[1]} B at any. Live at the peak, in stage "
+            f"none packs into less than {row.peak_ram_bytes - row.above_bound_bytes} B at this F, or needs less than "
+            f"{least} B at any. Live at the peak, in stage "
             f"{found.peak_stage}: " + ", ".join(f"{w.name} ({w.kind}) {w.size}" for w in live)
         )
 

@@ -84,7 +84,9 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanResult:
-    """A plan with its measured figures. ``lower_bound``: bytes live at the peak; the arena is that plus packing gap.
+    """A plan with its measured figures. ``packing_bound``: bytes that no packing of the same windows is below; the
+    arena is that plus the packing gap. ``lower_bound``: where the least RAM was asked for, bytes that no schedule that
+    was searched can be packed into less than; otherwise the same.
     ``uncounted_bytes`` of the arena are network outputs that ``Options.count_outputs`` leaves out. ``instructions`` are
     predicted, None if there is no cost model of the target's core."""
 
@@ -93,6 +95,7 @@ class PlanResult:
     uncounted_bytes: int
     macs: int
     base_macs: int
+    packing_bound: int
     lower_bound: int
     schedule: Schedule
     instructions: int | None
@@ -270,11 +273,11 @@ class _Run:
         finally:
             self.executed(time.process_time() - began)
 
-    def pack(self, search: Search, least: int, spare: int | None, thorough: bool = True) -> Packed:
+    def pack(self, search: Search, least: int, spare: int | None, thorough: bool = True) -> tuple[Packed, int]:
         """Of the schedules with at most ``spare`` extra MACs, the one that packs into the fewest bytes: along the
         front, from the one that needs the ``least``, as long as the next one needs less than the best so far takes.
         ``thorough``: if none packs into ``least``, all stages are searched; of long networks that would take minutes,
-        and what packs is taken."""
+        and what packs is taken. And the bytes that none can be packed into less than."""
         long = len(self.facts.graph.ops) > LONG
         best = self.best_packed(search, spare, None)
         tick = self.ticking("searching schedules that can be packed", 0.9, 0.9)
@@ -289,7 +292,10 @@ class _Run:
             search.run(searched, spare, tick, aim=Aim.ALL)
             best = self.best_packed(search, spare, best)
             share *= 2
-        return best
+        if searched < best[0] - 4:
+            return best, least
+        bound = search.least_memory(spare, deep=True)
+        return best, best[0] if bound is None else min(bound, best[0])
 
     def best_packed(self, search: Search, spare: int | None, best: Packed | None) -> Packed | None:
         """The best packing of the schedules that the search knows, if it is better than ``best``."""
@@ -414,8 +420,9 @@ class _Run:
 
     def least(self, search: Search, least: int, spare: int | None, thorough: bool = True) -> PlanResult:
         """P1 on a finished run whose least bytes are ``least``."""
-        counted, solution, schedule, placement = self.pack(search, least, spare, thorough)
-        return self.finish(solution, schedule, placement, counted)
+        (counted, solution, schedule, placement), bound = self.pack(search, least, spare, thorough)
+        result = self.finish(solution, schedule, placement, counted)
+        return replace(result, lower_bound=min(result.lower_bound, bound + self.uncounted_bytes))
 
     def counted(self, placement: Placement) -> int:
         return placement.arena_bytes - self.uncounted_bytes
@@ -468,6 +475,7 @@ class _Run:
             uncounted_bytes=self.uncounted_bytes,
             macs=result.counts.macs,
             base_macs=self.facts.base_macs,
+            packing_bound=placement.lower_bound,
             lower_bound=placement.lower_bound,
             schedule=schedule,
             instructions=self.model.predict(self.facts, schedule) if self.model else None,
@@ -586,7 +594,7 @@ def _p2(run: _Run, cap: int) -> PlanResult:
         if result is None:
             # None of those that are known packs into `cap`; the one that needs the fewest bytes may.
             small, solution = run.least_memory(0, 0.2, 0.22)
-            counted, solution, schedule, placement = run.pack(small, solution.memory, 0)
+            (counted, solution, schedule, placement), _ = run.pack(small, solution.memory, 0)
             limit = cap // run.align * run.align
             if counted <= limit:
                 result = run.finish(solution, schedule, placement, counted if placement.gap_bytes else limit)

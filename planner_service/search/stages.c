@@ -37,6 +37,13 @@ typedef struct {
     int32_t under, below, saved;
 } end_t;
 
+/* What the output of a stage overlaps: `under`, `below` which it starts so many bytes, and the bytes that they share.
+ */
+typedef struct {
+    int64_t saved;
+    int32_t under, below;
+} share_t;
+
 typedef struct {
     ws_search_t *s;
     int32_t start;
@@ -50,6 +57,7 @@ typedef struct {
     ws_vec_t *ends;    /* end_t, by 2 * end + overlap: ascending memory, descending MACs */
     ws_vec_t states;   /* state_t: everything that a kept state came from */
     ws_vec_t stairs;   /* pairs of int32_t, for settle() */
+    ws_vec_t shares;   /* share_t, of the group and class that are being joined */
     ws_vec_t rings;    /* int32_t rows by group of the position and what is read of it; 0: not known yet */
     ws_vec_t profiles; /* int32_t offsets into rows */
     ws_vec_t rows;     /* int32_t: count of steps, then rows by tracked tensor and step */
@@ -363,9 +371,39 @@ static group_t *group_of(scan_t *c, int32_t j, int32_t advance, int32_t offset, 
     return ws_push(c->s, groups, &fresh) ? WS_AT(*groups, group_t, groups->count - 1) : NULL;
 }
 
+/* Whether a stage is no worse than another one in all that decides how outputs that overlap in a row are packed. */
+static bool no_worse(const end_t *x, const end_t *y)
+{
+    return x->memory <= y->memory && x->extra <= y->extra && x->under == y->under && x->below <= y->below &&
+           (x->memory < y->memory || x->extra < y->extra || x->below < y->below || x->calls <= y->calls);
+}
+
+/* Note a finished stage with an overlap where all are asked for: those that overlap in another way are no match. */
+static bool note_overlap(scan_t *c, int32_t j, const end_t *end)
+{
+    ws_vec_t *ends = &c->ends[2 * j + 1];
+    size_t kept = 0;
+    for (size_t n = 0; n < ends->count; n++) {
+        if (no_worse(WS_AT(*ends, end_t, n), end)) {
+            return true;
+        }
+    }
+    for (size_t n = 0; n < ends->count; n++) {
+        const end_t known = *WS_AT(*ends, end_t, n);
+        if (!no_worse(end, &known)) {
+            *WS_AT(*ends, end_t, kept++) = known;
+        }
+    }
+    ends->count = kept;
+    return ws_push(c->s, ends, end);
+}
+
 /* Note a finished stage if none needs both less memory and fewer MACs, of those that overlap and of the others. */
 static bool note_end(scan_t *c, int32_t j, const end_t *end)
 {
+    if (end->overlap && c->s->aim == WS_ALL) {
+        return note_overlap(c, j, end);
+    }
     ws_vec_t *ends = &c->ends[2 * j + end->overlap];
     size_t lo = 0, hi = ends->count;
     while (lo < hi) { /* first that needs more memory */
@@ -407,14 +445,13 @@ static bool note_end(scan_t *c, int32_t j, const end_t *end)
 /* Where the states of one group, followed by the options of one class, end up: settled once the first of them fits. */
 typedef struct {
     bool known;
-    int64_t saved; /* bytes that the output shares with what it overlaps, if the stage ends here */
-    int32_t under, below;
     group_t *target;
 } joint_t;
 
+/* Also finds what the output may overlap if the stage ends here: what saves most, or all where all is asked for. */
 static bool join(scan_t *c, joint_t *joint, const group_t *g, const ws_class_t *class, const link_t *link)
 {
-    const ws_search_t *s = c->s;
+    ws_search_t *s = c->s;
     const ws_tensor_t *out = &s->graph.tensors[s->graph.ops[link->j - 1].tensor];
     joint->known = true;
     for (int32_t k = 0; link->ends && k < c->tracked; k++) {
@@ -422,10 +459,13 @@ static bool join(scan_t *c, joint_t *joint, const group_t *g, const ws_class_t *
             int64_t size = ws_up(s->graph.tensors[c->track[k]].bytes), own = ws_up(out->bytes);
             int64_t below = distance(c, g, class, link, k, out);
             int64_t saving = size + own - (own > size + below ? own : size + below);
-            if (saving > joint->saved) {
-                joint->saved = saving;
-                joint->under = c->track[k];
-                joint->below = (int32_t)below;
+            const share_t share = {saving, c->track[k], (int32_t)below};
+            if (saving > 0 && (c->shares.count == 0 || s->aim == WS_ALL)) {
+                if (!ws_push(s, &c->shares, &share)) {
+                    return false;
+                }
+            } else if (saving > 0 && saving > WS_AT(c->shares, share_t, 0)->saved) {
+                *WS_AT(c->shares, share_t, 0) = share;
             }
         }
     }
@@ -451,7 +491,8 @@ static bool follow(scan_t *c, const group_t *g, int32_t first, const ws_class_t 
     if (g->held + add + class->least > room) {
         return true;
     }
-    joint_t joint = {false, 0, WS_NONE, 0, NULL};
+    joint_t joint = {false, NULL};
+    c->shares.count = 0;
     const state_t *states = g->states.items;
     size_t count = g->states.count;
     for (int32_t o = class->first; o < class->first + class->count; o++) {
@@ -483,20 +524,20 @@ static bool follow(scan_t *c, const group_t *g, int32_t first, const ws_class_t 
                             first + (int32_t)n,
                             state->segments + 1 + class->segments};
             int64_t memory = link->full + held + tile;
-            for (int32_t over = 0; link->ends && over < (joint.saved > 0 ? 2 : 1); over++) {
-                int64_t total = memory - (over ? joint.saved : 0);
+            for (size_t over = 0; link->ends && over <= c->shares.count; over++) {
+                const share_t share = over > 0 ? *WS_AT(c->shares, share_t, over - 1) : (share_t){0, WS_NONE, 0};
                 end_t end = {extra + s->limits.around.stage,
-                             (int32_t)total,
+                             (int32_t)(memory - share.saved),
                              tile,
                              next.calls,
                              o,
                              next.before,
                              next.segments,
-                             over,
-                             joint.under,
-                             joint.below,
-                             (int32_t)joint.saved};
-                if (total <= c->cap && !note_end(c, link->j, &end)) {
+                             over > 0,
+                             share.under,
+                             share.below,
+                             (int32_t)share.saved};
+                if (memory - share.saved <= c->cap && !note_end(c, link->j, &end)) {
                     return false;
                 }
             }
@@ -863,6 +904,7 @@ bool ws_find_stages(ws_search_t *s)
     scan_t c = {.s = s,
                 .states = {.size = sizeof(state_t)},
                 .stairs = {.size = 2 * sizeof(int32_t)},
+                .shares = {.size = sizeof(share_t)},
                 .rings = {.size = sizeof(int32_t)},
                 .profiles = {.size = sizeof(int32_t)},
                 .rows = {.size = sizeof(int32_t)}};
@@ -886,6 +928,7 @@ bool ws_find_stages(ws_search_t *s)
     }
     ws_vec_free(s, &c.states);
     ws_vec_free(s, &c.stairs);
+    ws_vec_free(s, &c.shares);
     ws_vec_free(s, &c.rings);
     ws_vec_free(s, &c.profiles);
     ws_vec_free(s, &c.rows);
