@@ -28,7 +28,7 @@ FAMILIES: Mapping[str, Family] = {
 
 #: Bytes of widened patches that the DSP kernels keep on their stack, elements of those that the others keep; elements
 #: that the DSP kernels widen at once, and the bytes of the sums that they keep when a patch takes several such chunks.
-_STACK_BYTES = 168
+_STACK_BYTES = 200
 _STACK_PATCH: Mapping[Family, int] = {"cortexm": 0, "mve": 40, "portable": 64}
 _CHUNK, _SUMS = 128, 128
 #: Taps of a depthwise kernel whose widened weights fit on the stack, and bytes of each beyond.

@@ -184,19 +184,21 @@ static void slice_views(const weft_op_t *op, weft_call_t *call)
     }
 }
 
-static void produce(const run_t *run, uint32_t n)
+/* `call`: of the entry before, which mostly makes what this one reads. */
+static void produce(const run_t *run, uint32_t n, weft_call_t *call)
 {
     const weft_io_t *io = run->io;
-    /* Views are filled in where they are used: the whole call is too much to clear every time. */
-    weft_call_t call;
     const weft_entry_t *e = weft_entry_at(run->plan, n);
     const weft_op_t *op = weft_op_at(run->plan, e->op);
     const bool consumes = weft_consumes(op);
-    view(run, op->output, &call.out);
-    if (op->opcode != WEFT_OP_CONCAT) {
-        view(run, op->input0, &call.in0);
+    if (call->op != NULL && call->op->output == op->input0 && e->slice == 0) {
+        call->in0 = call->out;
+    } else if (op->opcode != WEFT_OP_CONCAT) {
+        view(run, op->input0, &call->in0);
     }
-    const weft_view_t *over = consumes ? &call.in0 : &call.out;
+    call->op = op;
+    view(run, op->output, &call->out);
+    const weft_view_t *over = consumes ? &call->in0 : &call->out;
     const weft_span_t row_span = weft_new_rows(e), col_span = weft_new_cols(e);
     const weft_range_t rows = weft_at(&row_span, run->i, over->h);
     if (rows.lo >= rows.hi) {
@@ -209,43 +211,42 @@ static void produce(const run_t *run, uint32_t n)
     if (cols.lo >= cols.hi) {
         return;
     }
-    call.op = op;
-    call.params = op->params == UINT32_MAX ? NULL : run->plan->weights + op->params;
-    call.y0 = rows.lo;
-    call.y1 = rows.hi;
-    call.x0 = cols.lo;
-    call.x1 = cols.hi;
-    call.total = weft_tensor_at(run->plan, op->output)->c;
-    call.channel = run->channel;
-    call.channels = call.total;
+    call->params = op->params == UINT32_MAX ? NULL : run->plan->weights + op->params;
+    call->y0 = rows.lo;
+    call->y1 = rows.hi;
+    call->x0 = cols.lo;
+    call->x1 = cols.hi;
+    call->total = weft_tensor_at(run->plan, op->output)->c;
+    call->channel = run->channel;
+    call->channels = call->total;
     if (e->slice != 0) {
-        call.channels = e->slice;
-        slice_views(op, &call);
+        call->channels = e->slice;
+        slice_views(op, call);
     }
-    call.axis_offset = 0;
-    call.acc = NULL;
-    call.first = call.last = false;
-    call.scratch = run->arena + run->stage->scratch;
-    call.scratch_len = run->stage->scratch_len;
-    call.macs = NULL;
+    call->axis_offset = 0;
+    call->acc = NULL;
+    call->first = call->last = false;
+    call->scratch = run->arena + run->stage->scratch;
+    call->scratch_len = run->stage->scratch_len;
+    call->macs = NULL;
     if (consumes) {
-        accumulate(run, e, &call);
+        accumulate(run, e, call);
     }
 #if WEFT_COUNT
     if (io->counts != NULL) {
-        call.macs = &io->counts->macs;
+        call->macs = &io->counts->macs;
         io->counts->calls++;
         io->counts->elements +=
-            (uint64_t)((rows.hi - rows.lo) * (cols.hi - cols.lo) * (consumes ? over->c : call.channels));
+            (uint64_t)((rows.hi - rows.lo) * (cols.hi - cols.lo) * (consumes ? over->c : call->channels));
     }
 #endif
     if (io->op_fn != NULL) {
         io->op_fn(io->ctx, e->op, 1);
     }
     if (op->opcode == WEFT_OP_CONCAT) {
-        call_concat(run, op, &call);
+        call_concat(run, op, call);
     } else {
-        call_kernel(run, &call);
+        call_kernel(run, call);
     }
     if (io->op_fn != NULL) {
         io->op_fn(io->ctx, e->op, 0);
@@ -294,10 +295,12 @@ static int run_row_step(run_t *run)
     }
     const int32_t channels = weft_tensor_at(run->plan, weft_entry_tensor(run->plan, e))->c;
     const int32_t slice = e->slice != 0 ? e->slice : channels;
+    weft_call_t call;
+    call.op = NULL; /* all else is filled in where it is used: it is too much to clear every time */
     for (run->channel = 0; run->channel < channels; run->channel += slice) {
         for (run->j = 0; run->j < run->segment->col_steps; run->j++) {
             for (uint32_t n = first; n < end; n++) {
-                produce(run, n);
+                produce(run, n, &call);
             }
         }
     }

@@ -15,7 +15,7 @@
 #define CHUNK_MAX 128 /* elements of a patch widened at once */
 #define CHUNK_MIN 16  /* shorter chunks are not worth it */
 #define BLOCK 16      /* output channels whose sums are kept between chunks */
-#define STACK_BYTES 168
+#define STACK_BYTES 200
 #define SHORT_ROW 24 /* elements of a tap row up to which gathering is quicker */
 
 typedef struct {
@@ -56,7 +56,7 @@ typedef struct {
 
 /* ---------------------------------------------------------------- gathering */
 
-static __attribute__((noinline)) void widen(int16x2_t *pair, const int8_t *src, int32_t n, uint32_t offset)
+static DSP_FAST void widen(int16x2_t *pair, const int8_t *src, int32_t n, uint32_t offset)
 {
     for (; n >= 4; n -= 4, src += 4, pair += 4) {
         const uint32_t v = dsp_load(src);
@@ -73,9 +73,18 @@ static __attribute__((noinline)) void widen(int16x2_t *pair, const int8_t *src, 
     }
 }
 
+/* A single patch, n a multiple of four, without gaps. */
+static void widen_one(int16x2_t *to, const int8_t *src, int32_t n, uint32_t offset)
+{
+    for (const int8_t *const stop = src + n; src != stop; src += 4, to += 2) {
+        const uint32_t v = dsp_load(src);
+        to[0] = dsp_even_plus(v, offset);
+        to[1] = dsp_odd_plus(v, offset);
+    }
+}
+
 /* Both patches at once, each one run of memory. */
-static __attribute__((noinline)) void widen_two(int16x2_t *pair, const int8_t *a, const int8_t *b, int32_t n,
-                                                uint32_t offset)
+static DSP_FAST void widen_two(int16x2_t *pair, const int8_t *a, const int8_t *b, int32_t n, uint32_t offset)
 {
     const int8_t *stop = a + (n & ~3);
     for (; a != stop; a += 4, b += 4, pair += 4) {
@@ -109,8 +118,8 @@ DSP_INLINE void copy(int8_t *dst, const int8_t *src, int32_t n)
  * Elements [k0, k0 + n) of a pixel's patch, zero where the tap is outside; input channels from `channel` on. By way of
  * bytes in `stage` unless that is NULL; only so far if `pair` is.
  */
-static __attribute__((noinline)) void gather(const conv_t *conv, const pixel_t *px, int32_t channel, int32_t k0,
-                                             int32_t n, int16x2_t *pair, int8_t *stage)
+static DSP_FAST void gather(const conv_t *conv, const pixel_t *px, int32_t channel, int32_t k0, int32_t n,
+                            int16x2_t *pair, int8_t *stage)
 {
     const weft_op_t *op = conv->call->op;
     const weft_view_t *in = &conv->call->in0;
@@ -263,7 +272,7 @@ DSP_INLINE acc_t mac_rest(acc_t acc, const int16x2_t *pair, const int8_t *w0, co
 }
 
 /* Requantise and write channels o and o + 1 of two pixels, whatever their sums and shifts. */
-static __attribute__((noinline)) void store_any(acc_t acc, const conv_t *conv, int32_t o, int8_t *out_a, int8_t *out_b)
+static DSP_SMALL void store_any(acc_t acc, const conv_t *conv, int32_t o, int8_t *out_a, int8_t *out_b)
 {
     const int32_t *const multiplier = (const int32_t *)(const void *)conv->p.multiplier;
     const int32_t zp = conv->p.zp_out, m0 = multiplier[o], m1 = multiplier[o + 1];
@@ -328,19 +337,18 @@ DSP_INLINE void multiply(const conv_t *conv, int32_t k0, int32_t n, int32_t o, i
     }
 }
 
-static __attribute__((noinline)) void multiply_whole(const conv_t *conv, int32_t o, int32_t end, int8_t *out_a,
-                                                     int8_t *out_b)
+static DSP_FAST void multiply_whole(const conv_t *conv, int32_t o, int32_t end, int8_t *out_a, int8_t *out_b)
 {
     multiply(conv, 0, conv->size, o, end, out_a, out_b, true);
 }
 
-static __attribute__((noinline)) void multiply_part(const conv_t *conv, int32_t k0, int32_t n, int32_t o, int32_t end,
-                                                    int8_t *out_a, int8_t *out_b)
+static DSP_FAST void multiply_part(const conv_t *conv, int32_t k0, int32_t n, int32_t o, int32_t end, int8_t *out_a,
+                                   int8_t *out_b)
 {
     multiply(conv, k0, n, o, end, out_a, out_b, false);
 }
 
-static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
+static DSP_FAST void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
 {
     const int32_t groups = conv->call->op->groups, per_group = conv->call->channels / groups;
     const bool whole = conv->chunk == conv->size;
@@ -369,69 +377,77 @@ static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
 
 /* ---------------------------------------------------------------- in place */
 
-/* An output pixel: one or more `rows`, runs of memory of `run` elements each, and the first weight under them. */
-static __attribute__((noinline)) void one_pixel(const conv_t *conv, const int8_t *const *row, int32_t rows,
-                                                int32_t column, int32_t run, int32_t weight, int8_t *out)
+/* What pixels of a call have in common: a single row, its run the whole patch. */
+static void single(const conv_t *conv, dsp_pixel_t *px)
 {
-    const int32_t n = conv->call->channels, size = conv->size, width = conv->call->op->kernel_w * conv->depth;
-    const uint32_t offset = conv->offset;
-    const int8_t *const *const end = row + rows;
-    for (int32_t next = 0; next < n; next += 4) {
-        const int32_t o = weft_min(next, n - 4); /* the last channels overlap those before */
-        const int32_t *bias = (const int32_t *)(const void *)conv->p.bias + o;
-        const int8_t *w = conv->p.weights + o * size + weight;
-        const int8_t *const *r = row;
-        dsp_acc4_t acc = {bias[0], bias[1], bias[2], bias[3]};
-        do {
-            acc = dsp_mac_run(acc, *r + column, w, size, run, offset);
-            w += width;
-        } while (++r != end);
-        dsp_store_four(acc.v0, acc.v1, acc.v2, acc.v3, &conv->p, o, out);
-    }
+    dsp_pixel_of(px, &conv->p);
+    px->weights = conv->p.weights;
+    px->at = 0;
+    px->row_step = conv->call->op->kernel_w * conv->depth;
+    px->columns = 0;
+    px->step = px->channel_step = conv->size;
+    px->offset = conv->offset;
 }
 
 /* The same where tap rows are several or lie apart; none may be inside. */
-static void rows_pixel(const conv_t *conv, const weft_rows_t *rows, int32_t x, int8_t *out)
+static void rows_single(const conv_t *conv, const weft_rows_t *rows, int32_t x, dsp_pixel_t *px)
 {
-    const int8_t *const in_padding = conv->p.weights; /* any address: a run of none */
     const weft_op_t *op = conv->call->op;
     const weft_view_t *in = &conv->call->in0;
     const int32_t lo = rows->taps.lo, first = x * op->stride_w - op->pad_left;
     const weft_taps_t cols = weft_taps(first, op->kernel_w, 1, in->w);
-    if (lo == rows->taps.hi) {
-        one_pixel(conv, &in_padding, 1, 0, 0, 0, out);
-        return;
+    px->row = rows->row + lo;
+    px->row_end = rows->row + rows->taps.hi;
+    px->at = (first + cols.lo - rows->x) * in->c;
+    px->step = (cols.hi - cols.lo) * in->c;
+    px->weights = conv->p.weights + (lo * op->kernel_w + cols.lo) * in->c;
+    if (lo == rows->taps.hi || px->step == 0) { /* a run of none, at any address */
+        px->row = &px->weights;
+        px->row_end = px->row + 1;
+        px->at = px->step = 0;
     }
-    one_pixel(conv, rows->row + lo, rows->taps.hi - lo, (first + cols.lo - rows->x) * in->c,
-              (cols.hi - cols.lo) * in->c, (lo * op->kernel_w + cols.lo) * in->c, out);
 }
 
 /*
  * Pixels from (y, x) to the end of the region, each in place or, if it fits `memory` of STACK_BYTES and its tap rows
- * are short, gathered there, so that there is one run.
+ * are short, gathered there, so that there is one run. A run that fits is widened.
  */
-static __attribute__((noinline)) void conv_singles(const conv_t *conv, int32_t y, int32_t x, memory_t *memory)
+static DSP_SMALL void conv_singles(const conv_t *conv, int32_t y, int32_t x, memory_t *memory)
 {
     const weft_call_t *call = conv->call;
     const weft_op_t *op = call->op;
     const bool gathered = op->kernel_h > 1 && conv->size <= STACK_BYTES && op->kernel_w * conv->depth <= SHORT_ROW;
+    const bool wide = (gathered || conv->in_place) && 2 * conv->size <= STACK_BYTES && (conv->size & 3) == 0 &&
+                      (call->channels & 3) == 0;
+    dsp_pixel_t one;
+    int8_t *const stage = (int8_t *)memory->patch + (wide ? STACK_BYTES - conv->size : 0);
+    const int8_t *patch = stage;
+    single(conv, &one);
+    one.row = &patch;
+    one.row_end = &patch + 1;
+    if (wide) {
+        one.columns = DSP_WIDE_PIXEL;
+    }
     for (; y < call->y1; y++, x = call->x0) {
-        int8_t *out = weft_px(&call->out, y, x);
+        one.out = weft_px(&call->out, y, x);
         if (!gathered && !conv->in_place) {
             weft_rows(&memory->rows, call, y);
         }
-        for (; x < call->x1; x++, out += call->out.c) {
-            const int8_t *patch = (const int8_t *)memory->patch;
+        for (; x < call->x1; x++, one.out += call->out.c) {
             if (conv->in_place) {
                 patch = weft_px(&call->in0, y * op->stride_h, x * op->stride_w);
             } else if (gathered) {
                 const pixel_t px = {.y = y * op->stride_h - op->pad_top, .x = x * op->stride_w - op->pad_left};
-                gather(conv, &px, 0, 0, conv->size, NULL, (int8_t *)memory->patch);
+                gather(conv, &px, 0, 0, conv->size, NULL, stage);
+                patch = stage;
             } else {
-                rows_pixel(conv, &memory->rows, x, out);
-                continue;
+                rows_single(conv, &memory->rows, x, &one);
             }
-            one_pixel(conv, &patch, 1, 0, conv->size, 0, out);
+            if (wide) { /* over itself where it was gathered: what is written ends before what is to be read */
+                widen_one((int16x2_t *)memory->patch, patch, conv->size, conv->offset);
+                patch = (const int8_t *)memory->patch;
+            }
+            dsp_pixel(&one, call->channels);
         }
     }
 }
@@ -439,7 +455,7 @@ static __attribute__((noinline)) void conv_singles(const conv_t *conv, int32_t y
 /* ---------------------------------------------------------------- two by two */
 
 /* Output pixels two by two, as they come, across rows too; one left over is done by conv_singles() if it can. */
-static __attribute__((noinline)) void conv_pairs(const conv_t *conv, bool singles, memory_t *memory)
+static DSP_FAST void conv_pairs(const conv_t *conv, bool singles, memory_t *memory)
 {
     const weft_call_t *call = conv->call;
     const weft_op_t *op = call->op;
@@ -470,7 +486,7 @@ static __attribute__((noinline)) void conv_pairs(const conv_t *conv, bool single
 /* ---------------------------------------------------------------- the call */
 
 /* Divides `bytes` of memory; false if that is too little, for `whole` patches if there have to be such. */
-static bool divide(conv_t *conv, void *memory, uint32_t bytes, bool whole)
+static DSP_SMALL bool divide(conv_t *conv, void *memory, uint32_t bytes, bool whole)
 {
     const bool staged = !conv->in_place && (conv->depth & 3) != 0;
     const int32_t element = staged ? 5 : 4, available = (int32_t)weft_min((int32_t)(bytes & 0xffffu), 8192);
@@ -507,7 +523,7 @@ static bool in_pairs(conv_t *conv, void *stack)
            (divide(conv, stack, STACK_BYTES, true) || divide(conv, call->scratch, call->scratch_len, false));
 }
 
-void weft_conv2d_dsp(const weft_call_t *call)
+DSP_SMALL void weft_conv2d_dsp(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
     const int32_t taps = op->kernel_h * op->kernel_w;

@@ -3,59 +3,305 @@
 
 #if WEFT_KERNELS_DSP
 
-__attribute__((noinline)) int8_t dsp_scale_any(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point)
+DSP_SMALL int8_t dsp_scale_any(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point)
 {
     /* Far from overflow when the zero point is added, far outside of int8. */
     return dsp_saturate(weft_clamp(weft_mbqm(acc, multiplier, shift), -512, 511) + zero_point);
 }
 
-void dsp_store_four(int32_t v0, int32_t v1, int32_t v2, int32_t v3, const weft_linear_t *p, int32_t o, int8_t *out)
+/* Sums of four output channels. */
+typedef struct {
+    int32_t v0, v1, v2, v3;
+} acc_t;
+
+#if DSP_ASM
+#define RUN_ROW(address, v)                                                                                            \
+    "ldr %[t], " address "\n\t"                                                                                        \
+    "sxtb16 %[u], %[t]\n\t"                                                                                            \
+    "sxtb16 %[t], %[t], ror #8\n\t"                                                                                    \
+    "smlad %[" v "], %[even], %[u], %[" v "]\n\t"                                                                      \
+    "smlad %[" v "], %[odd], %[t], %[" v "]\n\t"
+
+#define RUN_QUAD                                                                                                       \
+    "ldr %[odd], [%[x]], #4\n\t"                                                                                       \
+    "sxtab16 %[even], %[offset], %[odd]\n\t"                                                                           \
+    "sxtab16 %[odd], %[offset], %[odd], ror #8\n\t" RUN_ROW("[%[w], %[channel]]", "v1")                                \
+        RUN_ROW("[%[w], %[channel], lsl #1]", "v2") RUN_ROW("[%[w], %[channel3]]", "v3") RUN_ROW("[%[w]], #4", "v0")
+
+#define WIDE_QUAD                                                                                                      \
+    "ldrd %[even], %[odd], [%[x]], #8\n\t" RUN_ROW("[%[w], %[channel]]", "v1")                                         \
+        RUN_ROW("[%[w], %[channel], lsl #1]", "v2") RUN_ROW("[%[w], %[channel3]]", "v3") RUN_ROW("[%[w]], #4", "v0")
+
+/* row_step and row_end of a dsp_pixel_t are neighbours. */
+#define TAP(address)                                                                                                   \
+    "ldr %[x], [%[px]" address "]\n\t"                                                                                 \
+    "ldr %[wo], [%[w]" address "]\n\t"                                                                                 \
+    "sxtab16 %[e], %[offset], %[x]\n\t"                                                                                \
+    "sxtab16 %[x], %[offset], %[x], ror #8\n\t"                                                                        \
+    "sxtb16 %[we], %[wo]\n\t"                                                                                          \
+    "sxtb16 %[wo], %[wo], ror #8\n\t"                                                                                  \
+    "smlabb %[v0], %[e], %[we], %[v0]\n\t"                                                                             \
+    "smlatt %[v2], %[e], %[we], %[v2]\n\t"                                                                             \
+    "smlabb %[v1], %[x], %[wo], %[v1]\n\t"                                                                             \
+    "smlatt %[v3], %[x], %[wo], %[v3]\n\t"
+
+#define TAP_ROWS(taps)                                                                                                 \
+    __asm__ volatile("1:\n\t"                                                                                          \
+                     "ldr %[px], [%[row]], #4\n\t"                                                                     \
+                     "ldr %[x], %[at]\n\t"                                                                             \
+                     "add %[px], %[px], %[x]\n\t" taps "ldrd %[x], %[e], %[ends]\n\t"                                  \
+                     "add %[w], %[w], %[x]\n\t"                                                                        \
+                     "cmp %[row], %[e]\n\t"                                                                            \
+                     "bne 1b"                                                                                          \
+                     : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [px] "=&r"(tap),    \
+                       [x] "=&r"(x), [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo), [w] "+r"(w), [row] "+r"(row)        \
+                     : [n] "r"(n), [offset] "r"(offset), [at] "m"(at), [ends] "m"(px->row_step)                        \
+                     : "cc", "memory")
+#endif
+
+/* Rows of neighbouring inputs with four channels' weights. */
+DSP_INLINE acc_t mac_rows(acc_t acc, const dsp_pixel_t *px, const int8_t *w)
 {
-    const int32_t zp = p->zp_out, *m = (const int32_t *)(const void *)p->multiplier;
-    uint32_t shifts;
-    int32_t m0 = m[0], m1 = m0, m2 = m0, m3 = m0;
-    out += o;
-    if (p->per_tensor) {
-        shifts = (uint8_t)p->shift[0] * 0x01010101u;
-    } else {
-        shifts = dsp_load(p->shift + o);
-        m0 = m[o];
-        m1 = m[o + 1];
-        m2 = m[o + 2];
-        m3 = m[o + 3];
+    const int32_t channel_step = px->channel_step, quads = px->step & ~3;
+    const int8_t *const *row = px->row;
+    const uint32_t offset = px->offset;
+#if DSP_ASM
+    const int32_t skip = px->row_step - quads;
+    const int8_t *const first = w, *stop, *x;
+    int32_t t, u, even, odd;
+    if (quads > 0) {
+        /* Eight at once; an odd four comes first, in the second half. */
+        __asm__ volatile(
+            "0:\n\t"
+            "ldr %[t], %[row]\n\t"
+            "ldr %[u], %[at]\n\t"
+            "ldr %[x], [%[t]], #4\n\t"
+            "str %[t], %[row]\n\t"
+            "add %[x], %[x], %[u]\n\t"
+            "ldr %[t], %[quads]\n\t"
+            "add %[u], %[x], %[t]\n\t"
+            "str %[u], %[stop]\n\t"
+            "lsls %[t], %[t], #29\n\t"
+            "bmi 2f\n"
+            "1:\n\t" RUN_QUAD "2:\n\t" RUN_QUAD "ldr %[t], %[stop]\n\t"
+            "cmp %[t], %[x]\n\t"
+            "bne 1b\n\t"
+            "ldr %[u], %[skip]\n\t"
+            "ldr %[t], %[row]\n\t"
+            "add %[w], %[w], %[u]\n\t"
+            "ldr %[u], %[row_end]\n\t"
+            "cmp %[t], %[u]\n\t"
+            "bne 0b"
+            : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [w] "+r"(w), [x] "=&r"(x),
+              [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd), [row] "+m"(row), [stop] "=m"(stop)
+            : [channel] "r"(channel_step), [channel3] "r"(3 * channel_step), [offset] "r"(offset), [quads] "m"(quads),
+              [skip] "m"(skip), [at] "m"(px->at), [row_end] "m"(px->row_end)
+            : "cc", "memory");
+        row = px->row;
+        w = first;
     }
-    if (__builtin_expect((~shifts & 0x80808080u) == 0 &&
-                             (dsp_excess(v0) | dsp_excess(v1) | dsp_excess(v2) | dsp_excess(v3)) >= 0,
-                         1)) {
+#else
+    for (; row != px->row_end; row++, w += px->row_step) {
+        const int8_t *x = *row + px->at, *const stop = x + quads;
+        for (const int8_t *v = w; x != stop; x += 4, v += 4) {
+            const uint32_t four = dsp_load(x), w0 = dsp_load(v), w1 = dsp_load(v + channel_step);
+            const uint32_t w2 = dsp_load(v + 2 * channel_step), w3 = dsp_load(v + 3 * channel_step);
+            const int16x2_t even = dsp_even_plus(four, offset), odd = dsp_odd_plus(four, offset);
+            acc.v0 = __smlad(odd, dsp_odd(w0), __smlad(even, dsp_even(w0), acc.v0));
+            acc.v1 = __smlad(odd, dsp_odd(w1), __smlad(even, dsp_even(w1), acc.v1));
+            acc.v2 = __smlad(odd, dsp_odd(w2), __smlad(even, dsp_even(w2), acc.v2));
+            acc.v3 = __smlad(odd, dsp_odd(w3), __smlad(even, dsp_even(w3), acc.v3));
+        }
+    }
+    row = px->row;
+    w -= (px->row_end - row) * px->row_step;
+#endif
+    if (quads == px->step) {
+        return acc;
+    }
+    for (; row != px->row_end; row++, w += px->row_step) {
+        for (int32_t i = quads; i < px->step; i++) {
+            const int32_t value = (*row)[px->at + i] + (int16_t)offset;
+            acc.v0 += value * w[i];
+            acc.v1 += value * w[channel_step + i];
+            acc.v2 += value * w[2 * channel_step + i];
+            acc.v3 += value * w[3 * channel_step + i];
+        }
+    }
+    return acc;
+}
+
+/* The same of widened inputs, `n` a multiple of four. */
+DSP_INLINE acc_t mac_wide(acc_t acc, const dsp_pixel_t *px, const int8_t *w)
+{
+    const int32_t channel_step = px->channel_step;
+    const int8_t *x = *px->row, *const stop = x + 2 * px->step;
+#if DSP_ASM
+    int32_t t, u, even, odd;
+    __asm__ volatile(
+        "ldr %[t], %[n]\n\t"
+        "lsls %[t], %[t], #29\n\t"
+        "bmi 2f\n"
+        "1:\n\t" WIDE_QUAD "2:\n\t" WIDE_QUAD "ldr %[t], %[stop]\n\t"
+        "cmp %[t], %[x]\n\t"
+        "bne 1b"
+        : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [x] "+r"(x), [w] "+r"(w),
+          [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd)
+        : [channel] "r"(channel_step), [channel3] "r"(3 * channel_step), [stop] "m"(stop), [n] "m"(px->step)
+        : "cc", "memory");
+#else
+    for (; x != stop; x += 8, w += 4) {
+        const uint32_t w0 = dsp_load(w), w1 = dsp_load(w + channel_step);
+        const uint32_t w2 = dsp_load(w + 2 * channel_step), w3 = dsp_load(w + 3 * channel_step);
+        const int16x2_t even = (int16x2_t)dsp_load(x), odd = (int16x2_t)dsp_load(x + 4);
+        acc.v0 = __smlad(odd, dsp_odd(w0), __smlad(even, dsp_even(w0), acc.v0));
+        acc.v1 = __smlad(odd, dsp_odd(w1), __smlad(even, dsp_even(w1), acc.v1));
+        acc.v2 = __smlad(odd, dsp_odd(w2), __smlad(even, dsp_even(w2), acc.v2));
+        acc.v3 = __smlad(odd, dsp_odd(w3), __smlad(even, dsp_even(w3), acc.v3));
+    }
+#endif
+    return acc;
+}
+
+/* Tap columns of four channels: three or two neighbouring ones, the first at `at`, or a single one. */
+DSP_INLINE acc_t mac_columns(acc_t acc, const dsp_pixel_t *px, int32_t first, const int8_t *w, int32_t columns)
+{
+    const int8_t *const *row = px->row;
+    const int32_t n = px->channel_step;
+    const uint32_t offset = px->offset;
+#if DSP_ASM
+    const int32_t at = first;
+    int32_t x, e, we, wo, tap;
+    if (columns == 3) {
+        TAP_ROWS(TAP("") TAP(", %[n]") TAP(", %[n], lsl #1"));
+    } else if (columns == 2) {
+        TAP_ROWS(TAP("") TAP(", %[n]"));
+    } else {
+        TAP_ROWS(TAP(""));
+    }
+#else
+    for (; row != px->row_end; row++, w += px->row_step) {
+        for (int32_t k = 0; k < columns; k++) {
+            const uint32_t x = dsp_load(*row + first + k * n), v = dsp_load(w + k * n);
+            const int16x2_t even = dsp_even_plus(x, offset), odd = dsp_odd_plus(x, offset);
+            const int16x2_t we = dsp_even(v), wo = dsp_odd(v);
+            acc.v0 = __smlabb(even, we, acc.v0);
+            acc.v2 = __smlatt(even, we, acc.v2);
+            acc.v1 = __smlabb(odd, wo, acc.v1);
+            acc.v3 = __smlatt(odd, wo, acc.v3);
+        }
+    }
+#endif
+    return acc;
+}
+
+/* Saturate and write; the compiler would put four together first. */
+DSP_INLINE void put(int8_t *out, int32_t doubled, int32_t multiplier, uint32_t right, int32_t zero_point)
+{
+    int32_t r = dsp_shift_right(dsp_mul_high(doubled, multiplier), (int32_t)right, zero_point);
+    __asm__("ssat %0, #8, %0\n\tstrb %0, %1" : "+r"(r), "=m"(*out));
+}
+
+/* Requantise and write channels o to o + 3. */
+DSP_INLINE void store(const dsp_pixel_t *px, acc_t acc, int32_t o)
+{
+    const int32_t zp = px->zp, *const m = px->multiplier + (o & px->each);
+    const uint32_t shifts = dsp_load(px->shift + (o & px->each));
+    int8_t *const out = px->out + o;
+    const int32_t excess = dsp_excess(acc.v0) | dsp_excess(acc.v1) | dsp_excess(acc.v2) | dsp_excess(acc.v3);
+    if (__builtin_expect((~shifts & 0x80808080u) == 0 && excess >= 0, 1)) {
         const uint32_t right = (uint32_t)__ssub8(0, (int8x4_t)shifts);
-        out[0] = dsp_scale(v0 * 2, m0, (int32_t)right, zp);
-        out[1] = dsp_scale(v1 * 2, m1, (int32_t)(right >> 8), zp);
-        out[2] = dsp_scale(v2 * 2, m2, (int32_t)(right >> 16), zp);
-        out[3] = dsp_scale(v3 * 2, m3, (int32_t)(right >> 24), zp);
+        put(out, acc.v0 * 2, m[0], right, zp);
+        put(out + 1, acc.v1 * 2, m[1], right >> 8, zp);
+        put(out + 2, acc.v2 * 2, m[2], right >> 16, zp);
+        put(out + 3, acc.v3 * 2, m[3], right >> 24, zp);
         return;
     }
-    out[0] = dsp_scale_any(v0, m0, (int8_t)shifts, zp);
-    out[1] = dsp_scale_any(v1, m1, (int8_t)(shifts >> 8), zp);
-    out[2] = dsp_scale_any(v2, m2, (int8_t)(shifts >> 16), zp);
-    out[3] = dsp_scale_any(v3, m3, (int8_t)(shifts >> 24), zp);
+    out[0] = dsp_scale_any(acc.v0, m[0], (int8_t)shifts, zp);
+    out[1] = dsp_scale_any(acc.v1, m[1], (int8_t)(shifts >> 8), zp);
+    out[2] = dsp_scale_any(acc.v2, m[2], (int8_t)(shifts >> 16), zp);
+    out[3] = dsp_scale_any(acc.v3, m[3], (int8_t)(shifts >> 24), zp);
+}
+
+DSP_SMALL void dsp_pixel_of(dsp_pixel_t *px, const weft_linear_t *p)
+{
+    px->start = (const int32_t *)(const void *)p->bias; /* blocks are aligned */
+    px->sums = NULL;
+    px->zp = p->zp_out;
+    px->multiplier = (const int32_t *)(const void *)p->multiplier;
+    px->shift = p->shift;
+    px->each = -1;
+    if (p->per_tensor) {
+        px->all[0] = px->all[1] = px->all[2] = px->all[3] = px->multiplier[0];
+        px->all_shifts = (uint8_t)p->shift[0] * 0x01010101u;
+        px->multiplier = px->all;
+        px->shift = (const int8_t *)&px->all_shifts;
+        px->each = 0;
+    }
+}
+
+void dsp_pixel(const dsp_pixel_t *px, int32_t n)
+{
+    for (int32_t o = 0;; o = weft_min(o + 4, n - 4)) {
+        const int32_t *const start = px->start + o;
+        acc_t acc = {start[0], start[1], start[2], start[3]};
+        const int8_t *w = px->weights + o * (px->columns > 0 ? 1 : px->channel_step);
+        if (px->columns == 0) {
+            acc = mac_rows(acc, px, w);
+        } else if (px->columns < 0) {
+            acc = mac_wide(acc, px, w);
+        } else {
+            int32_t at = px->at + o;
+            for (int32_t left = px->columns;;) {
+                const int32_t columns = px->step == px->channel_step ? weft_min(left, 3) : 1;
+                acc = mac_columns(acc, px, at, w, columns);
+                left -= columns;
+                if (left <= 0) {
+                    break;
+                }
+                at += columns * px->step;
+                w += columns * px->channel_step;
+            }
+        }
+        if (px->sums != NULL) {
+            int32_t *const sums = px->sums + o;
+            sums[0] = acc.v0;
+            sums[1] = acc.v1;
+            sums[2] = acc.v2;
+            sums[3] = acc.v3;
+        } else {
+            store(px, acc, o);
+        }
+        if (o == n - 4) {
+            return;
+        }
+    }
 }
 
 bool dsp_quick(const weft_linear_t *p, int32_t n, int32_t size)
 {
-    if (size >= (1 << 30) / (255 * 128)) {
+    const int32_t *bias = (const int32_t *)(const void *)p->bias, *const bias_end = bias + n;
+    const int8_t *shift = p->shift, *const shift_end = shift + (p->per_tensor ? 1 : n);
+    uint32_t far = 0; /* bits 30 and 31: a bias is not in -2^29 .. 2^29 - 1 */
+    int32_t shifts = -1;
+    if (size >= (1 << 29) / (255 * 128)) {
         return false;
     }
-    const int32_t room = (1 << 30) - size * 255 * 128;
-    const int32_t *bias = (const int32_t *)(const void *)p->bias;
-    int32_t shifts = -1, sums = 0; /* sign bits: all shifts negative; a bias beyond +-room */
-    for (int32_t o = 0; o < n; o++) {
-        const int32_t b = bias[o];
-        sums |= (room - 1 - b) | (room + b);
+    for (; bias_end - bias >= 4; bias += 4) {
+        far |= ((uint32_t)bias[0] + (1u << 29)) | ((uint32_t)bias[1] + (1u << 29)) | ((uint32_t)bias[2] + (1u << 29)) |
+               ((uint32_t)bias[3] + (1u << 29));
     }
-    for (int32_t m = 0; m < (p->per_tensor ? 1 : n); m++) {
-        shifts &= p->shift[m];
+    for (; bias != bias_end; bias++) {
+        far |= (uint32_t)*bias + (1u << 29);
     }
-    return (shifts & ~sums) < 0;
+    for (; shift_end - shift >= 4; shift += 4) {
+        const uint32_t four = dsp_load(shift);
+        shifts &= (int32_t)(four & four << 16 & (four & four << 16) << 8);
+    }
+    for (; shift != shift_end; shift++) {
+        shifts &= *shift;
+    }
+    return shifts < 0 && far < (1u << 30);
 }
 
 void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi)
@@ -74,7 +320,7 @@ void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi)
     }
 }
 
-void dsp_clamp_region(const weft_call_t *call)
+DSP_SMALL void dsp_clamp_region(const weft_call_t *call)
 {
     const int32_t lo = call->op->act_min, hi = call->op->act_max;
     if (lo == INT8_MIN && hi == INT8_MAX) {

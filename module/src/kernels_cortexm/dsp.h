@@ -33,6 +33,10 @@
 
 #define DSP_INLINE static inline __attribute__((always_inline))
 
+/* Code around the inner loops: few instructions of the whole, so the smaller the better. */
+#define DSP_SMALL __attribute__((noinline, cold))
+#define DSP_FAST __attribute__((noinline, hot))
+
 /* Four int8 at any address: these cores load unaligned words. The builtin, as -ffreestanding makes memcpy a call. */
 DSP_INLINE uint32_t dsp_load(const int8_t *p)
 {
@@ -123,72 +127,39 @@ int8_t dsp_scale_any(int32_t acc, int32_t multiplier, int32_t shift, int32_t zer
 /* Sums of `size` products from any bias have no excess, and every shift is a right shift: dsp_scale() will do. */
 bool dsp_quick(const weft_linear_t *p, int32_t n, int32_t size);
 
-/* Sums of four output channels. */
+/*
+ * One output pixel, or fully connected outputs, four channels at a time. Inputs are rows of memory as they are: row
+ * pointers [row, row_end), not none, `at` bytes from there to the first tap, whose weight of channel 0 is at `weights`;
+ * `row_step` bytes to the weights of the next row.
+ *   columns > 0:     depthwise, so many tap columns, `step` bytes apart, their weights `channel_step` bytes
+ *   columns == 0:    `step` neighbouring inputs a row, `channel_step` bytes from a channel's weights to the next one's
+ *   DSP_WIDE_PIXEL:  the same of a single row, widened to even and odd pairs; `step` a multiple of four, `at` 0
+ */
 typedef struct {
-    int32_t v0, v1, v2, v3;
-} dsp_acc4_t;
+    const int8_t *const *row;
+    int32_t row_step;
+    const int8_t *const *row_end;
+    int32_t at, columns, step, channel_step;
+    const int8_t *weights;
+    const int32_t *start; /* sums so far: the bias at first */
+    int32_t *sums;        /* where they are kept, or NULL: they are complete and go to `out` */
+    int8_t *out;
+    uint32_t offset; /* dsp_offset() of the input */
+    int32_t zp;      /* from here on by dsp_pixel_of() */
+    const int32_t *multiplier;
+    const int8_t *shift;
+    int32_t each; /* -1; 0 if multiplier and shift are `all` */
+    int32_t all[4];
+    uint32_t all_shifts;
+} dsp_pixel_t;
 
-#if DSP_ASM
-#define DSP_MAC_ROW(address, v)                                                                                        \
-    "ldr %[t], " address "\n\t"                                                                                        \
-    "sxtb16 %[u], %[t]\n\t"                                                                                            \
-    "sxtb16 %[t], %[t], ror #8\n\t"                                                                                    \
-    "smlad %[" v "], %[even], %[u], %[" v "]\n\t"                                                                      \
-    "smlad %[" v "], %[odd], %[t], %[" v "]\n\t"
+#define DSP_WIDE_PIXEL (-1)
 
-#define DSP_MAC_QUAD                                                                                                   \
-    "ldr %[odd], [%[x]], #4\n\t"                                                                                       \
-    "sxtab16 %[even], %[offset], %[odd]\n\t"                                                                           \
-    "sxtab16 %[odd], %[offset], %[odd], ror #8\n\t" DSP_MAC_ROW("[%[w], %[row]]", "v1")                                \
-        DSP_MAC_ROW("[%[w], %[row], lsl #1]", "v2") DSP_MAC_ROW("[%[w], %[row3]]", "v3")                               \
-            DSP_MAC_ROW("[%[w]], #4", "v0")
+/* Requantisation and start of a pixel whose sums are complete. */
+void dsp_pixel_of(dsp_pixel_t *px, const weft_linear_t *p);
 
-#define DSP_MAC_ASM(text)                                                                                              \
-    __asm__ volatile(text                                                                                              \
-                     : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [x] "+r"(x),        \
-                       [w] "+r"(w), [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd)                   \
-                     : [row] "r"(row), [row3] "r"(3 * row), [offset] "r"(offset), [stop] "m"(stop)                     \
-                     : "cc", "memory")
-#endif
-
-/* n neighbouring inputs with four rows of weights, `row` bytes apart. */
-DSP_INLINE dsp_acc4_t dsp_mac_run(dsp_acc4_t acc, const int8_t *x, const int8_t *w, int32_t row, int32_t n,
-                                  uint32_t offset)
-{
-#if DSP_ASM
-    const int8_t *const stop = x + (n & ~7);
-    int32_t t, u, even, odd;
-    if (x != stop) {
-        DSP_MAC_ASM("1:\n\t" DSP_MAC_QUAD DSP_MAC_QUAD "ldr %[t], %[stop]\n\t"
-                    "cmp %[t], %[x]\n\t"
-                    "bne 1b");
-    }
-    if (n & 4) {
-        DSP_MAC_ASM(DSP_MAC_QUAD);
-    }
-#else
-    for (const int8_t *const stop = x + (n & ~3); x != stop; x += 4, w += 4) {
-        const uint32_t v = dsp_load(x), w0 = dsp_load(w), w1 = dsp_load(w + row), w2 = dsp_load(w + 2 * row);
-        const uint32_t w3 = dsp_load(w + 3 * row);
-        const int16x2_t even = dsp_even_plus(v, offset), odd = dsp_odd_plus(v, offset);
-        acc.v0 = __smlad(odd, dsp_odd(w0), __smlad(even, dsp_even(w0), acc.v0));
-        acc.v1 = __smlad(odd, dsp_odd(w1), __smlad(even, dsp_even(w1), acc.v1));
-        acc.v2 = __smlad(odd, dsp_odd(w2), __smlad(even, dsp_even(w2), acc.v2));
-        acc.v3 = __smlad(odd, dsp_odd(w3), __smlad(even, dsp_even(w3), acc.v3));
-    }
-#endif
-    for (int32_t i = 0; i < (n & 3); i++) {
-        const int32_t value = x[i] + (int16_t)offset;
-        acc.v0 += value * w[i];
-        acc.v1 += value * w[row + i];
-        acc.v2 += value * w[2 * row + i];
-        acc.v3 += value * w[3 * row + i];
-    }
-    return acc;
-}
-
-/* Requantise and write channels o to o + 3. */
-void dsp_store_four(int32_t v0, int32_t v1, int32_t v2, int32_t v3, const weft_linear_t *p, int32_t o, int8_t *out);
+/* n channels, at least four; if that is no multiple of four, the last ones overlap those before. */
+void dsp_pixel(const dsp_pixel_t *px, int32_t n);
 
 /* Clamp n bytes to [lo, hi], four at a time; kernels saturate to int8 and come here if that is not the clamp. */
 void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi);

@@ -4,36 +4,43 @@
 
 #if WEFT_KERNELS_DSP
 
-void weft_fully_connected_dsp(const weft_call_t *call)
+DSP_SMALL void weft_fully_connected_dsp(const weft_call_t *call)
 {
     const weft_view_t *in = &call->in0;
     const int32_t n = call->out.c, row = in->w * in->c, inputs = in->h * row, run = (call->x1 - call->x0) * in->c;
     const bool end = call->acc == NULL || call->last;
+    /* A call that does it all mostly has the whole input as one run. */
+    const int32_t rows = call->acc == NULL ? call->y1 - call->y0 : 1;
     const weft_linear_t p = weft_linear(call, n, 0);
+    const int8_t *weights = p.weights + call->x0 * in->c, *x;
+    int8_t *out = weft_px(&call->out, 0, 0);
     const int32_t *start = call->acc;
     if (start == NULL || call->first) {
         start = (const int32_t *)(const void *)p.bias; /* blocks are aligned */
     }
-    const int8_t *weights = p.weights + call->x0 * in->c;
-    const uint32_t offset = dsp_offset(in->zero_point);
-    int8_t *out = weft_px(&call->out, 0, 0);
 
-    int32_t o = 0;
-    for (; o + 4 <= n; o += 4) {
-        dsp_acc4_t acc = {start[o], start[o + 1], start[o + 2], start[o + 3]};
-        for (int32_t y = call->y0; y < call->y1; y++) {
-            const int8_t *w = weights + (size_t)o * (uint32_t)inputs + y * row;
-            acc = dsp_mac_run(acc, weft_px(in, y, call->x0), w, inputs, run, offset);
-        }
-        if (call->acc != NULL) {
-            call->acc[o] = acc.v0;
-            call->acc[o + 1] = acc.v1;
-            call->acc[o + 2] = acc.v2;
-            call->acc[o + 3] = acc.v3;
-        }
-        if (end) {
-            dsp_store_four(acc.v0, acc.v1, acc.v2, acc.v3, &p, o, out);
-        }
+    x = weft_px(in, call->y0, call->x0);
+    int32_t o = weft_px(in, call->y0 + rows - 1, call->x0) - x == (rows - 1) * run ? n & ~3 : 0;
+    dsp_pixel_t px;
+    dsp_pixel_of(&px, &p);
+    px.row = &x;
+    px.row_end = &x + 1;
+    px.start = start;
+    px.out = out;
+    px.at = px.row_step = px.columns = 0;
+    px.step = rows * run;
+    px.channel_step = inputs;
+    px.offset = dsp_offset(in->zero_point);
+    px.sums = call->acc;
+    for (int32_t y = call->y0; o > 0 && y < call->y1; y += rows, px.start = call->acc) {
+        x = weft_px(in, y, call->x0);
+        px.weights = weights + y * row;
+        dsp_pixel(&px, o);
+    }
+    if (o > 0 && end && call->acc != NULL) {
+        px.sums = NULL;
+        px.step = 0;
+        dsp_pixel(&px, o);
     }
     for (; o < n; o++) {
         int32_t acc = start[o];

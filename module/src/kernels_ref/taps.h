@@ -33,18 +33,24 @@ typedef struct {
     const int8_t *row[WEFT_HOISTED_ROWS];
 } weft_rows_t;
 
-/* Rows under output row y of a call whose output columns start at call->x0. */
-static inline void weft_rows(weft_rows_t *rows, const weft_call_t *call, int32_t y)
+/* Rows under `taps` taps from the first one of output row y on; the call's output columns start at call->x0. */
+static inline void weft_tap_rows(weft_rows_t *rows, const weft_call_t *call, int32_t y, int32_t taps)
 {
     const weft_op_t *op = call->op;
     rows->view = &call->in0;
     rows->dilation = op->dilation_h;
     rows->first = y * op->stride_h - op->pad_top;
-    rows->taps = weft_taps(rows->first, op->kernel_h, op->dilation_h, call->in0.h);
+    rows->taps = weft_taps(rows->first, taps, op->dilation_h, call->in0.h);
     rows->x = weft_clamp(call->x0 * op->stride_w - op->pad_left, 0, call->in0.w - 1);
     for (int32_t k = rows->taps.lo; k < rows->taps.hi && k < WEFT_HOISTED_ROWS; k++) {
         rows->row[k] = weft_px(&call->in0, rows->first + k * rows->dilation, rows->x);
     }
+}
+
+/* Rows under output row y. */
+static inline void weft_rows(weft_rows_t *rows, const weft_call_t *call, int32_t y)
+{
+    weft_tap_rows(rows, call, y, call->op->kernel_h);
 }
 
 /* Address of column rows->x under tap row k, taps.lo <= k < taps.hi. */
