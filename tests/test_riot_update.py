@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from planner_service.engine import Engine
 from planner_service.errors import CATALOGUE, Code
 from planner_service.format import EngineError, SlotState
 from planner_service.transport import Settings, Transport, TransportError, connect, deploy
+from tests.update import hostile
 
 driver = pytest.importorskip("tests.riot.driver", reason="needs pexpect: pip install pexpect")
 from tests.riot import net  # noqa: E402
@@ -42,6 +43,8 @@ from tests.test_riot import CHOSEN, check_digits, digits, expected_digits, model
 #: native32 as well in `make test-riot`.
 BOARDS = [name for name in CHOSEN if name in ("native64", "native32")]
 KILLS = int(os.environ.get("WEFT_RIOT_KILLS", "12"))
+#: What the key's file has beside the key.
+IDS = "-DWEFT_PARAM_VENDOR=weft_vendor -DWEFT_PARAM_CLASS=weft_device"
 #: Of a board that is there and answers within milliseconds.
 PATIENT = Settings(patience_seconds=20, resend_seconds=0.3)
 
@@ -54,6 +57,7 @@ class Signed:
     """Plans of two models and their variants; ``key``: the C source of the public key."""
 
     key: Path
+    pem: bytes
     a: bytes
     b: bytes
     old: bytes
@@ -69,15 +73,26 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Signed:
     # Where the firmware is, so that it is built anew only for another key.
     key = driver.BUILD / "update-key.h"
     key.parent.mkdir(parents=True, exist_ok=True)
-    key.write_text(signing.c_array(signing.public_key(pem)))
-    a, b = plan("digits_a", "native", version=3), plan("digits_b", "native", version=3)
+    ids = (("vendor", hostile.made.VENDOR), ("device", hostile.made.DEVICE))
+    key.write_text(
+        signing.c_array(signing.public_key(pem))
+        + "".join(f"static const uint8_t weft_{name}[16] = {{{', '.join(map(str, value))}}};\n" for name, value in ids)
+    )
+
+    def for_this_device(model: str, version: int) -> bytes:
+        vendor, device = (value for _, value in ids)
+        made_for_any = plan(model, "native", version=version)
+        return hostile.made.edit_header(made_for_any, None, vendor_id=vendor, class_id=device)
+
+    a, b = for_this_device("digits_a", 3), for_this_device("digits_b", 3)
     good = signing.sign(b, pem)
     return Signed(
         key=key,
+        pem=pem,
         a=signing.sign(a, pem),
         b=good,
-        old=signing.sign(plan("digits_b", "native", version=2), pem),
-        newer=signing.sign(plan("digits_a", "native", version=4), pem),
+        old=signing.sign(for_this_device("digits_b", 2), pem),
+        newer=signing.sign(for_this_device("digits_a", 4), pem),
         unsigned=b,
         foreign=signing.sign(b, other),
         damaged=good[:-9] + bytes([good[-9] ^ 1]) + good[-8:],
@@ -95,7 +110,7 @@ def firmware(signed: Signed, request: pytest.FixtureRequest) -> Firmware:
     lacking = driver.missing(request.param)
     if lacking:
         pytest.skip("; ".join(lacking))
-    elf = driver.elf("update", request.param, "signed", {"WEFT_KEY": str(signed.key)})
+    elf = driver.elf("update", request.param, "signed", {"WEFT_KEY": str(signed.key), "WEFT_CFLAGS": IDS})
     return Firmware(board=request.param, elf=elf)
 
 
@@ -267,6 +282,89 @@ def test_refused_without_an_erase(board: Board, signed: Signed, which: str, erro
     assert (raised.value.device, raised.value.code) == (error, code)
     assert hashlib.sha256(board.flash.read_bytes()).digest() == before
     check_digits(board.send("digits"), signed.a)
+
+
+@pytest.fixture(scope="module")
+def attacks(signed: Signed) -> hostile.made.Plans:
+    """Plans in the roles that the attacks want, of the sample's models; floor 3 is the board's."""
+    good, made = signed.newer, hostile.made
+    return made.Plans(
+        key=signed.pem,
+        first=signed.old,
+        old=signed.a,
+        new=good,
+        delta=good,
+        next=good,
+        wrong=made.change(good, signed.pem, made.flip_output_crc),
+        invalid=made.invalid(good, signed.pem),
+    )
+
+
+def test_hostile_updates_by_coap(board: Board, signed: Signed, attacks: hostile.made.Plans) -> None:
+    """Everything that tests/test_update.py tries on the core itself."""
+    spec = driver.BOARDS[board.name]
+    cases = hostile.by_header(arena=spec.arena, slot=spec.slot)
+    rng = random.Random(6)
+
+    async def by_header(transport: Transport) -> None:
+        for case in cases:
+            await hostile.begin_refused(transport, attacks, case)
+        good = attacks.new[: signing.head_len(attacks.new)]
+        before = await transport.stats()
+        for bit in rng.sample(range(8 * len(good)), 100):
+            flipped = bytearray(good)
+            flipped[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(TransportError):
+                await transport.begin(bytes(flipped), bytes(32), len(attacks.new))
+        assert await transport.stats() == before
+
+    async def at_the_end(transport: Transport) -> None:
+        await hostile.finish_refused(transport, signed.damaged, EngineError.HASH)
+        await hostile.finish_refused(transport, attacks.invalid, *EngineError)
+        await hostile.truncated(transport, attacks.new)
+        await hostile.send(transport, attacks.wrong)
+
+    before = hashlib.sha256(board.flash.read_bytes()).digest()
+    board.talk(by_header)
+    assert hashlib.sha256(board.flash.read_bytes()).digest() == before
+    board.talk(at_the_end)
+    assert refusal(board, lambda to: deploy.deploy(to, attacks.wrong, goal="test")) is EngineError.SELFTEST
+    check_digits(board.send("digits"), signed.a)
+    board.talk(lambda to: hostile.disordered(to, signed.b))
+    assert board.slot("b", len(signed.b)) == signed.b
+    check_digits(board.send("digits"), signed.a)
+    record(board.name, "hostile", f"{len(cases)} by their header without an erase, 5 at the end")
+
+
+def test_replay_a_thousand_times_by_coap(board: Board, signed: Signed) -> None:
+    """The plan that is active, and an older one of the same key."""
+    before = hashlib.sha256(board.flash.read_bytes()).digest()
+    board.talk(lambda to: hostile.replayed(to, signed.a, [signed.old]))
+    assert hashlib.sha256(board.flash.read_bytes()).digest() == before
+    check_digits(board.send("digits"), signed.a)
+
+
+def test_inference_goes_on_while_a_plan_is_received(board: Board, signed: Signed) -> None:
+    """The shell's thread reads digits from first chunk to staged; every answer is the old plan's."""
+    finished = threading.Event()
+    small = replace(PATIENT, chunk_bytes=32)
+    rounds = 0
+
+    def receive() -> None:
+        try:
+            for _ in range(3):
+                board.talk(lambda to: send(to, signed.b), settings=small)
+                board.talk(lambda to: to.erase())
+        finally:
+            finished.set()
+
+    receiving = threading.Thread(target=receive)
+    receiving.start()
+    while not finished.is_set():
+        check_digits(board.send("digits"), signed.a)
+        rounds += 1
+    receiving.join()
+    assert rounds > 3
 
 
 def test_second_updater_is_told_busy(board: Board, signed: Signed) -> None:
@@ -498,7 +596,9 @@ def test_plan_by_suit_manifest(network: net.Network, signed: Signed, tmp_path: P
     if lacking:
         pytest.skip("; ".join(lacking))
     keys = driver.BUILD / "suit-keys"
-    variables = {"WEFT_KEY": str(signed.key), "SUIT": "1", "SUIT_KEY_DIR": str(keys)}
+    # Nothing else needs the two commands that this build leaves out.
+    left_out = f"{IDS} -DCONFIG_WEFT_COAP_NO_REVERT_ERASE=1"
+    variables = {"WEFT_KEY": str(signed.key), "SUIT": "1", "SUIT_KEY_DIR": str(keys), "WEFT_CFLAGS": left_out}
     firmware = Firmware(board="native64", elf=driver.elf("update", "native64", "suit", variables))
     flash = tmp_path / "flash"
     flash.write_bytes(driver.flash_image("native64", {"a": signed.a}))
@@ -535,6 +635,11 @@ def test_plan_by_suit_manifest(network: net.Network, signed: Signed, tmp_path: P
         assert f"weft: slot b: model {model_of(signed.b)[:8]}" in text, "tried at once"
         check_digits(board.send("digits"), signed.b)
         assert board.slot("b", len(signed.b)) == signed.b
+        finished.set()
+        serving.join()
+        for path in ("revert", "erase"):
+            assert network.run(lambda path=path: request(aiocoap.POST, path)).code is aiocoap.NOT_FOUND
+        assert network.run(lambda: request(aiocoap.POST, "confirm")).code is aiocoap.CHANGED
     finally:
         finished.set()
         serving.join()

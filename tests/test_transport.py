@@ -9,9 +9,11 @@ import os
 import pty
 import random
 import socket
+import statistics
 import struct
 import sys
 import threading
+import time
 import tty
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -22,16 +24,18 @@ import numpy as np
 import pytest
 from smp import packet as smp_packet
 
-from planner_service import signing
+from planner_service import ir, planner, signing
 from planner_service.engine import Engine
 from planner_service.errors import Code, PlannerError
 from planner_service.format import EngineError, SlotState
-from planner_service.transport import Address, Settings, Stats, Transport, TransportError, connect, parse
+from planner_service.transport import Address, Settings, Transport, TransportError, connect, parse
 from planner_service.transport.deploy import Progress, deploy, try_out
-from tests.test_update import HOSTILE, Hostile
+from tests.schedule_graphs import Maker
+from tests.test_update import HOSTILE
 from tests.update import build, kill
 from tests.update import plans as made
 from tests.update.device import Device
+from tests.update.hostile import Hostile, begin_refused, disordered, finish_refused, replayed, send, truncated
 from tests.update.proxy import Proxy
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "samples" / "host"))
@@ -156,6 +160,7 @@ def test_from_begin_to_confirm(board: Board, plans: made.Plans) -> None:
         assert ask(board) == answer(plans.new)
         await transport.confirm()
         after = await transport.stats()
+        assert after.stall_us == 0, "this board's flash can be read while it is erased"
         state = await transport.state()
         assert (state.active, state.running, state.state, state.floor) == (1, 1, SlotState.OLD, 3)
         assert after.slot_erases - before.slot_erases == -(-len(plans.new) // 512), "every sector once"
@@ -287,6 +292,41 @@ def test_inference_goes_on_while_a_plan_is_received(tmp_path: Path, plans: made.
         assert client.infer(ZEROS) == answer(plans.new)
 
 
+def test_stall_is_one_sectors_and_measured(tmp_path: Path, plans: made.Plans) -> None:
+    """Flash that cannot be read while it is erased: inference waits for one sector of a slot at a time, or with one of
+    the journal for two, and the device says how long a sector takes."""
+    erase_us = 100_000
+    key = signing.public_pem(signing.public_key(plans.key))
+    board = Board(tmp_path, key, slot_bytes=SLOT_BYTES, options={**OPTIONS, "erase-us": erase_us, "stall": 1})
+    board.write_slot("a", plans.old)
+    waits: list[float] = []
+    stop = threading.Event()
+
+    def keep_asking(client: Client) -> None:
+        while not stop.is_set():
+            before = time.monotonic()
+            assert client.infer(ZEROS) == answer_of_old
+            waits.append(time.monotonic() - before)
+
+    answer_of_old = answer(plans.old)
+    with board, board.connect() as client:
+        asking = threading.Thread(target=keep_asking, args=(client,))
+        asking.start()
+        try:
+            on(board.address, lambda t: deploy(t, plans.new, copy=False), chunk_bytes=256)
+        finally:
+            stop.set()
+            asking.join()
+        stall = on(board.address, lambda t: t.stats()).stall_us
+    sectors = -(-len(plans.new) // 512)
+    stalled = sorted(waits)[-sectors:]
+    print(f"longest wait {1e6 * stalled[-1] / erase_us:.2f} erases, median answer {statistics.median(waits):.4f} s")
+    assert erase_us <= stall < 1.5 * erase_us
+    assert stalled[-1] < 2.5e-6 * erase_us
+    assert stalled[sectors // 2] > 0.3e-6 * erase_us, "they do stall"
+    assert len(waits) > 2 * sectors
+
+
 def test_confirmed_by_healthy_inferences(tmp_path: Path, plans: made.Plans) -> None:
     key = signing.public_pem(signing.public_key(plans.key))
     board = Board(tmp_path, key, slot_bytes=SLOT_BYTES, options={**OPTIONS, "confirm-after": 3})
@@ -304,19 +344,8 @@ def test_confirmed_by_healthy_inferences(tmp_path: Path, plans: made.Plans) -> N
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda h: h.name)
 def test_header_is_refused_before_anything_is_erased(board: Board, plans: made.Plans, hostile: Hostile) -> None:
-    head = hostile.make(plans)[: signing.head_len(plans.new)]
-
-    async def work(transport: Transport) -> tuple[Stats, Stats]:
-        before = await transport.stats()
-        with pytest.raises(TransportError) as raised:
-            await transport.begin(head, bytes(32), len(plans.new))
-        assert raised.value.device is EngineError[hostile.result]
-        assert raised.value.code is Code.REFUSED
-        return before, await transport.stats()
-
     flash = [board.slot(n).read_bytes() for n in "ab"] + [board.state.read_bytes()]
-    before, after = on(board.address, work)
-    assert before == after
+    on(board.address, lambda t: begin_refused(t, plans, hostile))
     assert flash == [board.slot(n).read_bytes() for n in "ab"] + [board.state.read_bytes()]
     assert ask(board) == answer(plans.old)
 
@@ -326,28 +355,9 @@ def test_flipped_bit_behind_the_header(board: Board, plans: made.Plans, seed: in
     rng = random.Random(seed)
     data = bytearray(plans.new)
     data[rng.randrange(signing.head_len(plans.new), len(data))] ^= 1 << rng.randrange(8)
-
-    async def work(transport: Transport) -> None:
-        token = await send(transport, bytes(data))
-        with pytest.raises(TransportError) as raised:
-            await transport.finish(token)
-        assert raised.value.device is EngineError.HASH
-        assert (await transport.state()).state is SlotState.EMPTY
-
-    on(board.address, work)
+    on(board.address, lambda t: finish_refused(t, bytes(data), EngineError.HASH))
     assert ask(board) == answer(plans.old)
     assert on(board.address, lambda t: deploy(t, plans.new, goal="confirm")).outcome == "active"
-
-
-async def send(transport: Transport, plan: bytes, until: int | None = None) -> int:
-    """Begin and write up to ``until``; the token. The host's own check of the plan is left out."""
-    digest = bytes.fromhex(signing.describe(plan).digest)
-    transfer = await transport.begin(plan[: signing.head_len(plan)], digest, len(plan), copy=False)
-    end = len(plan) if until is None else until
-    while transfer.next < end:
-        at = transfer.next
-        transfer = await transport.write(transfer.token, at, plan[at : min(end, at + transport.chunk_bytes)])
-    return transfer.token
 
 
 def test_a_damaged_file_is_not_sent(board: Board, plans: made.Plans) -> None:
@@ -360,35 +370,26 @@ def test_a_damaged_file_is_not_sent(board: Board, plans: made.Plans) -> None:
 
 
 def test_truncated_transfer(board: Board, plans: made.Plans) -> None:
-    async def work(transport: Transport) -> None:
-        token = await send(transport, plans.new, len(plans.new) - 1)
-        with pytest.raises(TransportError) as raised:
-            await transport.finish(token)
-        assert raised.value.device is EngineError.TRUNCATED
-        with pytest.raises(TransportError) as raised:
-            await transport.test()
-        assert (raised.value.device, raised.value.code) == (EngineError.STATE, Code.BAD_STATE)
-
-    on(board.address, work)
+    on(board.address, lambda t: truncated(t, plans.new))
     assert ask(board) == answer(plans.old)
 
 
 def test_chunks_out_of_order_and_twice(board: Board, plans: made.Plans) -> None:
-    plan, rng = plans.new, random.Random(3)
+    on(board.address, lambda t: disordered(t, plans.new))
+    assert slot(board, "b", plans.new)
+
+
+def test_replay_a_thousand_times(board: Board, plans: made.Plans) -> None:
+    """The plan that is staged, then active, and the one before it."""
 
     async def work(transport: Transport) -> None:
-        transfer = await transport.begin(plan[: signing.head_len(plan)], bytes(32), len(plan), copy=False)
-        token = transfer.token
-        while transfer.next < len(plan):
-            at = transfer.next
-            for start in (at + 97, 0, len(plan) - 50, at, max(0, at - 150), at):
-                if rng.random() < 0.7:
-                    transfer = await transport.write(token, start, plan[start : start + 100])
-                    assert at <= transfer.next <= at + 200
-        await transport.finish(token)
+        await deploy(transport, plans.new)
+        await replayed(transport, plans.new, [])
+        await deploy(transport, plans.new, goal="confirm")
+        await replayed(transport, plans.new, [plans.old])
 
     on(board.address, work)
-    assert slot(board, "b", plan)
+    assert ask(board) == answer(plans.new)
 
 
 def test_offsets_that_make_no_sense(board: Board, plans: made.Plans) -> None:
@@ -467,14 +468,31 @@ def test_signed_plan_that_computes_something_else(board: Board, plans: made.Plan
 
 
 def test_signed_plan_that_the_verifier_refuses(board: Board, plans: made.Plans) -> None:
-    async def work(transport: Transport) -> None:
-        token = await send(transport, plans.invalid)
-        with pytest.raises(TransportError) as raised:
-            await transport.finish(token)
-        assert raised.value.code is Code.REFUSED
-
-    on(board.address, work)
+    on(board.address, lambda t: finish_refused(t, plans.invalid, EngineError.ARENA))
     assert ask(board) == answer(plans.old)
+
+
+def test_signed_plan_that_takes_too_long(tmp_path: Path, plans: made.Plans) -> None:
+    """It is within the limits of work and passes the verifier; the deadline of its self-test ends it."""
+
+    def large() -> ir.Graph:
+        m = Maker(5, [(24, 24, 3)])
+        t = m.inputs[0]
+        for _ in range(8):
+            t = m.conv(t, 48)
+        return m.graph([t])
+
+    slow = signing.sign(planner.layers(large(), made.options(5)).plan, plans.key)
+    key = signing.public_pem(signing.public_key(plans.key))
+    options = {**OPTIONS, "ram": 1 << 17, "selftest-ms": 10}
+    board = Board(tmp_path, key, slot_bytes=1 << 18, options=options)
+    board.write_slot("a", plans.old)
+    with board:
+        with pytest.raises(TransportError) as raised:
+            on(board.address, lambda t: deploy(t, slow, goal="confirm"))
+        assert (raised.value.device, raised.value.code) == (EngineError.ABORTED, Code.REFUSED)
+        assert ask(board) == answer(plans.old)
+        assert on(board.address, lambda t: deploy(t, plans.new, goal="confirm")).outcome == "active"
 
 
 def test_killed_at_two_hundred_random_moments() -> None:
@@ -504,13 +522,14 @@ def device(library: Path, plans: made.Plans) -> Iterator[Device]:
 
 
 def test_over_a_serial_line(device: Device, plans: made.Plans) -> None:
-    """A pseudo terminal with the device behind it; between the frames stands what a console prints."""
+    """A pseudo terminal with the device behind it; between the frames stands what a console prints. The driver holds two
+    lines, as MCUmgr's does: what comes behind them in one go is lost."""
     master, slave = pty.openpty()
     tty.setraw(slave)
     wire = device.smp()
 
     def serve() -> None:
-        decoder, line = None, b""
+        decoder, line, held = None, b"", 0
         while True:
             try:
                 line += os.read(master, 4096)
@@ -518,13 +537,16 @@ def test_over_a_serial_line(device: Device, plans: made.Plans) -> None:
                 return
             while b"\n" in line:
                 frame, _, line = line.partition(b"\n")
+                held += 1
+                if held > 2:
+                    continue
                 if decoder is None:
                     decoder = smp_packet.decode()
                     next(decoder)
                 try:
                     decoder.send(frame + b"\n")
                 except StopIteration as end:
-                    decoder = None
+                    decoder, held = None, 0
                     os.write(master, b"inference 17: digit 3\r\n")
                     for part in smp_packet.encode(wire(bytes(end.value), 512), line_length=127):
                         os.write(master, part)

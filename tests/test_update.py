@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from planner_service import ir, planner, signing
-from planner_service.format import HeaderRecord, SectionId, SectionRecord, SignatureRecord, SlotState, StateRecord
+from planner_service.format import HeaderRecord, SectionId, SectionRecord, SlotState, StateRecord
 from tests.schedule_graphs import Maker
 from tests.update import build
 from tests.update import plans as made
 from tests.update.device import COPY, CUT_KINDS, NONE, STATE_AREA, Device
+from tests.update.hostile import Hostile, by_header
 
 HEAD = HeaderRecord.SIZE
 
@@ -255,91 +256,8 @@ def test_budget_is_asked_before_the_first_erase(device: Device, plans: made.Plan
 # ---------------------------------------------------------------- hostile updates
 
 
-@dataclass(frozen=True, slots=True)
-class Hostile:
-    """A plan that the header suffices to refuse."""
-
-    name: str
-    result: str
-    make: Callable[[made.Plans], bytes]
-
-
-def header(**fields: int | bytes) -> Callable[[made.Plans], bytes]:
-    return lambda p: made.edit_header(p.new, p.key, **fields)
-
-
-def raw_header(**fields: int | bytes) -> Callable[[made.Plans], bytes]:
-    """A header changed without the key."""
-
-    def edit(p: made.Plans) -> bytes:
-        record = replace(HeaderRecord.unpack(p.new), **fields)  # type: ignore[arg-type]
-        return record.pack() + p.new[HEAD:]
-
-    return edit
-
-
-def signature(**fields: int | bytes) -> Callable[[made.Plans], bytes]:
-    def edit(p: made.Plans) -> bytes:
-        at = HeaderRecord.unpack(p.new).header_len
-        record = replace(SignatureRecord.unpack(p.new, at), **fields)  # type: ignore[arg-type]
-        return p.new[:at] + record.pack() + p.new[at + SignatureRecord.LAYOUT.size :]
-
-    return edit
-
-
-def section(number: int, **fields: int | bytes) -> Callable[[made.Plans], bytes]:
-    """A row of the section table changed by who holds the key; lengths and hashes are not repaired."""
-
-    def edit(p: made.Plans) -> bytes:
-        at = HEAD + number * SectionRecord.SIZE
-        record = replace(SectionRecord.unpack(p.new, at), **fields)  # type: ignore[arg-type]
-        return signing.sign_header(p.new[:at] + record.pack() + p.new[at + SectionRecord.SIZE :], p.key)
-
-    return edit
-
-
-HOSTILE = [
-    Hostile("unsigned", "UNSIGNED", lambda p: made.seal(p.new, None)),
-    Hostile("unknown algorithm", "UNSIGNED", signature(algorithm=2)),
-    Hostile("wrong key", "KEY", lambda p: signing.sign(p.new, signing.generate_key())),
-    Hostile("key id of ours, signature of another's", "SIGNATURE", signature(value=bytes(range(64)))),
-    Hostile("zero signature", "SIGNATURE", signature(value=bytes(64))),
-    Hostile("reserved byte of the signature", "SIGNATURE", signature(reserved=1)),
-    Hostile("signature of another plan", "SIGNATURE", lambda p: signature(value=_value(p.old))(p)),
-    Hostile("two reserved bytes of the signature", "SIGNATURE", signature(reserved2=1)),
-    Hostile("version raised without the key", "SIGNATURE", raw_header(plan_version=9)),
-    Hostile("downgrade", "FLOOR", lambda p: p.first),
-    Hostile("version 0", "FLOOR", header(plan_version=0)),
-    Hostile("another vendor", "VENDOR", header(vendor_id=bytes(16))),
-    Hostile("another device class", "VENDOR", header(class_id=bytes(15) + b"\1")),
-    Hostile("needs more RAM", "LIMIT", header(arena_bytes=4097)),
-    Hostile("arena of 2^32 - 1", "ARENA", header(arena_bytes=0xFFFFFFFF)),
-    Hostile("newer ABI", "ABI", header(abi_minor=255)),
-    Hostile("other ABI", "ABI", header(abi_major=0)),
-    Hostile("newer format", "VERSION", header(format_minor=255)),
-    Hostile("operator that nobody knows", "OPCODE", header(op_mask=1 << 63)),
-    Hostile("capability that nobody knows", "UNKNOWN", header(capabilities=1 << 31)),
-    Hostile("flag that nobody knows", "UNKNOWN", header(flags=1)),
-    Hostile("larger than the slot", "SLOT", lambda p: made.resize(p.new, p.key, 8200)),
-    Hostile("size of 2^32 - 1", "SLOT", lambda p: made.resize(p.new, p.key, 0xFFFFFFFF)),
-    Hostile("size smaller than its header", "SECTION", lambda p: made.resize(p.new, p.key, 64)),
-    Hostile("size shorter than its sections", "SECTION", lambda p: made.resize(p.new, p.key, len(p.new) - 8)),
-    Hostile("size within the signature", "SECTION", lambda p: made.resize(p.new, p.key, signing.head_len(p.new) - 64)),
-    Hostile("size longer than its sections", "SECTION", lambda p: made.resize(p.new, p.key, len(p.new) + 8)),
-    Hostile("critical section of type 0", "UNKNOWN", section(3, type=0, flags=1)),
-    Hostile("section of 2^32 - 1", "SECTION", section(2, length=0xFFFFFFFF)),
-    Hostile("section behind the end", "SECTION", section(3, offset=0xFFFFFFF8)),
-    Hostile("sections that overlap", "SECTION", section(1, offset=412)),
-    Hostile("section twice", "SECTION", section(1, type=1)),
-    Hostile("section missing", "SECTION", section(2, type=200, flags=0)),
-    Hostile("critical section that nobody knows", "UNKNOWN", section(3, type=200, flags=1)),
-    Hostile("not a plan", "MAGIC", raw_header(magic=0)),
-    Hostile("header length", "SECTION", raw_header(header_len=0xFFFF)),
-]
-
-
-def _value(plan: bytes) -> bytes:
-    return SignatureRecord.unpack(plan, HeaderRecord.unpack(plan).header_len).value
+#: By the arena and slots of the device here.
+HOSTILE = by_header(arena=4096, slot=8192)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda h: h.name)

@@ -135,8 +135,26 @@ def test_every_command(device: Device, plans: made.Plans) -> None:
     assert error(host.send(plans.new, 300)) == "TRIED"
     assert error(host.ask(ERASE)) == "OK"
     stats = host.ask(STATS, write=False)
-    assert set(stats) == {"slot_erases", "state_erases", "records"}
+    assert set(stats) == {"slot_erases", "state_erases", "records", "stall_us"}
     assert error(host.send(made.seal(plans.new, None), 300)) == "UNSIGNED"
+
+
+def test_revert_and_erase_can_be_left_out(tmp_path: Path, plans: made.Plans) -> None:
+    """By a build for devices that others than their owner reach: everything else is there."""
+    device = Device(build.device(tmp_path, "-O0", "-DWEFT_SMP_REVERT_ERASE=0", smp=True), plans.key)
+    assert device.adopt(0, plans.old) == "OK"
+    device.restart()
+    host = Host(device.smp())
+    assert error(host.ask(FINISH, token=host.send(plans.new, 300)["token"])) == "OK"
+    before = (device.erases, device.programs, device.status)
+    assert host.ask(REVERT) == host.ask(ERASE) == {"rc": 8}
+    assert (device.erases, device.programs, device.status) == before
+    assert error(host.ask(TEST)) == "OK"
+    device.restart()
+    assert host.ask(REVERT) == host.ask(ERASE) == {"rc": 8}
+    assert error(host.ask(CONFIRM)) == "OK"
+    assert device.status["active"] == 1
+    device.close()
 
 
 def test_errors_of_both_versions(device: Device) -> None:

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import re
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,12 @@ from typing import Any
 import pytest
 
 from planner_service import signing
+from planner_service.format import EngineError
+from planner_service.transport import TransportError, connect
+from planner_service.transport.deploy import deploy
 from tests import smp_host as smp
 from tests import zephyr_rig as rig
+from tests.update import hostile
 
 SKIP = rig.reason_to_skip()
 pytestmark = [
@@ -42,14 +47,25 @@ def build(key: bytes) -> Path:
     public = rig.BUILD / "update.pub"
     rig.BUILD.mkdir(parents=True, exist_ok=True)
     public.write_text(signing.c_array(signing.public_key(key)))
-    settings = {"WEFT_UPDATE_KEY_FILE": f'"{public}"', "WEFT_UPDATE_CONFIRM_AFTER": str(CONFIRM_AFTER)}
-    return rig.build("native_sim", rig.SAMPLES / "update", rig.BUILD / "update_native_sim", settings)
+    settings = {
+        "WEFT_UPDATE_KEY_FILE": f'"{public}"',
+        "WEFT_UPDATE_CONFIRM_AFTER": str(CONFIRM_AFTER),
+        "WEFT_VENDOR_ID": f'"{hostile.made.VENDOR.hex()}"',
+        "WEFT_CLASS_ID": f'"{hostile.made.DEVICE.hex()}"',
+    }
+    files = {"EXTRA_CONF_FILE": "serial.conf", "EXTRA_DTC_OVERLAY_FILE": "serial.overlay"}
+    source = rig.SAMPLES / "update"
+    return rig.build("native_sim", source, rig.BUILD / "update_native_sim", settings, files=files)
 
 
 @pytest.fixture(scope="module")
 def plans(key: bytes) -> dict[str, bytes]:
-    """Signed plans: a has version 1, b version 2."""
-    return {name: signing.sign(rig.plan(f"digits_{name}"), key) for name in "ab"}
+    """Signed plans for this device: a has version 1, b version 2."""
+    return {name: signing.sign(for_this_device(rig.plan(f"digits_{name}")), key) for name in "ab"}
+
+
+def for_this_device(plan: bytes) -> bytes:
+    return hostile.made.edit_header(plan, None, vendor_id=hostile.made.VENDOR, class_id=hostile.made.DEVICE)
 
 
 class Board:
@@ -58,6 +74,7 @@ class Board:
     def __init__(self, build: Path, folder: Path) -> None:
         self._build, self._folder = build, folder
         self.image = rig.image(rig.MACHINES["native_sim"], build)
+        self.booted = ""
 
     @contextmanager
     def on(self) -> Iterator[tuple[smp.Device, Callable[[str], str]]]:
@@ -67,6 +84,7 @@ class Board:
             rig.start(native, self._build, self._folder, (), "SMP on UDP port", quiet=False) as board,
             smp.Device(HOST) as device,
         ):
+            self.booted = board.text
             yield device, lambda end: rig.read_until(board.process, end, quiet=False)
 
 
@@ -166,6 +184,22 @@ def test_weft_push(board: Board, plans: dict[str, bytes], tmp_path: Path) -> Non
         assert rig.weft("status", *to)["active"] == "b"
 
 
+def test_weft_push_over_a_serial_line(board: Board, plans: dict[str, bytes], tmp_path: Path) -> None:
+    """Through MCUmgr's own UART transport, on the second UART: a pseudo terminal."""
+    with board.on() as (_, read):
+        line = re.search(r"uart_1 connected to pseudotty: (\S+)", board.booted)
+        assert line is not None, board.booted
+        to = ("--to", f"smp+serial://{line[1]}", "--json")
+        for name in "ab":
+            (tmp_path / f"{name}.weft").write_bytes(plans[name])
+            done = rig.weft("push", str(tmp_path / f"{name}.weft"), "--confirm", *to)
+            assert (done["outcome"], done["total"]) == ("active", len(plans[name]))
+            read(f"plan version {1 + 'ab'.index(name)}, 10 of 10")
+        again = rig.weft("push", str(tmp_path / "b.weft"), "--confirm", *to)
+        assert (again["outcome"], again["sent"]) == ("active", 0)
+        assert rig.weft("status", *to)["active"] == "b"
+
+
 def test_good_runs_confirm(board: Board, plans: dict[str, bytes]) -> None:
     with board.on() as (device, read):
         device.push(plans["b"])
@@ -184,27 +218,43 @@ def test_transfer_goes_on_after_a_reset(board: Board, plans: dict[str, bytes]) -
         assert device.state()["state"] == "STAGED"
 
 
-def hostile(good: bytes, unsigned: bytes, key: bytes) -> dict[str, tuple[bytes, str]]:
-    """Plans that their header gives away, and the device's error."""
-    huge = rig.changed(unsigned, rig.HEADER["arena"], struct.pack("<I", 1 << 24))
-    abi = rig.changed(unsigned, rig.HEADER["abi"], b"\xff")
-    return {
-        "unsigned": (unsigned, "UNSIGNED"),
-        "another key": (signing.sign(unsigned, signing.generate_key()), "KEY"),
-        "a flipped bit": (rig.changed(good, 100, bytes([good[100] ^ 1])), "SIGNATURE"),
-        "more RAM": (signing.sign_header(huge, key), "LIMIT"),
-        "another ABI": (signing.sign_header(abi, key), "ABI"),
-    }
+ARENA, SLOT = 8192, 262144  # of the sample
 
 
-def test_hostile_plans_cost_no_erase(board: Board, plans: dict[str, bytes], key: bytes) -> None:
-    cases = hostile(plans["b"], rig.plan("digits_b"), key)
+def test_hostile_updates_by_smp(board: Board, plans: dict[str, bytes], key: bytes) -> None:
+    """Everything that tests/test_update.py tries on the core itself, through MCUmgr over UDP."""
+    made, good = hostile.made, signing.sign(made_of(plans["b"], 3), key)
+    attacks = made.Plans(
+        key=key,
+        first=plans["a"],
+        old=plans["b"],
+        new=good,
+        delta=good,
+        next=good,
+        wrong=made.change(good, key, made.flip_output_crc),
+        invalid=made.invalid(good, key),
+    )
+    damaged = good[:-9] + bytes([good[-9] ^ 1]) + good[-8:]
+
+    async def attack() -> None:
+        async with await connect(f"smp+udp://{HOST}") as to:
+            for case in hostile.by_header(arena=ARENA, slot=SLOT):
+                await hostile.begin_refused(to, attacks, case)
+            await hostile.replayed(to, attacks.old, [attacks.first])
+            await hostile.finish_refused(to, damaged, EngineError.HASH)
+            await hostile.finish_refused(to, attacks.invalid, *EngineError)
+            await hostile.truncated(to, good)
+            with pytest.raises(TransportError) as refused:
+                await deploy(to, attacks.wrong, goal="test")
+            assert refused.value.device is EngineError.SELFTEST
+            await hostile.disordered(to, good)
+
     with board.on() as (device, read):
-        install(device, plans["a"])
-        before = device.ask(smp.STATS, write=False)
-        for case, (plan, error) in cases.items():
-            with pytest.raises(smp.RefusedError) as refused:
-                device.push(plan)
-            assert refused.value.args == (error,), case
-        assert device.ask(smp.STATS, write=False) == before
-        assert "plan version 1, 10 of 10 digits right" in read("plan version 1, 10 of 10")
+        install(device, plans["b"])
+        asyncio.run(attack())
+        assert device.state()["state"] == "STAGED"
+        assert "plan version 2, 10 of 10 digits right" in read("plan version 2, 10 of 10")
+
+
+def made_of(plan: bytes, version: int) -> bytes:
+    return hostile.made.edit_header(plan, None, plan_version=version)

@@ -231,16 +231,27 @@ def build_of(machine: Machine, sample: str) -> Path:
     raise AssertionError(f"twister has not built {sample} for {machine.name}")
 
 
-def build(board: str, source: Path, folder: Path, settings: Mapping[str, str]) -> Path:
-    """``source`` built in ``folder`` with Kconfig settings, by CMake and Ninja as west does it."""
+def build(
+    board: str,
+    source: Path,
+    folder: Path,
+    settings: Mapping[str, str],
+    *,
+    tree: Path = TREE,
+    files: Mapping[str, str] | None = None,
+) -> Path:
+    """``source`` built in ``folder`` with Kconfig settings, by CMake and Ninja as west does it. ``files``: variables of
+    CMake
+    for further configuration, e.g. EXTRA_CONF_FILE."""
     options = [f"-DBOARD={board}", *(f"-DCONFIG_{name}={value}" for name, value in settings.items())]
+    options += [f"-D{name}={value}" for name, value in (files or {}).items()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.log").open("w") as log:
         for command in (
             ["cmake", "-GNinja", "-S", str(source), "-B", str(folder), *options],
             ["ninja", "-C", str(folder)],
         ):
-            done = subprocess.run(command, env=environment(ARM), stdout=log, stderr=log, timeout=TWISTER_SECONDS)
+            done = subprocess.run(command, env=environment(ARM, tree), stdout=log, stderr=log, timeout=TWISTER_SECONDS)
             assert done.returncode == 0, f"{source.name} does not build: see {folder}.log"
     return folder
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 from planner_service import signing
@@ -136,9 +137,7 @@ def run_status(args: argparse.Namespace) -> int:
         return await transport.state(), await transport.stats()
 
     state, stats = _with_device(args, work)
-    body = state.to_json() | {
-        "stats": {"slot_erases": stats.slot_erases, "state_erases": stats.state_erases, "records": stats.records}
-    }
+    body = state.to_json() | {"stats": asdict(stats)}
     files.emit(args, body, _state_text(state, stats))
     return 0
 
@@ -220,4 +219,6 @@ def _state_text(state: State, stats: Stats | None) -> str:
             f"erased   {stats.slot_erases} sectors of slots, {stats.state_erases} of the journal; "
             f"{stats.records} journal records"
         )
+        if stats.stall_us:
+            lines.append(f"stalls   inference waits up to {stats.stall_us / 1000:,.1f} ms while a sector is erased")
     return "\n".join(lines)

@@ -158,11 +158,14 @@ class State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Sectors erased in the device's life, as far as recorded, and the number of the newest journal record."""
+    """Sectors erased in the device's life, as far as recorded, and the number of the newest journal record.
+    ``stall_us``: microseconds for which inference waits while a sector of a slot is erased, the longest that the device
+    has seen; 0: it does not wait, or the firmware does not tell."""
 
     slot_erases: int
     state_erases: int
     records: int
+    stall_us: int = 0
 
 
 class Transport(abc.ABC):

@@ -122,5 +122,5 @@ def _body(message: aiocoap.Message, doing: str) -> Mapping[str, Any]:
             found = None
     if isinstance(found, Mapping):
         return found
-    hint = "does its firmware have the module weft_coap?" if message.code is aiocoap.NOT_FOUND else ""
+    hint = "does its firmware have weft_coap, and in it this command?" if message.code is aiocoap.NOT_FOUND else ""
     raise TransportError(Code.DEVICE, f"{doing}: the device answered {message.code}", hint=hint)

@@ -164,7 +164,11 @@ class CommandTransport(Transport):
 
     async def stats(self) -> Stats:
         reply = await self._call("reading the counters", Command.STATS)
-        return Stats(**{name: _number(reply, name) for name in ("slot_erases", "state_erases", "records")})
+        names = ("slot_erases", "state_erases", "records")
+        return Stats(
+            **{name: _number(reply, name) for name in names},
+            stall_us=_number(reply, "stall_us") if "stall_us" in reply else 0,
+        )
 
     async def _call(self, doing: str, command: Command, members: Reply | None = None) -> Reply:
         reply = await self.ask(doing, command, members or {})

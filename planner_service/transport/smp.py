@@ -45,6 +45,9 @@ _NOT_SUPPORTED = 8
 
 #: Bytes of a packet where the device does not say what it takes: the least that MCUmgr is configured with.
 _PACKET_BYTES = 256
+#: Of serial lines. What comes faster than a device's thread runs, as over USB, is lost behind
+#: CONFIG_UART_MCUMGR_RX_BUF_COUNT lines, of which its parameters do not tell.
+_OPTIONS, _LINES = {"baud", "lines"}, "2"
 #: Bytes of a packet besides its data: SMP header and the names and numbers of a begin's or write's map, rounded up.
 _OVERHEAD = 48
 #: The largest reply of a device is its state; what is longer is none.
@@ -52,8 +55,8 @@ _REPLY_BYTES = 2048
 
 
 async def connect(address: Address, settings: Settings) -> Transport:
-    """A device at ``smp+udp://host[:port]`` or ``smp+serial:///dev/...[?baud=N]``; it has answered when this
-    returns."""
+    """A device at ``smp+udp://host[:port]`` or ``smp+serial:///dev/...[?baud=N&lines=N]``; it has answered when this
+    returns. ``lines``: of 128 bytes that the device's driver can hold, which bounds the packet; 2: MCUmgr's default."""
     line: SMPTransport
     if address.scheme == "smp+udp":
         udp = SMPUDPTransport()
@@ -88,16 +91,20 @@ async def connect(address: Address, settings: Settings) -> Transport:
 
 def _serial(address: Address) -> SMPTransport:
     """A serial line; PlannerError(UNAVAILABLE) without pyserial."""
-    baud = address.options.get("baud", "115200")
-    if not baud.isdecimal() or set(address.options) - {"baud"}:
-        raise PlannerError(Code.BAD_REQUEST, f"{address}: a serial line has the option baud, a number, and no other")
+    baud, lines = address.options.get("baud", "115200"), address.options.get("lines", _LINES)
+    known = baud.isdecimal() and lines.isdecimal() and 1 <= int(lines) <= 64 and not set(address.options) - _OPTIONS
+    if not known:
+        raise PlannerError(
+            Code.BAD_REQUEST, f"{address}: a serial line has the options baud, a number, and lines, 1 to 64"
+        )
     try:
         from smpclient.transport.serial import SMPSerialTransport
+        from smpclient.transport.serial.encoded import BufferParams
     except ImportError as error:
         raise PlannerError(
             Code.UNAVAILABLE, "serial lines need pyserial", hint="pip install 'smpclient[serial]'"
         ) from error
-    return SMPSerialTransport(baudrate=int(baud), exclusive=True)
+    return SMPSerialTransport(BufferParams(line_buffers=int(lines)), baudrate=int(baud), exclusive=True)
 
 
 class SmpTransport(CommandTransport):
@@ -207,5 +214,5 @@ def _reply(frame: bytes, request: Header) -> Reply | None:
 def _mgmt_error(reply: Reply, doing: str) -> TransportError:
     number = reply.get("rc")
     text = _MGMT_ERRORS.get(number, f"error {number}") if isinstance(number, int) else "an error"
-    hint = "does its firmware have Weft's SMP group?" if number == _NOT_SUPPORTED else ""
+    hint = "does its firmware have Weft's SMP group, and with it this command?" if number == _NOT_SUPPORTED else ""
     return TransportError(Code.DEVICE, f"{doing}: the device answered: {text}", hint=hint)

@@ -6,7 +6,9 @@
 #include "auto_init_utils.h"
 #include "log.h"
 #include "mutex.h"
+#include "rmutex.h"
 #include "thread.h"
+#include "time_units.h"
 #include "update/update_internal.h"
 #include "weft_internal_riot.h"
 #include "weft_params.h"
@@ -37,7 +39,13 @@ static mutex_t lock = MUTEX_INIT;
 static kernel_pid_t owner = KERNEL_PID_UNDEF;
 /* Of the update core and its buffer: a transfer goes on while a plan runs. */
 static mutex_t update_lock = MUTEX_INIT;
+/* Taken before any other, and not in callbacks of a run: while the application holds it, transports wait. */
+static rmutex_t gate = RMUTEX_INIT;
 static volatile uint8_t aborted;
+
+__attribute__((weak)) void weft_service_feed(void)
+{
+}
 
 static bool enter(void)
 {
@@ -124,6 +132,17 @@ static void log_report(unsigned slot, const weft_slot_report_t *report)
     LOG_ERROR("weft: try: %s\n", weft_error_remedy(code));
 }
 
+#if CONFIG_WEFT_SELFTEST_MS > 0
+/* Deadline of a self-test; it begins anew whenever a plan is opened. */
+static uint32_t selftest_begun;
+
+static int in_time(void *ctx)
+{
+    (void)ctx;
+    return ztimer_now(ZTIMER_USEC) - selftest_begun > CONFIG_WEFT_SELFTEST_MS * US_PER_MS;
+}
+#endif
+
 static int configure(void)
 {
     const char *why;
@@ -146,6 +165,9 @@ static int configure(void)
     config.limits.macs = UINT64_C(1000000) * CONFIG_WEFT_MMACS_MAX;
     config.confirm_after = CONFIG_WEFT_CONFIRM_AFTER;
     config.idle_seconds = CONFIG_WEFT_IDLE_SECONDS;
+#if CONFIG_WEFT_SELFTEST_MS > 0
+    config.step = in_time;
+#endif
     int r = weft_update_init(&update, &config);
     if (r != WEFT_OK) {
         LOG_ERROR("weft: CONFIG_WEFT_BUFFER_SIZE or CONFIG_WEFT_SLOT_SIZE does not suit the storage device\n");
@@ -159,7 +181,12 @@ static void open_active(int r)
     weft_boot_t boot = {0};
     unsigned slot = 0;
     if (r == WEFT_OK) {
+        ztimer_acquire(ZTIMER_USEC);
+#if CONFIG_WEFT_SELFTEST_MS > 0
+        selftest_begun = ztimer_now(ZTIMER_USEC);
+#endif
         r = weft_activation_boot(&update, &plan, &boot, &slot);
+        ztimer_release(ZTIMER_USEC);
         make_report(&now.report, slot, &plan, r, &boot.where);
         log_report(slot, &now.report);
     } else {
@@ -245,38 +272,54 @@ void weft_service_status(weft_service_status_t *status)
     status->trial = core.state == WEFT_SLOT_TRIAL && trial_runs(&core);
 }
 
-/* What was decided asks for another plan to be opened. */
+/* What was decided asks for another plan to be opened. With update_lock. */
 static bool outdated(void)
 {
     weft_update_status_t status;
-    mutex_lock(&update_lock);
     weft_update_status(&update, &status);
-    mutex_unlock(&update_lock);
     return trial_runs(&status) ? status.state != WEFT_SLOT_TRIAL
                                : IS_ACTIVE(CONFIG_WEFT_TRY_AT_ONCE) && status.state == WEFT_SLOT_TRIAL;
 }
 
-/* With lock. */
+/* With both locks. */
 static void catch_up(void)
 {
     if (config.hal != NULL && outdated()) {
-        mutex_lock(&update_lock);
         open_active(WEFT_OK);
-        mutex_unlock(&update_lock);
     }
 }
 
 int weft_service_update(weft_service_update_fn fn, void *ctx)
 {
+    bool waits = owner != thread_getpid();
+    if (waits) {
+        rmutex_lock(&gate);
+    }
     mutex_lock(&update_lock);
     int r = config.hal == NULL ? WEFT_ERR_FLASH : fn(&update, ctx);
+    bool late = config.hal != NULL && outdated();
     mutex_unlock(&update_lock);
+    if (waits) {
+        rmutex_unlock(&gate);
+    }
     /* In a callback of a run, the end of the run does it. */
-    if (config.hal != NULL && outdated() && enter()) {
+    if (late && enter()) {
+        mutex_lock(&update_lock);
         catch_up();
+        mutex_unlock(&update_lock);
         leave();
     }
     return r;
+}
+
+void weft_service_hold_updates(void)
+{
+    rmutex_lock(&gate);
+}
+
+void weft_service_release_updates(void)
+{
+    rmutex_unlock(&gate);
 }
 
 int weft_service_inspect(unsigned slot, weft_slot_report_t *report)
@@ -379,10 +422,14 @@ static int run(weft_job_t *job, uint32_t *usec)
     if (r == WEFT_OK) {
         now.runs++;
         now.usec = *usec;
-        mutex_lock(&update_lock);
-        /* If it cannot be written, the plan stays on trial. */
-        (void)weft_update_healthy(&update);
-        mutex_unlock(&update_lock);
+        /*
+         * A transfer's step, which may erase or read back a slot, must not make inference wait: this run just does not
+         * count then. If a confirmation cannot be written, the plan stays on trial.
+         */
+        if (mutex_trylock(&update_lock) == 1) {
+            (void)weft_update_healthy(&update);
+            mutex_unlock(&update_lock);
+        }
     } else {
         now.failures++;
     }
@@ -406,7 +453,11 @@ int weft_service_run(weft_job_t *job)
         job->done(job, &result);
     }
     ztimer_release(ZTIMER_USEC);
-    catch_up();
+    /* Who has the lock looks himself afterwards. */
+    if (mutex_trylock(&update_lock) == 1) {
+        catch_up();
+        mutex_unlock(&update_lock);
+    }
     leave();
     return result.status;
 }
@@ -422,6 +473,9 @@ int weft_service_selftest(void)
     if (!enter()) {
         return WEFT_ERR_BUSY;
     }
+#if CONFIG_WEFT_SELFTEST_MS > 0
+    selftest_begun = ztimer_now(ZTIMER_USEC);
+#endif
     int r = now.report.error.code != WEFT_OK                           ? WEFT_ERR_NO_PLAN
             : weft_section(&plan, WEFT_SECTION_SELFTEST, &len) == NULL ? WEFT_ERR_ARG
                                                                        : weft_update_selftest(&config, &plan);

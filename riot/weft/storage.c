@@ -82,9 +82,17 @@ static int area_erase(void *ctx, unsigned area, uint32_t offset)
 {
     (void)ctx;
     uint32_t sector = hal.slot.sector;
-    return outside(area, offset, sector)
-               ? -1
-               : mtd_erase_sector(WEFT_PARAM_DEV, address_in_device(area, offset) / sector, 1);
+    if (outside(area, offset, sector)) {
+        return -1;
+    }
+    ztimer_acquire(ZTIMER_USEC);
+    uint32_t begun = ztimer_now(ZTIMER_USEC);
+    int r = mtd_erase_sector(WEFT_PARAM_DEV, address_in_device(area, offset) / sector, 1);
+    if (IN_PLACE && CONFIG_WEFT_FLASH_STALLS) {
+        hal.slot.stall_usec = MAX(hal.slot.stall_usec, ztimer_now(ZTIMER_USEC) - begun);
+    }
+    ztimer_release(ZTIMER_USEC);
+    return r;
 }
 
 static const char *set_up(void)
@@ -212,6 +220,12 @@ static int verify_p256(void *ctx, const uint8_t *key, const uint8_t *hash, const
 #endif
 }
 
+static void feed(void *ctx)
+{
+    (void)ctx;
+    weft_service_feed();
+}
+
 #if IS_USED(MODULE_ZTIMER_MSEC)
 static uint32_t seconds(void *ctx)
 {
@@ -233,6 +247,7 @@ const weft_update_hal_t *weft_storage(const char **why)
         hal.sha256_update = hash_update;
         hal.sha256_finish = hash_finish;
         hal.verify_p256 = verify_p256;
+        hal.feed = feed;
 #if IS_USED(MODULE_ZTIMER_MSEC)
         /* For ever: where clocks stop when nobody needs them, a session would never look idle. */
         ztimer_acquire(ZTIMER_MSEC);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernel_defines.h"
 #include "net/nanocoap.h"
 #include "weft/weft_service.h"
 #include "weft/weft_smp.h"
@@ -139,13 +140,15 @@ static ssize_t handle_command(coap_pkt_t *pkt, uint8_t *buf, size_t len, coap_re
 COMMAND(abort, COAP_POST, WEFT_SMP_ABORT);
 COMMAND(begin, COAP_POST, WEFT_SMP_BEGIN);
 COMMAND(confirm, COAP_POST, WEFT_SMP_CONFIRM);
-COMMAND(erase, COAP_POST, WEFT_SMP_ERASE);
 COMMAND(finish, COAP_POST, WEFT_SMP_FINISH);
-COMMAND(revert, COAP_POST, WEFT_SMP_REVERT);
 COMMAND(state, COAP_GET, WEFT_SMP_STATE);
 COMMAND(stats, COAP_GET, WEFT_SMP_STATS);
 COMMAND(test, COAP_POST, WEFT_SMP_TEST);
 COMMAND(write, COAP_POST, WEFT_SMP_WRITE);
+#if !IS_ACTIVE(CONFIG_WEFT_COAP_NO_REVERT_ERASE)
+COMMAND(erase, COAP_POST, WEFT_SMP_ERASE);
+COMMAND(revert, COAP_POST, WEFT_SMP_REVERT);
+#endif
 
 /* ---------------------------------------------------------------- a plan as a file */
 

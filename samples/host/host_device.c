@@ -91,9 +91,24 @@ static int adopt(host_device_t *d)
     return result;
 }
 
+static uint64_t milliseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+}
+
+/* After every row step of a self-test. */
+static int in_time(void *ctx)
+{
+    const host_device_t *d = ctx;
+    return milliseconds() >= d->selftest_end;
+}
+
 static void boot(host_device_t *d)
 {
     pthread_mutex_lock(&d->run);
+    d->selftest_end = milliseconds() + d->selftest_ms;
     int r = weft_update_boot(&d->update, &d->plan, &d->boot);
     if (r == WEFT_ERR_NO_PLAN) {
         r = adopt(d);
@@ -127,10 +142,8 @@ void host_device_settle(host_device_t *d)
 
 static uint32_t seconds(void *ctx)
 {
-    struct timespec now;
     (void)ctx;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint32_t)now.tv_sec;
+    return (uint32_t)(milliseconds() / 1000u);
 }
 
 static const char *open_flash(host_device_t *d, const host_options_t *o)
@@ -140,6 +153,8 @@ static const char *open_flash(host_device_t *d, const host_options_t *o)
     weft_flash_t state = slot;
     state.size = 2u * o->sector_bytes;
     d->flash.erase_us = o->erase_us;
+    d->flash.stalls = o->stall != 0;
+    pthread_mutex_init(&d->flash.bus, NULL);
     if (host_flash_open(&d->flash, WEFT_AREA_SLOT_A, o->slot_path[0], &slot) != 0 ||
         host_flash_open(&d->flash, WEFT_AREA_SLOT_B, o->slot_path[1], &slot) != 0 ||
         host_flash_open(&d->flash, WEFT_AREA_STATE, o->state_path, &state) != 0) {
@@ -171,6 +186,7 @@ const char *host_device_start(host_device_t *d, const host_options_t *o)
     memset(d, 0, sizeof *d);
     pthread_mutex_init(&d->core, NULL);
     pthread_mutex_init(&d->run, NULL);
+    d->selftest_ms = o->selftest_ms;
     if (host_crypto_init() != 0) {
         return "Mbed TLS does not start";
     }
@@ -193,6 +209,8 @@ const char *host_device_start(host_device_t *d, const host_options_t *o)
         .external_len = EXTERNAL_BYTES,
         .vendor = o->has_vendor ? o->vendor_id : NULL,
         .device = o->has_class ? o->class_id : NULL,
+        .step = o->selftest_ms > 0 ? in_time : NULL,
+        .step_ctx = d,
         .limits = {.row_steps = ROW_STEPS_MAX, .calls = CALLS_MAX, .macs = MACS_MAX, .elements = ELEMENTS_MAX},
         .confirm_after = o->confirm_after,
         .idle_seconds = o->idle_seconds};
@@ -248,6 +266,7 @@ size_t host_device_packet(host_device_t *d, const uint8_t *packet, size_t len, u
     size_t used = parameters(packet, len, out, room);
     if (used == 0) {
         pthread_mutex_lock(&d->core);
+        d->hal.slot.stall_usec = d->flash.stall_us;
         used = weft_smp_packet(&d->smp, packet, len, out, room);
         pthread_mutex_unlock(&d->core);
     }
@@ -282,7 +301,13 @@ static int run(host_device_t *d, const int8_t *next, int8_t *output)
         feed.input[i] = next;
         next += tensor_bytes(&tensor);
     }
+    if (d->flash.stalls) {
+        pthread_mutex_lock(&d->flash.bus);
+    }
     int r = weft_run(&d->plan, d->arena, weft_arena_size(&d->plan), &io);
+    if (d->flash.stalls) {
+        pthread_mutex_unlock(&d->flash.bus);
+    }
     for (unsigned i = 0; r == WEFT_OK && i < weft_output_count(&d->plan); i++) {
         weft_output_info(&d->plan, i, &tensor);
         memcpy(output, d->arena + weft_output_offset(&d->plan, i), tensor_bytes(&tensor));

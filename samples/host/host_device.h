@@ -17,7 +17,8 @@
 
 typedef struct {
     const char *slot_path[2], *state_path, *key_path[HOST_KEYS];
-    uint32_t slot_bytes, sector_bytes, write_bytes, ram_bytes, erase_us, confirm_after, idle_seconds;
+    uint32_t slot_bytes, sector_bytes, write_bytes, ram_bytes, erase_us, confirm_after, idle_seconds, selftest_ms,
+        stall;
     bool has_vendor, has_class;
     uint8_t vendor_id[HOST_ID_BYTES], class_id[HOST_ID_BYTES];
 } host_options_t;
@@ -30,6 +31,8 @@ typedef struct {
     weft_update_config_t config;
     weft_update_t update;
     weft_smp_t smp;
+    uint32_t selftest_ms;  /* that a self-test may take; 0: as long as it likes */
+    uint64_t selftest_end; /* milliseconds of the monotonic clock */
     uint8_t key[HOST_KEYS][HOST_KEY_BYTES];
     uint64_t buffer[512]; /* a chunk of the update core */
 

@@ -99,10 +99,9 @@ int host_flash_program(void *ctx, unsigned area, uint32_t offset, const void *sr
 }
 
 /* In eight steps, for the same reason. */
-int host_flash_erase(void *ctx, unsigned area, uint32_t offset)
+static int erase(host_flash_t *flash, unsigned area, uint32_t offset)
 {
     enum { STEPS = 8 };
-    host_flash_t *flash = ctx;
     host_area_t *a = inside(flash, area, offset, 1);
     const struct timespec busy = {.tv_sec = flash->erase_us / STEPS / 1000000u,
                                   .tv_nsec = flash->erase_us / STEPS % 1000000u * 1000};
@@ -121,6 +120,28 @@ int host_flash_erase(void *ctx, unsigned area, uint32_t offset)
         }
     }
     return 0;
+}
+
+static uint64_t microseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
+
+int host_flash_erase(void *ctx, unsigned area, uint32_t offset)
+{
+    host_flash_t *flash = ctx;
+    if (!flash->stalls) {
+        return erase(flash, area, offset);
+    }
+    pthread_mutex_lock(&flash->bus);
+    uint64_t begun = microseconds();
+    int r = erase(flash, area, offset);
+    uint64_t took = microseconds() - begun;
+    pthread_mutex_unlock(&flash->bus);
+    flash->stall_us = took > flash->stall_us ? (uint32_t)took : flash->stall_us;
+    return r;
 }
 
 const void *host_flash_mapped(void *ctx, unsigned area)

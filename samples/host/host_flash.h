@@ -7,6 +7,8 @@
 #ifndef WEFT_HOST_FLASH_H
 #define WEFT_HOST_FLASH_H
 
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "weft/weft_update.h"
@@ -22,6 +24,9 @@ typedef struct {
 typedef struct {
     host_area_t area[HOST_FLASH_AREAS]; /* WEFT_AREA_* */
     uint32_t erase_us;                  /* how long the erase of a sector takes */
+    bool stalls;                        /* nothing can be read meanwhile, as on parts with one bank */
+    pthread_mutex_t bus;                /* where it stalls: held by erases, and while a plan is read from its slot */
+    uint32_t stall_us;                  /* the longest erase since the start, where it stalls */
 } host_flash_t;
 
 /* Opens an area's file, which other processes then cannot open here; one that is absent or short is erased there.

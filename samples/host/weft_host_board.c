@@ -361,8 +361,10 @@ static void usage(void)
             "  --slot-size         bytes of a slot (default 1048576)\n"
             "  --sector, --write   bytes that are erased and programmed at once (default 4096 and 8)\n"
             "  --erase-us          how long the erase of a sector takes (default 0)\n"
+            "  --stall             1: inference waits meanwhile, as on parts with one bank of flash (default 0)\n"
             "  --ram               largest arena, bytes (default 262144)\n"
             "  --confirm-after     inferences that confirm a plan on trial (default 0: by command only)\n"
+            "  --selftest-ms       milliseconds after which a trial's self-test has failed (default 0: never)\n"
             "  --idle              seconds after which another plan may replace a silent session's (default 60)\n"
             "  --port              TCP port for inference on 127.0.0.1; 0, the default, takes a free one\n"
             "  --update-port       UDP port for SMP on 127.0.0.1, the same way\n");
@@ -403,10 +405,10 @@ static options_t parse(int argc, char **argv)
     const struct {
         const char *name;
         uint32_t *value;
-    } numbers[] = {{"--slot-size", &o->slot_bytes}, {"--sector", &o->sector_bytes},
-                   {"--write", &o->write_bytes},    {"--ram", &o->ram_bytes},
-                   {"--erase-us", &o->erase_us},    {"--confirm-after", &o->confirm_after},
-                   {"--idle", &o->idle_seconds}};
+    } numbers[] = {
+        {"--slot-size", &o->slot_bytes}, {"--sector", &o->sector_bytes},     {"--write", &o->write_bytes},
+        {"--ram", &o->ram_bytes},        {"--erase-us", &o->erase_us},       {"--confirm-after", &o->confirm_after},
+        {"--idle", &o->idle_seconds},    {"--selftest-ms", &o->selftest_ms}, {"--stall", &o->stall}};
     for (int i = 1; i < argc; i += 2) {
         const char *name = argv[i], *value = argv[i + 1];
         bool known = false;

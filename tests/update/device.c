@@ -152,7 +152,8 @@ static int step(void *ctx)
 device_t *device_new(uint32_t slot, uint32_t sector, uint32_t write, uint8_t erased, int mapped, verify_fn check)
 {
     device_t *d = aligned_alloc(64, (sizeof *d + 63u) / 64u * 64u);
-    weft_flash_t slots = {slot, sector, write, erased}, state = {2u * sector, sector, write, erased};
+    weft_flash_t slots = {.size = slot, .sector = sector, .write = write, .erased = erased}, state = slots;
+    state.size = 2u * sector;
     if (d == NULL) {
         return NULL;
     }

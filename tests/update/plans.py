@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from planner_service import ir, planner, signing
+from planner_service.engine import Engine
+from planner_service.errors import PlannerError
 from planner_service.format import SIGNATURE_LEN, EntryRecord, HeaderRecord, ScheduleRecord, SectionId, SectionRecord
 from tests.schedule_graphs import Maker
 
@@ -87,7 +89,8 @@ def resize(plan: bytes, key: bytes, total_len: int) -> bytes:
     return signing.sign_header(header.pack() + plan[HeaderRecord.SIZE :], key)
 
 
-def _flip_output_crc(data: bytearray) -> None:
+def flip_output_crc(data: bytearray) -> None:
+    """Computes something else than its self-test says."""
     row = sections(bytes(data))[SectionId.SELFTEST]
     data[row.offset + row.length - 1] ^= 0x40
 
@@ -98,6 +101,18 @@ def _move_window(data: bytearray) -> None:
     head = ScheduleRecord.unpack(bytes(data), row.offset)
     at = row.offset + row.length - 2 * 5 - head.entry_count * EntryRecord.SIZE
     data[at + EntryRecord.SIZE - 5] ^= 0x7F
+
+
+def invalid(good: bytes, key: bytes) -> bytes:
+    """Signed, and refused by the verifier: any plan with a byte of its schedule changed."""
+    row = sections(good)[SectionId.SCHEDULE]
+    for at in range(row.offset + row.length // 2, row.offset + row.length):
+        changed = seal(good[:at] + bytes([good[at] ^ 0x7F]) + good[at + 1 :], key)
+        try:
+            Engine().open(changed)
+        except PlannerError:
+            return changed
+    raise ValueError("no byte of the schedule matters")
 
 
 @functools.cache
@@ -112,7 +127,7 @@ def make() -> Plans:
         new=new,
         delta=signing.sign(planner.layers(graph(1), replace(options(3), input_mode="resident")).plan, key),
         next=signing.sign(planner.layers(graph(3), options(4)).plan, key),
-        wrong=change(new, key, _flip_output_crc),
+        wrong=change(new, key, flip_output_crc),
         invalid=change(new, key, _move_window),
     )
 

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <zephyr/devicetree.h>
 #include <zephyr/drivers/flash.h>
+#include <zephyr/kernel.h>
 #include <zephyr/sys/byteorder.h>
 #include <zephyr/sys/util.h>
 
@@ -120,7 +121,18 @@ static int hal_erase(void *ctx, unsigned int number, uint32_t offset)
 	if (area->device == NULL || offset > area->size || sector > area->size - offset) {
 		return -EINVAL;
 	}
+#if defined(CONFIG_WEFT_FLASH_STALLS)
+	uint32_t begun = k_cycle_get_32();
+	int r = flash_erase(area->device, (off_t)(area->offset + offset), sector);
+
+	if (areas[WEFT_AREA_SLOT_A].address != NULL) {
+		hal.slot.stall_usec =
+			MAX(hal.slot.stall_usec, k_cyc_to_us_ceil32(k_cycle_get_32() - begun));
+	}
+	return r;
+#else
 	return flash_erase(area->device, (off_t)(area->offset + offset), sector);
+#endif
 }
 #else
 static int hal_program(void *ctx, unsigned int number, uint32_t offset, const void *src,

@@ -30,6 +30,8 @@ BUILD_ASSERT(sizeof(CONFIG_WEFT_VENDOR_ID) == 1 || sizeof(CONFIG_WEFT_VENDOR_ID)
 BUILD_ASSERT(sizeof(CONFIG_WEFT_CLASS_ID) == 1 || sizeof(CONFIG_WEFT_CLASS_ID) == 2 * ID_LEN + 1,
 	     "CONFIG_WEFT_CLASS_ID is not 32 hexadecimal digits");
 
+/* Taken before the lock: while the application holds it, transports wait. */
+static K_MUTEX_DEFINE(gate);
 /* Everything below is the lock's. */
 static K_MUTEX_DEFINE(lock);
 static weft_update_t core;
@@ -323,6 +325,16 @@ static int command(int (*function)(weft_update_t *u), bool reopens)
 	return r;
 }
 
+void weft_service_hold_updates(void)
+{
+	(void)k_mutex_lock(&gate, K_FOREVER);
+}
+
+void weft_service_release_updates(void)
+{
+	k_mutex_unlock(&gate);
+}
+
 int weft_service_test(void)
 {
 	return command(weft_update_test, true);
@@ -366,6 +378,7 @@ size_t weft_service_smp(const uint8_t *packet, size_t len, uint8_t *out, size_t 
 						  packet[WEFT_SMP_HEADER - 1] == WEFT_SMP_REVERT);
 	size_t n = 0;
 
+	(void)k_mutex_lock(&gate, K_FOREVER);
 	(void)k_mutex_lock(&lock, K_FOREVER);
 	if (ready) {
 		n = weft_smp_packet(&smp, packet, len, out, room);
@@ -374,6 +387,7 @@ size_t weft_service_smp(const uint8_t *packet, size_t len, uint8_t *out, size_t 
 		}
 	}
 	k_mutex_unlock(&lock);
+	k_mutex_unlock(&gate);
 	return n;
 }
 

@@ -15,6 +15,12 @@
 extern "C" {
 #endif
 
+/** 0: the commands revert and erase are no part of the build, for devices that are reached by others than their
+ * owner. Nothing but these two undoes what was installed; a plan that fails is given up by the device itself. */
+#ifndef WEFT_SMP_REVERT_ERASE
+#define WEFT_SMP_REVERT_ERASE 1
+#endif
+
 /** Group number: the first of those left to users. */
 #define WEFT_SMP_GROUP 64u
 /** Bytes of the SMP header. */

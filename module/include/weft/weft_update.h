@@ -48,6 +48,9 @@ typedef struct {
     uint32_t sector; /**< bytes that are erased at once */
     uint32_t write;  /**< bytes that are programmed at once, a power of two, at most 512 */
     uint8_t erased;  /**< what an erased byte reads as: filler, and what is behind a journal record that was cut */
+    /** Microseconds for which nothing can be read from this flash while a sector is erased, so that inference waits:
+     * the longest that the port has measured, or the part's figure. 0: it can be read meanwhile. For people only. */
+    uint32_t stall_usec;
 } weft_flash_t;
 
 /**
@@ -177,6 +180,7 @@ typedef struct {
     uint32_t resume;                       /**< offset that an interrupted transfer would go on at */
     uint32_t slot_erases, state_erases;    /**< sectors erased in the device's life, as far as recorded */
     uint32_t records;                      /**< number of the newest journal record */
+    uint32_t stall_usec;                   /**< of the slots' flash, weft_flash_t */
     uint8_t active_digest[16], digest[16]; /**< first halves of the plans' header digests */
 } weft_update_status_t;
 

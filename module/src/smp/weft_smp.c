@@ -130,7 +130,7 @@ static bool put_stats(const weft_smp_t *smp, zcbor_state_t *out)
     weft_update_status_t s;
     weft_update_status(smp->update, &s);
     return put(out, "slot_erases", s.slot_erases) && put(out, "state_erases", s.state_erases) &&
-           put(out, "records", s.records);
+           put(out, "records", s.records) && put(out, "stall_us", s.stall_usec);
 }
 
 static bool put_error(zcbor_state_t *out, unsigned version, int result)
@@ -176,10 +176,11 @@ static int perform(weft_smp_t *smp, unsigned command, int write, const request_t
         *result = weft_update_confirm(smp->update);
         break;
     case WEFT_SMP_REVERT:
-        *result = weft_update_revert(smp->update);
-        break;
     case WEFT_SMP_ERASE:
-        *result = weft_update_erase(smp->update);
+        if (!WEFT_SMP_REVERT_ERASE) {
+            return NO_COMMAND;
+        }
+        *result = command == WEFT_SMP_REVERT ? weft_update_revert(smp->update) : weft_update_erase(smp->update);
         break;
     case WEFT_SMP_ABORT:
         *result = weft_update_abort(smp->update, r->token);

@@ -212,6 +212,7 @@ void weft_update_status(const weft_update_t *u, weft_update_status_t *status)
     status->slot_erases = u->now.slot_erases;
     status->state_erases = u->now.state_erases;
     status->records = u->now.seq;
+    status->stall_usec = u->cfg->hal->slot.stall_usec;
     memcpy(status->active_digest, u->now.active_digest, sizeof status->active_digest);
     memcpy(status->digest, u->now.digest, sizeof status->digest);
 }

@@ -175,6 +175,15 @@ int weft_service_confirm(void);
 int weft_service_revert(void);
 /** Erase the slot that is not active. */
 int weft_service_erase(void);
+/**
+ * Keep transports waiting until weft_service_release_updates(), which the same thread calls:
+ * nothing of a plan is received meanwhile, so nothing erased. For what must not stall where flash
+ * cannot be read then. Waits for the step of a transfer that is under way. Runs go on; hosts repeat
+ * their requests, for ten seconds if not told otherwise. May be nested.
+ */
+void weft_service_hold_updates(void);
+/** Let updates go on. */
+void weft_service_release_updates(void);
 /** @retval WEFT_ERR_STATE the update core did not start, the log says why */
 int weft_service_update_status(weft_update_status_t *out);
 /**

@@ -75,6 +75,17 @@ extern "C" {
 #ifndef CONFIG_WEFT_IDLE_SECONDS
 #define CONFIG_WEFT_IDLE_SECONDS 60
 #endif
+/** @brief Milliseconds after which a trial's self-test has failed; 0: never. */
+#ifndef CONFIG_WEFT_SELFTEST_MS
+#define CONFIG_WEFT_SELFTEST_MS 0
+#endif
+/**
+ * @brief 1: nothing can be read from the slots' flash while a sector is erased, so that inference waits; how long is
+ * measured and shown by `weft status`. 0: flash of two banks. Of no matter where plans are copied to RAM.
+ */
+#ifndef CONFIG_WEFT_FLASH_STALLS
+#define CONFIG_WEFT_FLASH_STALLS 1
+#endif
 /** @} */
 
 /** @brief Number of slots; 0 is slot a, 1 is slot b. */
@@ -198,6 +209,24 @@ typedef int (*weft_service_update_fn)(weft_update_t *update, void *ctx);
  * @return  what @p fn returned; WEFT_ERR_FLASH without storage, or before weft_service_boot()
  */
 int weft_service_update(weft_service_update_fn fn, void *ctx);
+
+/**
+ * @brief   Keep transports waiting until weft_service_release_updates(), which the same thread calls: nothing of a plan
+ *          is received meanwhile, so nothing erased. For what must not stall where flash cannot be read then.
+ *
+ * Waits for the step of a transfer that is under way. Runs go on, in every thread. Hosts repeat their requests, for ten
+ * seconds if not told otherwise. May be nested.
+ */
+void weft_service_hold_updates(void);
+
+/** @brief   Let updates go on. */
+void weft_service_release_updates(void);
+
+/**
+ * @brief   Watchdog hook: define it in the application. Called at least once per sector or buffer of an update's work
+ *          and of boot, and after every row step of a trial's self-test.
+ */
+void weft_service_feed(void);
 
 /** @brief   Output of a result, int8 HWC; @p info gets its shape and scale. NULL if there is none. */
 const int8_t *weft_result_output(const weft_result_t *result, unsigned output, weft_tensor_info_t *info);
