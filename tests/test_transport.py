@@ -522,8 +522,8 @@ def device(library: Path, plans: made.Plans) -> Iterator[Device]:
 
 
 def test_over_a_serial_line(device: Device, plans: made.Plans) -> None:
-    """A pseudo terminal with the device behind it; between the frames stands what a console prints. The driver holds two
-    lines, as MCUmgr's does: what comes behind them in one go is lost."""
+    """A pseudo terminal with the device behind it; between the frames stands what a console prints. The driver holds
+    two lines, as MCUmgr's does: what comes behind them in one go is lost."""
     master, slave = pty.openpty()
     tty.setraw(slave)
     wire = device.smp()
