@@ -851,7 +851,7 @@ def test_kernels_need_nothing_but_memory_functions(tmp_path: Path) -> None:
 def test_op_set_leaves_operators_out(tmp_path: Path) -> None:
     """A custom op set links with its own kernels only, and the others' table entries are null."""
     flags = ["-DWEFT_OP_SET_CUSTOM", "-DWEFT_WITH_CONV2D=1", "-DWEFT_WITH_LUT=1", "-Wl,-z,defs"]
-    chosen = {"kernels", "conv", "lut"}
+    chosen = {"kernels", "conv", "lut", "view"}
     library = ctypes.CDLL(str(build_library(tmp_path, flags, [s for s in SOURCES if s.stem in chosen])))
     table = (ctypes.c_void_p * (max(Opcode) + 1)).in_dll(library, "weft_kernels")
     assert {Opcode(i) for i, entry in enumerate(table) if entry} == {Opcode.CONV2D, Opcode.LUT}

@@ -24,7 +24,7 @@ CORE = "m4"
 
 needs_core = pytest.mark.skipif(bool(firmware.missing(CORE)), reason=f"needs {firmware.missing(CORE)}")
 
-MODEL_FLASH_MAX, EVERY_FLASH_MAX = 27 * 1024, 33 * 1024
+MODEL_FLASH_MAX, EVERY_FLASH_MAX = 24 * 1024, 29 * 1024
 #: weft_open() with all that it calls; without what weft_run() calls, too.
 VERIFIER_MAX, VERIFIER_ALONE_MAX = 8 * 1024 + 128, 7 * 1024 + 256
 OPEN_STACK_MAX, RUN_STACK_MAX = 512, 1024

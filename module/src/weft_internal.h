@@ -90,7 +90,10 @@ typedef struct {
 } weft_view_t;
 
 /* Address of pixel (y, x); pixels (y, x+1), ... of the same row follow at view->c bytes each. */
-static inline int8_t *weft_px(const weft_view_t *v, int32_t y, int32_t x)
+int8_t *weft_px(const weft_view_t *v, int32_t y, int32_t x);
+
+/* The same, where a call would take longer than what is done with the pixel. */
+static inline int8_t *weft_px_inline(const weft_view_t *v, int32_t y, int32_t x)
 {
     if (y >= v->split) {
         return v->tile + (y - v->tile_y) * v->tile_stride + (x - v->tile_x) * v->c;

@@ -130,7 +130,7 @@ static DSP_FAST void gather(const conv_t *conv, const pixel_t *px, int32_t chann
         cols.hi - cols.lo == op->kernel_w) {
         const int32_t run = op->kernel_w * in->c;
         for (int32_t ky = 0; ky < op->kernel_h; ky++) {
-            copy(stage + ky * run, weft_px(in, px->y + ky * op->dilation_h, x), run);
+            copy(stage + ky * run, weft_px_inline(in, px->y + ky * op->dilation_h, x), run);
         }
         if (pair != NULL) {
             widen(pair, stage, n, conv->offset);
@@ -158,7 +158,7 @@ static DSP_FAST void gather(const conv_t *conv, const pixel_t *px, int32_t chann
         if (at + runs * run <= 0) {
             continue;
         }
-        const int8_t *src = weft_px(in, px->y + ky * op->dilation_h, x) + channel;
+        const int8_t *src = weft_px_inline(in, px->y + ky * op->dilation_h, x) + channel;
         for (int32_t k = 0; k < runs; k++, src += tap_step, at += run) {
             const int32_t begin = weft_max(at, 0), end = weft_min(at + run, n);
             if (begin >= end) {

@@ -34,7 +34,10 @@ typedef struct {
 } weft_rows_t;
 
 /* Rows under `taps` taps from the first one of output row y on; the call's output columns start at call->x0. */
-static inline void weft_tap_rows(weft_rows_t *rows, const weft_call_t *call, int32_t y, int32_t taps)
+void weft_tap_rows(weft_rows_t *rows, const weft_call_t *call, int32_t y, int32_t taps);
+
+/* The same, for kernels that ask for a few pixels of a row only. */
+static inline void weft_tap_rows_inline(weft_rows_t *rows, const weft_call_t *call, int32_t y, int32_t taps)
 {
     const weft_op_t *op = call->op;
     rows->view = &call->in0;
@@ -43,7 +46,7 @@ static inline void weft_tap_rows(weft_rows_t *rows, const weft_call_t *call, int
     rows->taps = weft_taps(rows->first, taps, op->dilation_h, call->in0.h);
     rows->x = weft_clamp(call->x0 * op->stride_w - op->pad_left, 0, call->in0.w - 1);
     for (int32_t k = rows->taps.lo; k < rows->taps.hi && k < WEFT_HOISTED_ROWS; k++) {
-        rows->row[k] = weft_px(&call->in0, rows->first + k * rows->dilation, rows->x);
+        rows->row[k] = weft_px_inline(&call->in0, rows->first + k * rows->dilation, rows->x);
     }
 }
 
