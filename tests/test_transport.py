@@ -34,7 +34,7 @@ from tests.schedule_graphs import Maker
 from tests.test_update import HOSTILE
 from tests.update import build, kill
 from tests.update import plans as made
-from tests.update.device import Device
+from tests.update.device import Device, running
 from tests.update.hostile import Hostile, begin_refused, disordered, finish_refused, replayed, send, truncated
 from tests.update.proxy import Proxy
 
@@ -513,12 +513,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def device(library: Path, plans: made.Plans) -> Iterator[Device]:
-    found = Device(library, plans.key)
-    assert found.adopt(0, plans.old) == "OK"
-    found.restart()
-    yield found
-    assert not found.broken
-    found.close()
+    with running(library, plans) as found:
+        yield found
 
 
 def test_over_a_serial_line(device: Device, plans: made.Plans) -> None:

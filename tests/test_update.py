@@ -20,7 +20,7 @@ from planner_service.format import HeaderRecord, SectionId, SectionRecord, SlotS
 from tests.schedule_graphs import Maker
 from tests.update import build
 from tests.update import plans as made
-from tests.update.device import COPY, CUT_KINDS, NONE, STATE_AREA, Device
+from tests.update.device import COPY, CUT_KINDS, NONE, STATE_AREA, Device, running
 from tests.update.hostile import Hostile, by_header
 
 HEAD = HeaderRecord.SIZE
@@ -39,12 +39,8 @@ def plans() -> made.Plans:
 @pytest.fixture
 def device(library: Path, plans: made.Plans) -> Iterator[Device]:
     """Runs ``old``, confirmed, from slot 0."""
-    found = Device(library, plans.key)
-    assert found.adopt(0, plans.old) == "OK"
-    assert found.restart().slot == 0
-    yield found
-    assert not found.broken
-    found.close()
+    with running(library, plans) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

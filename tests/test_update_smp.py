@@ -16,7 +16,7 @@ from planner_service import signing
 from planner_service.format import EngineError, SlotState
 from tests.update import build
 from tests.update import plans as made
-from tests.update.device import Device
+from tests.update.device import Device, running
 
 GROUP = 64
 STATE, BEGIN, WRITE, FINISH, TEST, CONFIRM, REVERT, ERASE, STATS, ABORT = range(10)
@@ -35,12 +35,8 @@ def plans() -> made.Plans:
 
 @pytest.fixture
 def device(library: Path, plans: made.Plans) -> Iterator[Device]:
-    found = Device(library, plans.key)
-    assert found.adopt(0, plans.old) == "OK"
-    found.restart()
-    yield found
-    assert not found.broken
-    found.close()
+    with running(library, plans) as found:
+        yield found
 
 
 class Host:

@@ -241,8 +241,7 @@ def build(
     files: Mapping[str, str] | None = None,
 ) -> Path:
     """``source`` built in ``folder`` with Kconfig settings, by CMake and Ninja as west does it. ``files``: variables of
-    CMake
-    for further configuration, e.g. EXTRA_CONF_FILE."""
+    CMake for further configuration, e.g. EXTRA_CONF_FILE."""
     options = [f"-DBOARD={board}", *(f"-DCONFIG_{name}={value}" for name, value in settings.items())]
     options += [f"-D{name}={value}" for name, value in (files or {}).items()]
     folder.parent.mkdir(parents=True, exist_ok=True)

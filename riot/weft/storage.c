@@ -234,24 +234,30 @@ static uint32_t seconds(void *ctx)
 }
 #endif
 
+/* Without read() until the storage is set up. */
+static weft_update_hal_t hal = {
+    .program = area_program,
+    .erase = area_erase,
+    .mapped = mapped,
+    .sha256_init = hash_init,
+    .sha256_update = hash_update,
+    .sha256_finish = hash_finish,
+    .verify_p256 = verify_p256,
+    .feed = feed,
+#if IS_USED(MODULE_ZTIMER_MSEC)
+    .seconds = seconds,
+#endif
+};
+
 const weft_update_hal_t *weft_storage(const char **why)
 {
     *why = NULL;
     if (hal.read == NULL) {
         *why = set_up();
         hal.read = *why == NULL ? area_read : NULL;
-        hal.program = area_program;
-        hal.erase = area_erase;
-        hal.mapped = mapped;
-        hal.sha256_init = hash_init;
-        hal.sha256_update = hash_update;
-        hal.sha256_finish = hash_finish;
-        hal.verify_p256 = verify_p256;
-        hal.feed = feed;
 #if IS_USED(MODULE_ZTIMER_MSEC)
         /* For ever: where clocks stop when nobody needs them, a session would never look idle. */
         ztimer_acquire(ZTIMER_MSEC);
-        hal.seconds = seconds;
 #endif
     }
     return *why == NULL ? &hal : NULL;

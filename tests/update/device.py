@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import ctypes as ct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from planner_service import signing
 from planner_service.format import EngineError, SlotState
+from tests.update.plans import Plans
 
 CUT_KINDS = 6  #: before, after, torn, blank, weak, fault
 COPY = 1  #: WEFT_UPDATE_COPY
@@ -329,3 +331,14 @@ class Device:
     def broken(self) -> bool:
         """Whether a rule of the flash was broken."""
         return bool(self._count(5))
+
+
+@contextmanager
+def running(library: Path, plans: Plans) -> Iterator[Device]:
+    """A device that runs ``plans.old``, confirmed, from slot 0. Whatever is done to it, flash rules must be kept."""
+    device = Device(library, plans.key)
+    assert device.adopt(0, plans.old) == "OK"
+    assert device.restart().slot == 0
+    yield device
+    assert not device.broken
+    device.close()

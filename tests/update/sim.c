@@ -48,10 +48,15 @@ typedef struct {
 } geometry_t;
 
 /* Erased flash reads as 0x00 on the first, as on several parts. */
+#define FLASH(bytes, sector_bytes, unit, blank)                                                                        \
+    {                                                                                                                  \
+        .size = bytes, .sector = sector_bytes, .write = unit, .erased = blank                                          \
+    }
+
 static const geometry_t geometries[] = {
-    {"2K/8 write-once", {6144, 2048, 8, 0xff}, {4096, 2048, 8, 0xff}, true},
-    {"4K/8", {8192, 4096, 8, 0x00}, {8192, 4096, 8, 0x00}, false},
-    {"128K/32", {131072, 131072, 32, 0xff}, {262144, 131072, 32, 0xff}, false},
+    {"2K/8 write-once", FLASH(6144, 2048, 8, 0xff), FLASH(4096, 2048, 8, 0xff), true},
+    {"4K/8", FLASH(8192, 4096, 8, 0x00), FLASH(8192, 4096, 8, 0x00), false},
+    {"128K/32", FLASH(131072, 131072, 32, 0xff), FLASH(262144, 131072, 32, 0xff), false},
 };
 enum { GEOMETRIES = sizeof geometries / sizeof geometries[0] };
 
@@ -924,22 +929,22 @@ int main(int argc, char **argv)
                         "[--wear N] [--stop]\n");
         return 2;
     }
-    hal.ctx = &device.flash;
-    hal.read = flash_read;
-    hal.program = program;
-    hal.erase = erase;
-    hal.mapped = flash_mapped;
-    hal.sha256_init = hash_init;
-    hal.sha256_update = hash_update;
-    hal.sha256_finish = hash_finish;
-    hal.verify_p256 = verify;
-    cfg.hal = &hal;
-    cfg.buffer = device.buffer;
-    cfg.buffer_len = BUFFER;
-    cfg.arena = device.arena;
-    cfg.arena_len = ARENA;
-    cfg.key[0] = key;
-    cfg.mark_bytes = 1;
+    hal = (weft_update_hal_t){.ctx = &device.flash,
+                              .read = flash_read,
+                              .program = program,
+                              .erase = erase,
+                              .mapped = flash_mapped,
+                              .sha256_init = hash_init,
+                              .sha256_update = hash_update,
+                              .sha256_finish = hash_finish,
+                              .verify_p256 = verify};
+    cfg = (weft_update_config_t){.hal = &hal,
+                                 .buffer = device.buffer,
+                                 .buffer_len = BUFFER,
+                                 .arena = device.arena,
+                                 .arena_len = ARENA,
+                                 .key = {key},
+                                 .mark_bytes = 1};
     printf("{");
     for (unsigned i = 0; i < GEOMETRIES && !stopped; i++) {
         hal.slot = geometries[i].slot;
