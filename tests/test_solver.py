@@ -158,6 +158,25 @@ def test_search_agrees_with_brute_force(block: int) -> None:
         assert _searched(facts, mode) == BruteForce(facts, mode).front(), (seed, mode)
 
 
+@pytest.mark.parametrize(
+    ("seed", "ops", "mode"),
+    [
+        (450392, 3, "external"),  # a ring that is read in a single step, and not to its last row
+        (915162, 3, "streamed"),  # a reader that is done before the segment is
+        (214862, 3, "external"),  # the same, of a reader whose last rows are nobody's
+        (980103, 3, "streamed"),  # rows that only rows beyond the reader's last would read
+        (948642, 3, "external"),  # a tensor from outside whose columns are read at two rates
+        (17866, 3, "external"),  # a tensor from outside whose rows are read at two rates
+        (898653, 3, "streamed"),  # a last tensor of one column
+        (321112, 3, "external"),  # the same, of a reduction
+        (728076, 4, "external"),  # a segment whose lag is longer than one of its tensors
+    ],
+)
+def test_search_agrees_with_brute_force_where_it_did_not(seed: int, ops: int, mode: InputMode) -> None:
+    facts = Facts(random_graph(seed, ops=ops))
+    assert _searched(facts, mode) == BruteForce(facts, mode).front()
+
+
 @pytest.mark.parametrize("mode", ["streamed", "resident", "external"])
 @pytest.mark.parametrize("f_max", [1.0, 1.1, 1.3, None])
 def test_branches_share_a_stage_only_where_they_read_each_other(mode: InputMode, f_max: float | None) -> None:

@@ -40,9 +40,12 @@ typedef struct {
     int32_t advance, lo, hi;
 } ws_span_t;
 
+/* Rows of a tensor that are read, in the first `steps` steps (its readers may be done before others of the segment),
+ * none from row `end` on. */
 typedef struct {
     int32_t tensor;
     ws_span_t span;
+    int32_t steps, end;
 } ws_need_t;
 
 /*
@@ -101,7 +104,7 @@ struct ws_search {
     ws_memo_t sweeps;
     ws_vec_t needs, classes, options, keeps; /* ws_need_t, ws_class_t, ws_option_t, uint16_t */
     ws_segment_t *segments;                  /* by begin and end - begin - 1 */
-    ws_vec_t *inlets;                        /* ws_span_t that segments read of the tensor in front of them, by begin */
+    ws_vec_t *inlets;                        /* ws_need_t of the tensor in front of segments, by their begin */
     ws_vec_t stages, chains;                 /* ws_stage_t, int32_t */
     int32_t *stages_at, *stages_end;         /* by begin */
     int64_t *rest;                           /* fewest extra MACs behind a position with the stages found */
@@ -161,8 +164,9 @@ void ws_memo_free(ws_search_t *s, ws_memo_t *memo);
 /* Count work; false if the search was cancelled. */
 bool ws_work(ws_search_t *s, int64_t amount);
 
-/* Rows of a ring that one segment fills by `advance` rows a step and another one empties, in pull order. */
-int32_t ws_ring_rows(int32_t height, int32_t advance, int32_t offset, ws_span_t need);
+/* Rows of a ring that one segment fills by `advance` rows a step and another one empties by what it needs, in pull
+ * order. */
+int32_t ws_ring_rows(int32_t height, int32_t advance, int32_t offset, const ws_need_t *reader);
 /* All options of all segments. */
 bool ws_grow_segments(ws_search_t *s);
 /* Fewest extra MACs from each position on, at least, with at most `cap` bytes, into `ahead`. */

@@ -36,7 +36,7 @@ ws_search_t *ws_open(const ws_graph_t *graph, const ws_limits_t *limits, ws_prog
     s->inlets = ws_alloc(s, places, sizeof(*s->inlets));
     if (s->status == WS_OK) {
         for (int32_t i = 0; i < graph->op_count; i++) {
-            s->inlets[i].size = sizeof(ws_span_t);
+            s->inlets[i].size = sizeof(ws_need_t);
             const ws_op_t *op = &graph->ops[i];
             s->macs_before[i + 1] = s->macs_before[i] + (op->macs_at < 0 ? 0 : graph->row_macs[op->macs_at + op->rows]);
         }

@@ -11,9 +11,13 @@
 #define U16 0xFFFF
 #define I16 0x7FFF
 
+/* What is read of a tensor, nothing from row `end` on, until readers that make `rate` rows a step have made `left`.
+ * `torn`: they take columns at different rates, so it cannot be made in the segment column by column. */
 typedef struct {
     int32_t tensor;
     ws_span_t rows, cols;
+    int32_t left, rate, end;
+    bool torn;
 } read_t;
 
 /* An operator in front of the last: its region, `local` if nothing outside the segment reads it. */
@@ -183,17 +187,24 @@ static bool add_calls(ws_search_t *s, const region_t *r, int32_t lag, int32_t st
     return true;
 }
 
-/* Add what rows [lo, hi) and columns [clo, chi) of a step read; false where rates disagree. */
+/* Behind the last row of a tensor that the operator reads. */
+static int32_t read_end(const ws_search_t *s, const ws_op_t *op, int32_t tensor)
+{
+    return ws_min(field_end(&op->row_field, op->rows), s->graph.tensors[tensor].height);
+}
+
+/* Add what rows [lo, hi) and columns [clo, chi) of a step read, by tensor and rate of rows; false if it is too much. */
 static bool add_reads(const grow_t *g, suffix_t *x, const ws_op_t *op, ws_span_t rows, ws_span_t cols)
 {
     ws_span_t row = {rows.advance * op->row_field.stride, field_start(&op->row_field, rows.lo),
                      field_end(&op->row_field, rows.hi)};
     ws_span_t col = {cols.advance * op->col_field.stride, field_start(&op->col_field, cols.lo),
                      field_end(&op->col_field, cols.hi)};
+    const int32_t left = op->rows - rows.lo;
     for (int32_t k = 0; k < op->swept; k++) {
         int32_t tensor = g->s->graph.inputs[op->inputs_at + k];
-        int32_t n = 0;
-        while (n < x->reads && x->read[n].tensor != tensor) {
+        int32_t end = read_end(g->s, op, tensor), n = 0;
+        while (n < x->reads && (x->read[n].tensor != tensor || x->read[n].rows.advance != row.advance)) {
             n++;
         }
         read_t *read = &x->read[n];
@@ -202,11 +213,14 @@ static bool add_reads(const grow_t *g, suffix_t *x, const ws_op_t *op, ws_span_t
                 return false;
             }
             x->reads++;
-            *read = (read_t){tensor, row, col};
+            *read = (read_t){tensor, row, col, left, rows.advance, end, false};
             continue;
         }
-        if (read->rows.advance != row.advance || read->cols.advance != col.advance) {
-            return false;
+        read->torn = read->torn || read->cols.advance != col.advance;
+        read->end = ws_max(read->end, end);
+        if ((int64_t)read->left * rows.advance < (int64_t)left * read->rate) {
+            read->left = left;
+            read->rate = rows.advance;
         }
         read->rows.lo = ws_min(read->rows.lo, row.lo);
         read->rows.hi = ws_max(read->rows.hi, row.hi);
@@ -259,7 +273,11 @@ static bool note(grow_t *g, int32_t ops, const suffix_t *x, int64_t extra, int32
     for (int32_t n = 0; n < x->reads; n++) {
         ws_span_t span = x->read[n].rows;
         int32_t shift = delay * span.advance - (g->whole ? 0 : x->lag * (span.advance / g->row_adv));
-        needs[n] = (ws_need_t){x->read[n].tensor, {span.advance, span.lo + shift, span.hi + shift}};
+        int32_t left = x->read[n].left + (g->whole ? 0 : x->lag * (x->read[n].rate / g->row_adv));
+        needs[n] = (ws_need_t){x->read[n].tensor,
+                               {span.advance, span.lo + shift, span.hi + shift},
+                               ws_min(ws_div_up(left, x->read[n].rate), steps) - delay,
+                               x->read[n].end};
     }
     int32_t at = class_of(g, ops, class, needs);
     if (at < 0) {
@@ -358,14 +376,19 @@ static bool extend(grow_t *g, int32_t ops)
     const ws_op_t *op = &s->graph.ops[i];
     const ws_tensor_t *t = &s->graph.tensors[op->tensor];
     const suffix_t *x = &g->suffix[ops - 1];
-    int32_t at = 0;
-    while (at < x->reads && x->read[at].tensor != op->tensor) {
-        at++;
+    const read_t *read = NULL;
+    for (int32_t n = 0; n < x->reads; n++) {
+        if (x->read[n].tensor == op->tensor) {
+            if ((read != NULL && !g->whole) || (x->read[n].torn && !g->col_whole)) {
+                return true; /* its readers take rows or columns at different rates */
+            }
+            read = &x->read[n];
+        }
     }
-    if (at == x->reads) {
+    if (read == NULL) {
         return true;
     }
-    ws_span_t rows = x->read[at].rows, cols = x->read[at].cols;
+    ws_span_t rows = read->rows, cols = read->cols;
     if (g->whole) {
         rows = (ws_span_t){op->rows, 0, op->rows};
     }
@@ -412,9 +435,12 @@ static bool extend(grow_t *g, int32_t ops)
             longer->lag = ws_max(x->lag, ws_div_up(rows.hi - bound, rate));
         }
         longer->held = (int32_t)held;
-        longer->reads = x->reads - 1;
-        memcpy(longer->read, x->read, (size_t)at * sizeof(read_t));
-        memcpy(longer->read + at, x->read + at + 1, (size_t)(x->reads - 1 - at) * sizeof(read_t));
+        longer->reads = 0;
+        for (int32_t n = 0; n < x->reads; n++) {
+            if (x->read[n].tensor != op->tensor) {
+                longer->read[longer->reads++] = x->read[n];
+            }
+        }
         if (add_reads(g, longer, op, (ws_span_t){rows.advance, offset + keep, rows.hi},
                       (ws_span_t){cols.advance, cols.hi - cols.advance, cols.hi}) &&
             (!finish(g, ops + 1) || !extend(g, ops + 1))) {
@@ -441,7 +467,8 @@ static bool alone(grow_t *g, const ws_op_t *op, int32_t advance)
     int32_t step = op->row_field.factor == 1 ? advance * op->row_field.stride : advance / op->row_field.factor;
     ws_span_t span = {ws_max(step, 1), field_start(&op->row_field, 0), field_end(&op->row_field, advance)};
     for (int32_t k = 0; k < op->swept; k++) {
-        x->read[x->reads++] = (read_t){g->s->graph.inputs[op->inputs_at + k], span, {1, 0, 1}};
+        int32_t tensor = g->s->graph.inputs[op->inputs_at + k];
+        x->read[x->reads++] = (read_t){tensor, span, {1, 0, 1}, op->rows, advance, read_end(g->s, op, tensor), false};
     }
     int32_t steps = ws_div_up(op->rows, advance);
     int64_t extra = steps * g->s->limits.around.row_step;
@@ -493,7 +520,7 @@ static bool grow_from(grow_t *g, int32_t row_adv)
     }
     for (int32_t c = 0; c < s->limits.col_step_count; c++) {
         int32_t columns = s->limits.col_steps[c];
-        g->col_whole = columns >= op->cols && columns > 1;
+        g->col_whole = columns >= op->cols;
         g->col_adv = g->col_whole ? op->cols : columns;
         suffix_t *x = &g->suffix[0];
         g->region[0] = (region_t){g->j - 1, advance, 0, advance, 0, g->col_adv, g->col_adv, g->col_adv, false};
@@ -531,7 +558,7 @@ static void add_streams(const ws_search_t *s, ws_class_t *class, const ws_need_t
     for (int32_t n = 0; n < class->needs_count; n++) {
         const ws_tensor_t *t = &s->graph.tensors[needs[n].tensor];
         if (t->streamed) {
-            int64_t rows = ws_ring_rows(t->height, 1, 0, needs[n].span);
+            int64_t rows = ws_ring_rows(t->height, 1, 0, &needs[n]);
             class->fixed += (int32_t)ws_up(rows * t->width * t->channels) + WS_COUNTERS;
             class->segments++;
         }
@@ -544,14 +571,17 @@ static bool number_inlet(ws_search_t *s, int32_t i, const ws_class_t *class, con
     *number = WS_NONE;
     for (int32_t k = 0; i > 0 && k < class->needs_count; k++) {
         if (needs[k].tensor == s->graph.ops[i - 1].tensor) {
+            if (k + 1 < class->needs_count && needs[k + 1].tensor == needs[k].tensor) {
+                return true; /* a ring is read at one rate */
+            }
             ws_vec_t *inlets = &s->inlets[i];
             int32_t n = 0;
             while (n < (int32_t)inlets->count &&
-                   memcmp(WS_AT(*inlets, ws_span_t, n), &needs[k].span, sizeof(ws_span_t)) != 0) {
+                   memcmp(WS_AT(*inlets, ws_need_t, n), &needs[k], sizeof(ws_need_t)) != 0) {
                 n++;
             }
             *number = n;
-            return n < (int32_t)inlets->count || ws_push(s, inlets, &needs[k].span);
+            return n < (int32_t)inlets->count || ws_push(s, inlets, &needs[k]);
         }
     }
     return true;
@@ -631,12 +661,13 @@ static bool grow_to(grow_t *g, int32_t j)
 }
 
 /* Most rows that one of the first steps reads. */
-static int32_t rows_read(const ws_span_t *span, int32_t height)
+static int32_t rows_read(const ws_need_t *need)
 {
+    const ws_span_t *span = &need->span;
     int32_t most = 0;
-    for (int32_t i = 0; i < 4; i++) {
-        int32_t lo = ws_clamp(span->lo + i * span->advance, height),
-                hi = ws_clamp(span->hi + i * span->advance, height);
+    for (int32_t i = 0; i < ws_min(need->steps, 4); i++) {
+        int32_t lo = ws_clamp(span->lo + i * span->advance, need->end),
+                hi = ws_clamp(span->hi + i * span->advance, need->end);
         most = ws_max(most, hi - lo);
     }
     return most;
@@ -658,12 +689,14 @@ void ws_look_ahead(ws_search_t *s, int32_t cap)
             for (int32_t c = segment->first; c < segment->first + segment->count && s->ahead[j] < WS_MAX_EXTRA; c++) {
                 const ws_class_t *class = WS_AT(s->classes, ws_class_t, c);
                 int64_t least = class->fixed;
+                int32_t rows = 0;
                 for (int32_t k = 0; inlet != NULL && k < class->needs_count; k++) {
                     const ws_need_t *need = WS_AT(s->needs, ws_need_t, class->needs_at + k);
                     if (need->tensor == s->graph.ops[i - 1].tensor && inlet->bytes > 0) {
-                        least += (int64_t)rows_read(&need->span, inlet->height) * inlet->width * inlet->channels;
+                        rows = ws_max(rows, rows_read(need));
                     }
                 }
+                least += inlet == NULL ? 0 : (int64_t)rows * inlet->width * inlet->channels;
                 for (int32_t k = class->first; k < class->first + class->count; k++) {
                     const ws_option_t *o = WS_AT(s->options, ws_option_t, k);
                     if (least + o->held + o->tile <= cap && o->extra + s->ahead[j] < s->ahead[i]) {

@@ -72,12 +72,14 @@ typedef struct {
     int64_t spare;         /* extra MACs of the stage, at most */
 } link_t;
 
-int32_t ws_ring_rows(int32_t height, int32_t advance, int32_t offset, ws_span_t need)
+int32_t ws_ring_rows(int32_t height, int32_t advance, int32_t offset, const ws_need_t *reader)
 {
+    const ws_span_t need = reader->span;
     int32_t most = 1, done = 0, produced = ws_clamp(offset, height);
-    for (int32_t step = 0;; step++) {
+    /* Steps of delay, which spans leave out, read too: from the first one that may. */
+    for (int32_t step = need.hi > 0 ? -((need.hi - 1) / need.advance) : 0; step < reader->steps; step++) {
         int32_t lo = need.advance * step + need.lo, first = ws_max(lo, 0);
-        int32_t end = ws_min(need.advance * step + need.hi, height);
+        int32_t end = ws_min(need.advance * step + need.hi, reader->end);
         if (produced < end) {
             done = ws_max(done, ws_div_up(end - offset, advance));
             produced = ws_clamp(advance * done + offset, height);
@@ -85,52 +87,54 @@ int32_t ws_ring_rows(int32_t height, int32_t advance, int32_t offset, ws_span_t 
         if (end > first) {
             most = ws_max(most, produced - first);
         }
-        if (end >= height || lo >= height) {
-            return ws_min(most, height);
+        if (end >= reader->end || lo >= reader->end) {
+            break;
         }
     }
+    return ws_min(most, height);
 }
 
 /* ------------------------------------------------------------ profiles */
 
-static const ws_span_t *need_of(const ws_search_t *s, const ws_class_t *class, int32_t tensor)
+static const ws_need_t *need_of(const ws_search_t *s, const ws_class_t *class, int32_t tensor)
 {
     for (int32_t k = 0; k < class->needs_count; k++) {
         const ws_need_t *need = WS_AT(s->needs, ws_need_t, class->needs_at + k);
         if (need->tensor == tensor) {
-            return &need->span;
+            return need;
         }
     }
     return NULL;
 }
 
-/* Rows of a tracked tensor that the segment of operators [i, j) reads: NULL if none; all of them at every step if one
- * of the operators needs it whole. */
-static const ws_span_t *read_of(const ws_search_t *s, const ws_class_t *class, int32_t i, int32_t j, int32_t tensor)
+/* First row that the segment of operators [i, j) is still to read of a tensor when it has done `steps` steps. */
+static int32_t next_row(const ws_search_t *s, const ws_class_t *class, const link_t *link, int32_t tensor,
+                        int32_t steps)
 {
-    static const ws_span_t all = {0, 0, INT32_MAX};
-    for (int32_t n = i; n < j; n++) {
+    int32_t row = GONE;
+    for (int32_t n = link->i; n < link->j && steps < class->steps; n++) {
         const ws_op_t *op = &s->graph.ops[n];
         for (int32_t k = op->swept; k < op->swept + op->whole; k++) {
             if (s->graph.inputs[op->inputs_at + k] == tensor) {
-                return &all;
+                return 0; /* all of it at every step */
             }
         }
     }
-    return need_of(s, class, tensor);
-}
-
-/* First row that a reader which has done `steps` steps is still to read. */
-static int32_t next_row(const ws_span_t *need, int32_t steps, int32_t height)
-{
-    int32_t first = ws_max(need->advance * steps + need->lo, 0);
-    return first < height ? first : GONE;
+    for (int32_t k = 0; k < class->needs_count; k++) {
+        const ws_need_t *need = WS_AT(s->needs, ws_need_t, class->needs_at + k);
+        const int32_t first = ws_max(need->span.advance * steps + need->span.lo, 0);
+        if (need->tensor == tensor && steps < need->steps && first < need->end) {
+            row = ws_min(row, first);
+        }
+    }
+    return row;
 }
 
 /* Steps that the segment before has done when this one does its step. */
-static int32_t pulled(const group_t *g, const ws_span_t *inlet, int32_t height, int32_t step)
+static int32_t pulled(const group_t *g, const ws_need_t *inlet, int32_t step)
 {
-    int32_t end = inlet ? ws_min(inlet->advance * step + inlet->hi, height) : 0;
+    int32_t last = inlet ? ws_min(step, inlet->steps - 1) : 0;
+    int32_t end = inlet ? ws_min(inlet->span.advance * last + inlet->span.hi, inlet->end) : 0;
     return end > 0 ? ws_div_up(end - g->offset, g->advance) : 0;
 }
 
@@ -142,23 +146,17 @@ static int32_t compose(scan_t *c, const group_t *g, const ws_class_t *class, con
         return 0;
     }
     int32_t inlet = link->inlet;
-    const ws_span_t *pull = inlet >= 0 ? need_of(s, class, inlet) : NULL;
-    int32_t height = inlet >= 0 ? s->graph.tensors[inlet].height : 0;
+    const ws_need_t *pull = inlet >= 0 ? need_of(s, class, inlet) : NULL;
     int32_t steps = class->steps + 1, at = (int32_t)c->rows.count;
     if (!ws_push(s, &c->rows, &steps)) {
         return WS_NONE;
     }
     for (int32_t k = 0; k < c->tracked; k++) {
-        const ws_tensor_t *t = &s->graph.tensors[c->track[k]];
-        const ws_span_t *need = read_of(s, class, link->i, link->j, c->track[k]);
         int32_t old = *WS_AT(c->profiles, int32_t, g->profile);
         int32_t old_steps = *WS_AT(c->rows, int32_t, old);
         for (int32_t m = 0; m < steps; m++) {
-            int32_t row = GONE;
-            if (need != NULL && m < class->steps) {
-                row = next_row(need, m, t->height);
-            }
-            int32_t done = m > 0 ? pulled(g, pull, height, m - 1) : 0;
+            int32_t row = next_row(s, class, link, c->track[k], m);
+            int32_t done = m > 0 ? pulled(g, pull, m - 1) : 0;
             int32_t before = *WS_AT(c->rows, int32_t, old + 1 + k * old_steps + ws_min(done, old_steps - 1));
             row = ws_min(row, before);
             if (!ws_push(s, &c->rows, &row)) {
@@ -189,20 +187,16 @@ static int64_t distance(const scan_t *c, const group_t *g, const ws_class_t *cla
 {
     const ws_search_t *s = c->s;
     int32_t inlet = link->inlet;
-    const ws_span_t *pull = inlet >= 0 ? need_of(s, class, inlet) : NULL;
-    int32_t inlet_height = inlet >= 0 ? s->graph.tensors[inlet].height : 0;
+    const ws_need_t *pull = inlet >= 0 ? need_of(s, class, inlet) : NULL;
     const ws_tensor_t *t = &s->graph.tensors[c->track[k]];
-    const ws_span_t *need = read_of(s, class, link->i, link->j, c->track[k]);
     int32_t old = *WS_AT(c->profiles, int32_t, g->profile);
     int32_t old_steps = *WS_AT(c->rows, int32_t, old);
     int64_t most = 0;
     for (int32_t i = 0; i < class->steps; i++) {
         int32_t written = ws_clamp(class->advance * (i + 1) + class->offset, out->height);
-        int32_t done = pulled(g, pull, inlet_height, i);
+        int32_t done = pulled(g, pull, i);
         int32_t row = *WS_AT(c->rows, int32_t, old + 1 + k * old_steps + ws_min(done, old_steps - 1));
-        if (need != NULL) {
-            row = ws_min(row, next_row(need, i, t->height));
-        }
+        row = ws_min(row, next_row(s, class, link, c->track[k], i));
         if (written > 0 && row != GONE) {
             int64_t bytes = (int64_t)written * out->width * out->channels - (int64_t)row * t->width * t->channels;
             most = bytes > most ? bytes : most;
@@ -273,8 +267,8 @@ static int64_t link_bytes(const scan_t *c, const group_t *g, const ws_class_t *c
     int32_t rows = t->height;
     if (t->last_use < link->j) {
         if (*known == 0) {
-            const ws_span_t *need = WS_AT(c->s->inlets[link->i], ws_span_t, class->inlet);
-            *known = ws_ring_rows(t->height, g->advance, g->offset, *need);
+            const ws_need_t *need = WS_AT(c->s->inlets[link->i], ws_need_t, class->inlet);
+            *known = ws_ring_rows(t->height, g->advance, g->offset, need);
         }
         rows = *known;
     }
