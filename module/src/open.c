@@ -9,10 +9,6 @@ typedef struct {
 } bytes_t;
 
 static const bytes_t header_bytes[] = {
-    {WEFT_HEADER_MAGIC, 1, WEFT_MAGIC & 0xffu, WEFT_MAGIC & 0xffu, BAD(MAGIC)},
-    {WEFT_HEADER_MAGIC + 1, 1, WEFT_MAGIC >> 8 & 0xffu, WEFT_MAGIC >> 8 & 0xffu, BAD(MAGIC)},
-    {WEFT_HEADER_MAGIC + 2, 1, WEFT_MAGIC >> 16 & 0xffu, WEFT_MAGIC >> 16 & 0xffu, BAD(MAGIC)},
-    {WEFT_HEADER_MAGIC + 3, 1, WEFT_MAGIC >> 24, WEFT_MAGIC >> 24, BAD(MAGIC)},
     {WEFT_HEADER_FORMAT_MAJOR, 1, WEFT_FORMAT_MAJOR, WEFT_FORMAT_MAJOR, BAD(VERSION)},
     {WEFT_HEADER_FORMAT_MINOR, 1, 0, WEFT_FORMAT_MINOR, BAD(VERSION)},
     {WEFT_HEADER_ABI_MAJOR, 1, WEFT_ABI_MAJOR, WEFT_ABI_MAJOR, BAD(ABI)},
@@ -49,6 +45,10 @@ static WEFT_APART int check_header(const uint8_t *p, size_t len, const weft_limi
     if (len < WEFT_HEADER_SIZE) {
         return BAD(TRUNCATED);
     }
+    place->at = p;
+    if (weft_rd32(p + WEFT_HEADER_MAGIC) != WEFT_MAGIC) {
+        return BAD(MAGIC);
+    }
     for (const bytes_t *b = header_bytes; b != header_bytes + COUNT_OF(header_bytes); b++) {
         const uint8_t *field = p + b->at;
         place->at = field;
@@ -68,7 +68,10 @@ static WEFT_APART int check_header(const uint8_t *p, size_t len, const weft_limi
     if (weft_rd16(place->at) != head_len || head_len + WEFT_SIGNATURE_LEN > total) {
         return BAD(SECTION);
     }
-    for (const limited_t *f = limited; limits != NULL && f != limited + COUNT_OF(limited); f++) {
+    if (limits == NULL) {
+        return 0;
+    }
+    for (const limited_t *f = limited; f != limited + COUNT_OF(limited); f++) {
         const uint8_t *limit = (const uint8_t *)limits + f->limit, *figure = p + f->at;
         const uint64_t most = f->wide ? weft_rd64(limit) : weft_rd32(limit);
         place->at = figure;
@@ -80,7 +83,7 @@ static WEFT_APART int check_header(const uint8_t *p, size_t len, const weft_limi
 }
 
 /* Tell the caller, who may not want to know. */
-static WEFT_APART int finish(const uint8_t *bytes, int bad, const weft_place_t *place, weft_error_t *err)
+static int finish(const uint8_t *bytes, int bad, const weft_place_t *place, weft_error_t *err)
 {
     if (err != NULL) {
         weft_fail(err, -bad, place->record, (uint32_t)((const uint8_t *)place->at - bytes));

@@ -82,29 +82,27 @@ void weft_field(const weft_op_t *op, uint32_t axis, int32_t *lo, int32_t *hi)
 uint32_t weft_acc_bytes(const weft_plan_t *plan, const weft_op_t *op, const weft_entry_t *e,
                         const weft_segment_t *segment)
 {
-    /* Axes that the operator sums over in several steps; what it does not sum over has an accumulator each. */
-    const bool dense = WEFT_IS(op, FULLY_CONNECTED);
-    const bool over_h = weft_ends_rows(op), over_w = dense || (op->flags & WEFT_OP_REDUCE_W) != 0;
-    if (!weft_consumes(op) || !((over_h && segment->row_steps > 1) || (over_w && segment->col_steps > 1))) {
+    /* Axes that the operator sums over; what it does not sum over has an accumulator each. */
+    const uint32_t over = WEFT_IS(op, FULLY_CONNECTED) ? ~0u : op->flags;
+    const bool over_h = (over & WEFT_OP_REDUCE_H) != 0, over_w = (over & WEFT_OP_REDUCE_W) != 0;
+    const uint32_t row_steps = over_h ? segment->row_steps : 1, col_steps = over_w ? segment->col_steps : 1;
+    if (!weft_consumes(op) || row_steps * col_steps <= 1) {
         return 0;
     }
     const weft_tensor_t *in = weft_tensor_at(plan, op->input0);
-    const int32_t pixels = over_h && over_w ? 1 : over_h ? in->w : weft_min(e->row_adv, in->h);
+    const int32_t pixels = !over_h ? weft_min(e->row_adv, in->h) : over_w ? 1 : in->w;
     return 4u * (uint32_t)(pixels * weft_tensor_at(plan, op->output)->c);
-}
-
-const weft_tensor_t *weft_read_over(const weft_reads_t *reads)
-{
-    return weft_consumes(reads->op) ? reads->in : weft_tensor_at(reads->plan, reads->op->output);
 }
 
 bool weft_read_rows(const weft_reads_t *reads, int32_t step, weft_range_t *rows)
 {
-    const int32_t in_h = reads->in->h, out_h = weft_read_over(reads)->h;
+    const weft_op_t *op = reads->op;
+    const int32_t in_h = reads->in->h;
+    const int32_t out_h = weft_consumes(op) ? in_h : weft_tensor_at(reads->plan, op->output)->h;
     const weft_span_t span = weft_new_rows(reads->entry);
     *rows = weft_at(&span, step, out_h);
     const bool some = rows->lo < rows->hi, over = rows->lo == out_h;
-    weft_field(reads->op, 0, &rows->lo, &rows->hi);
+    weft_field(op, 0, &rows->lo, &rows->hi);
     rows->lo = over ? in_h : weft_clamp(rows->lo, 0, in_h);
     rows->hi = weft_clamp(rows->hi, 0, in_h);
     return some;

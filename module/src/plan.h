@@ -125,9 +125,6 @@ static inline weft_reads_t weft_reads(const weft_plan_t *plan, const weft_entry_
 /* The next read; false at the end. */
 bool weft_next_read(weft_reads_t *reads);
 
-/* The tensor that the regions of the operator that reads are over. */
-const weft_tensor_t *weft_read_over(const weft_reads_t *reads);
-
 /*
  * Rows that a read takes at a row step: those of `reads->in`, none if lo >= hi. Whether the step makes any; if not, lo
  * is the first row that a later one takes.

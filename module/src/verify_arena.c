@@ -104,7 +104,7 @@ static const weft_entry_t *last_reader(const weft_plan_t *plan, const weft_entry
 }
 
 /* A tile, which is live in its segment only. */
-static bool is_tile(const block_t *b)
+static WEFT_APART bool is_tile(const block_t *b)
 {
     return b->part == WINDOW && b->entry->policy == WEFT_POLICY_TILE;
 }

@@ -63,7 +63,7 @@ static bool good_scale(const uint8_t *p, int32_t shift, int32_t most)
 }
 
 /* bias, multiplier, shift and weights of the operators that multiply; `taps` is the length of one dot product. */
-static WEFT_APART int check_dense(const weft_plan_t *plan, const weft_op_t *op, uint32_t n, uint32_t taps)
+static int check_dense(const weft_plan_t *plan, const weft_op_t *op, uint32_t n, uint32_t taps)
 {
     const uint64_t weights = (uint64_t)taps * n;
     const uint32_t scales = (op->flags & WEFT_OP_PER_TENSOR) != 0 ? 1 : n, shifts = (scales + 3u) & ~3u;
@@ -121,7 +121,7 @@ static const uint16_t uses[WEFT_OPCODE_MAX + 1u] = {
 };
 
 /* What is alike for all opcodes: fields and tensor numbers. */
-static WEFT_APART int check_fields(const weft_plan_t *plan, const weft_op_t *op)
+static int check_fields(const weft_plan_t *plan, const weft_op_t *op)
 {
     if (op->opcode > WEFT_OPCODE_MAX || weft_kernels[op->opcode] == NULL) {
         return BAD(OPCODE);
@@ -179,7 +179,7 @@ static WEFT_APART bool axis_agrees(const weft_op_t *op, uint32_t axis, int32_t i
 }
 
 /* Whether the shapes of inputs and output suit the operator. Inputs of a CONCAT add up to the output along its axis. */
-static WEFT_APART bool agrees(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *out)
+static bool agrees(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *out)
 {
     int32_t sum = 0;
     for (uint32_t k = 0; k < weft_op_inputs(op); k++) {

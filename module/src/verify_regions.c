@@ -16,6 +16,7 @@ typedef struct {
     const weft_segment_t *segment;
     const weft_entry_t *segment_first, *stage_first;
     uint32_t channels;     /* of what the segment's first entry makes */
+    bool sink;             /* the stage's last entry */
     uint64_t sum[FIGURES]; /* of all entries so far */
 } entry_t;
 
@@ -23,31 +24,22 @@ typedef struct {
 static WEFT_APART bool suits(const entry_t *c, const weft_op_t *op)
 {
     const weft_entry_t *e = c->r.entry;
-    const uint32_t policy = e->policy, keep = e->keep;
-    bool partly = true; /* it may be made or received row by row */
-    if (op == NULL) {
-        if (c->segment->entry_count != 1 || c->segment->col_steps != 1 || policy == WEFT_POLICY_TILE) {
-            return false; /* whole rows, alone in its segment */
-        }
-    } else {
-        partly = !weft_consumes(op);
-        if (policy != WEFT_POLICY_FULL && (policy == WEFT_POLICY_TILE ? !partly : weft_ends_rows(op))) {
-            return false;
-        }
+    const uint32_t keep = e->keep;
+    const bool consumes = op != NULL && weft_consumes(op);
+    if (op == NULL && (c->segment->entry_count != 1 || c->segment->col_steps != 1)) {
+        return false; /* whole rows, alone in its segment */
     }
-    if (e->flags != 0 && (op == NULL || !partly || policy != WEFT_POLICY_FULL)) {
+    if (e->policy == WEFT_POLICY_FULL) {
+        return keep == 0 && (e->flags == 0 || (c->sink && op != NULL && !consumes));
+    }
+    if (c->sink || e->flags != 0) {
         return false;
     }
-    switch (policy) {
-    case WEFT_POLICY_FULL:
-        return keep == 0;
-    case WEFT_POLICY_ROWS:
-        return keep - 1u < c->over->h;
-    case WEFT_POLICY_TILE:
-        return keep < e->row_ext && (keep == 0 || keep + e->row_adv <= e->row_ext);
-    default:
-        return false;
+    if (e->policy == WEFT_POLICY_ROWS) {
+        return keep - 1u < c->over->h && !(consumes && weft_ends_rows(op));
     }
+    return e->policy == WEFT_POLICY_TILE && op != NULL && !consumes && keep < e->row_ext &&
+           (keep == 0 || keep + e->row_adv <= e->row_ext);
 }
 
 /* Rules 1, 2 and 5 on one axis: every position of the tensor that the regions are over is produced (or consumed). */
@@ -141,7 +133,7 @@ static WEFT_APART int check_read(const entry_t *c)
  * segment, and depthwise ones, all with as many channels, of which nothing is kept. `op`: NULL if e is an input. What
  * it reads has been looked at.
  */
-static WEFT_APART bool may_slice(const entry_t *c, const weft_op_t *op)
+static bool may_slice(const entry_t *c, const weft_op_t *op)
 {
     const weft_entry_t *e = c->r.entry, *first = c->segment_first;
     const uint32_t slice = e->slice, channels = c->channels;
@@ -302,14 +294,11 @@ int weft_verify_regions(const weft_plan_t *plan, weft_place_t *place)
         add_product(&c.sum[CALLS], (uint32_t)s->row_steps * s->col_steps,
                     s->entry_count * (e->slice != 0 ? c.channels / e->slice : 1u));
         for (uint32_t left = s->entry_count; left > 0; left--, e++) {
-            const bool sink = left == 1 && segments_left == 0;
+            c.sink = left == 1 && segments_left == 0;
             place->at = c.r.entry = e;
-            const int bad = e->flags != 0 && !sink ? BAD(POLICY) : check_entry(&c);
+            const int bad = check_entry(&c);
             if (bad != 0) {
                 return bad;
-            }
-            if (sink && e->policy != WEFT_POLICY_FULL) {
-                return BAD(POLICY);
             }
         }
     }

@@ -39,7 +39,7 @@ static WEFT_APART bool writes_dead(const weft_pull_t *c, const weft_entry_t *y)
             continue; /* the same shape at the same place: kernels read each element before they write it */
         }
         weft_range_t rows = {0, 0};
-        if (!weft_needs_whole(r.op) && !(weft_is_binary(r.op) && in->h != weft_read_over(&r)->h)) {
+        if (!weft_needs_whole(r.op) && !(weft_is_binary(r.op) && in->h != weft_tensor_at(plan, r.op->output)->h)) {
             weft_read_rows(&r, step, &rows);
         }
         if (rows.lo < in->h && end > x->offset + in_row * (uint32_t)rows.lo) {
