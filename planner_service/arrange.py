@@ -57,7 +57,7 @@ def arrange(
 ) -> Arrangement | None:
     """Offsets within ``height`` units; None if none were found. Deterministic. ``thorough``: what is hard to find is
     looked for where no proof excludes it."""
-    found = _Arranger(wholes, inners, height, effort if thorough else FAST_EFFORT, None).run()
+    found = _Arranger(wholes, inners, height, effort, None).run()
     if found is None and thorough and (possible := _possible(wholes, inners, height)) is not None:
         found = _Arranger(wholes, inners, height, effort, possible).run()
     return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from planner_service import replay
-from planner_service.arrange import Inner, Whole, arrange, least_height
+from planner_service.arrange import EFFORT, FAST_EFFORT, Inner, Whole, arrange, least_height
 from planner_service.build import Facts
 from planner_service.format import Policy
 from planner_service.schedule import Entry, Placement, Schedule, Segment, Stage
@@ -393,13 +393,19 @@ def place_within(
 
 
 def place_fast(
-    facts: Facts, schedule: Schedule, height: int, apart: frozenset[int] = frozenset(), *, tight: bool
+    facts: Facts,
+    schedule: Schedule,
+    height: int,
+    apart: frozenset[int] = frozenset(),
+    *,
+    tight: bool,
+    effort: int = FAST_EFFORT,
 ) -> Placement | None:
     """As ``place_within``, with a look only at ``height`` or, if it is to be ``tight``, at the bytes that are live."""
 
     def fast(packing: _Packing) -> tuple[Placed, int] | None:
         wanted = packing.bound if tight else height // 4 * 4
-        arranged = _arranged(packing, wanted, 4, thorough=False) if packing.bound <= height else None
+        arranged = _arranged(packing, wanted, 4, effort, thorough=False) if packing.bound <= height else None
         return None if arranged is None else (arranged, wanted)
 
     return _placement(facts, schedule, 4, apart, fast)
@@ -541,10 +547,12 @@ def _parts(schedule: Schedule, found: Sequence[Window], allowed: Overlaps, align
     )
 
 
-def _arranged(packing: _Packing, height: int, align: int, *, thorough: bool = True) -> Placed | None:
+def _arranged(
+    packing: _Packing, height: int, align: int, effort: int = EFFORT, *, thorough: bool = True
+) -> Placed | None:
     """Offsets of all windows within ``height`` bytes; None if none were found."""
     parts = _parts(packing.schedule, packing.found, packing.allowed, align)
-    arrangement = arrange(parts.wholes, parts.inners, height // align, thorough=thorough)
+    arrangement = arrange(parts.wholes, parts.inners, height // align, effort, thorough=thorough)
     if arrangement is None:
         return None
     placed = list(zip(parts.tensors, arrangement.wholes, strict=True))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner_service import costs, replay, scratch
+from planner_service.arrange import EFFORT, FAST_EFFORT
 from planner_service.build import Facts, InputMode, StageSpec, build_schedule, build_stage, layer_specs
 from planner_service.encode import SelfTest, encode
 from planner_service.engine import Engine, RunResult, generated_input
@@ -47,8 +48,8 @@ PACK_WEIGHTS = (0.0, 1.0, 0.01)
 LONG = 150
 #: Stages within this share of the limit are tight.
 TIGHT = 1 / 8
-#: Packings tried to make room for wider steps and scratch.
-SPEED_TRIES = 80
+#: Packings tried to make room for wider steps and scratch; with more effort for so many stages that get none.
+SPEED_TRIES, HARD_TRIES = 80, 4
 
 Objective = Literal["macs", "latency"]
 Progress = Callable[[float, str], None]
@@ -383,7 +384,8 @@ class _Run:
     ) -> tuple[Schedule, Placement]:
         """A schedule of the same MACs with wider steps and more scratch, in ``limit`` counted bytes. ``spares``: by
         stage, the bytes that its tiles and scratch may take together. All stages are given the most that they can
-        have; if that does not pack, halves of them, and so on, down to a single one, which is then given less."""
+        have; if that does not pack, halves of them, and so on, down to a single one, which is then given less. Stages
+        that come off with nothing are tried once more, harder."""
         facts, mode = self.facts, self.options.input_mode
         ladders = [
             self.ladder(
@@ -394,7 +396,7 @@ class _Run:
         chosen, best, tries = list(stages), (schedule, placement), 0
         built: dict[int, Stage] = {}
 
-        def attempt(changes: dict[int, StageSpec]) -> bool:
+        def attempt(changes: dict[int, StageSpec], effort: int = FAST_EFFORT) -> bool:
             nonlocal best, tries
             if tries == SPEED_TRIES:
                 return False
@@ -402,20 +404,23 @@ class _Run:
             self.tick(0.93, "making room for wider steps")
             wanted = [changes.get(n, stage) for n, stage in enumerate(chosen)]
             made = build_schedule(facts, wanted, mode, built)
-            packed = place_fast(facts, made, limit, self.uncounted, tight=not placement.gap_bytes)
+            packed = place_fast(facts, made, limit, self.uncounted, tight=not placement.gap_bytes, effort=effort)
             if packed is not None:
                 chosen[:], best = wanted, (made, packed)
             return packed is not None
 
-        waiting = [[n for n, ladder in enumerate(ladders) if len(ladder) > 1]]
+        waiting, empty = [[n for n, ladder in enumerate(ladders) if len(ladder) > 1]], []
         while waiting:
             some = waiting.pop()
             if not some or attempt({n: ladders[n][0] for n in some}):
                 continue
             if len(some) > 1:
                 waiting += [some[len(some) // 2 :], some[: len(some) // 2]]
-            else:
-                any(attempt({some[0]: less}) for less in ladders[some[0]][1:-1])
+            elif not any(attempt({some[0]: less}) for less in ladders[some[0]][1:-1]):
+                empty.append(some[0])
+        if len(facts.graph.ops) <= LONG:
+            for n in empty[:HARD_TRIES]:
+                attempt({n: ladders[n][0]}, EFFORT)
         return best
 
     def least(self, search: Search, least: int, spare: int | None, thorough: bool = True) -> PlanResult:
