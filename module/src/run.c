@@ -130,6 +130,7 @@ static void slide(const run_t *run, const weft_entry_t *e, const weft_view_t *v,
 /* CONCAT: one kernel call per input. */
 static void call_concat(const run_t *run, const weft_op_t *op, weft_call_t *call)
 {
+    call->axis_offset = 0;
     for (uint32_t k = 0; k < op->input1; k++) {
         view(run, weft_op_input(run->plan, op, k), &call->in0);
         if (op->kernel_h != 2) { /* whole inputs along H or W: the region is the input's */
@@ -166,6 +167,7 @@ static void accumulate(const run_t *run, const weft_entry_t *e, weft_call_t *cal
     const weft_op_t *op = call->op;
     const weft_view_t *in = &call->in0;
     const bool h = weft_ends_rows(op), w = op->opcode == WEFT_OP_FULLY_CONNECTED || (op->flags & WEFT_OP_REDUCE_W) != 0;
+    call->acc = NULL;
     call->first = (!h || call->y0 == 0) && (!w || call->x0 == 0);
     call->last = (!h || call->y1 == in->h) && (!w || call->x1 == in->w);
     if (weft_acc_bytes(run->plan, op, e, run->segment) != 0) {
@@ -223,16 +225,11 @@ static void produce(const run_t *run, uint32_t n, weft_call_t *call)
         call->channels = e->slice;
         slice_views(op, call);
     }
-    call->axis_offset = 0;
-    call->acc = NULL;
-    call->first = call->last = false;
-    call->scratch = run->arena + run->stage->scratch;
-    call->scratch_len = run->stage->scratch_len;
-    call->macs = NULL;
     if (consumes) {
         accumulate(run, e, call);
     }
 #if WEFT_COUNT
+    call->macs = NULL;
     if (io->counts != NULL) {
         call->macs = &io->counts->macs;
         io->counts->calls++;
@@ -296,7 +293,9 @@ static int run_row_step(run_t *run)
     const int32_t channels = weft_tensor_at(run->plan, weft_entry_tensor(run->plan, e))->c;
     const int32_t slice = e->slice != 0 ? e->slice : channels;
     weft_call_t call;
-    call.op = NULL; /* all else is filled in where it is used: it is too much to clear every time */
+    call.op = NULL; /* the rest is filled in where it is used: it is too much to clear every time */
+    call.scratch = run->arena + run->stage->scratch;
+    call.scratch_len = run->stage->scratch_len;
     for (run->channel = 0; run->channel < channels; run->channel += slice) {
         for (run->j = 0; run->j < run->segment->col_steps; run->j++) {
             for (uint32_t n = first; n < end; n++) {

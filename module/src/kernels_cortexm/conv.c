@@ -74,13 +74,14 @@ static DSP_FAST void widen(int16x2_t *pair, const int8_t *src, int32_t n, uint32
 }
 
 /* A single patch, n a multiple of four, without gaps. */
-static void widen_one(int16x2_t *to, const int8_t *src, int32_t n, uint32_t offset)
+static DSP_FAST void widen_one(int16x2_t *to, const int8_t *src, int32_t n, uint32_t offset)
 {
-    for (const int8_t *const stop = src + n; src != stop; src += 4, to += 2) {
+    const int8_t *const stop = src + n;
+    do {
         const uint32_t v = dsp_load(src);
-        to[0] = dsp_even_plus(v, offset);
-        to[1] = dsp_odd_plus(v, offset);
-    }
+        to = dsp_push(to, dsp_even_plus(v, offset), dsp_odd_plus(v, offset));
+        src += 4;
+    } while (src != stop);
 }
 
 /* Both patches at once, each one run of memory. */
@@ -418,16 +419,13 @@ static DSP_SMALL void conv_singles(const conv_t *conv, int32_t y, int32_t x, mem
     const weft_op_t *op = call->op;
     const bool gathered = op->kernel_h > 1 && conv->size <= STACK_BYTES && op->kernel_w * conv->depth <= SHORT_ROW;
     const bool wide = (gathered || conv->in_place) && 2 * conv->size <= STACK_BYTES && (conv->size & 3) == 0 &&
-                      (call->channels & 3) == 0;
+                      (call->channels & 3) == 0 && !conv->p.per_tensor;
     dsp_pixel_t one;
     int8_t *const stage = (int8_t *)memory->patch + (wide ? STACK_BYTES - conv->size : 0);
     const int8_t *patch = stage;
     single(conv, &one);
     one.row = &patch;
     one.row_end = &patch + 1;
-    if (wide) {
-        one.columns = DSP_WIDE_PIXEL;
-    }
     for (; y < call->y1; y++, x = call->x0) {
         one.out = weft_px(&call->out, y, x);
         if (!gathered && !conv->in_place) {
@@ -447,7 +445,7 @@ static DSP_SMALL void conv_singles(const conv_t *conv, int32_t y, int32_t x, mem
                 widen_one((int16x2_t *)memory->patch, patch, conv->size, conv->offset);
                 patch = (const int8_t *)memory->patch;
             }
-            dsp_pixel(&one, call->channels);
+            (wide ? dsp_wide_pixel : dsp_pixel)(&one, call->channels);
         }
     }
 }

@@ -131,38 +131,6 @@ DSP_INLINE acc_t mac_rows(acc_t acc, const dsp_pixel_t *px, const int8_t *w)
     return acc;
 }
 
-/* The same of widened inputs, `n` a multiple of four. */
-DSP_INLINE acc_t mac_wide(acc_t acc, const dsp_pixel_t *px, const int8_t *w)
-{
-    const int32_t channel_step = px->channel_step;
-    const int8_t *x = *px->row, *const stop = x + 2 * px->step;
-#if DSP_ASM
-    int32_t t, u, even, odd;
-    __asm__ volatile(
-        "ldr %[t], %[n]\n\t"
-        "lsls %[t], %[t], #29\n\t"
-        "bmi 2f\n"
-        "1:\n\t" WIDE_QUAD "2:\n\t" WIDE_QUAD "ldr %[t], %[stop]\n\t"
-        "cmp %[t], %[x]\n\t"
-        "bne 1b"
-        : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [x] "+r"(x), [w] "+r"(w),
-          [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd)
-        : [channel] "r"(channel_step), [channel3] "r"(3 * channel_step), [stop] "m"(stop), [n] "m"(px->step)
-        : "cc", "memory");
-#else
-    for (; x != stop; x += 8, w += 4) {
-        const uint32_t w0 = dsp_load(w), w1 = dsp_load(w + channel_step);
-        const uint32_t w2 = dsp_load(w + 2 * channel_step), w3 = dsp_load(w + 3 * channel_step);
-        const int16x2_t even = (int16x2_t)dsp_load(x), odd = (int16x2_t)dsp_load(x + 4);
-        acc.v0 = __smlad(odd, dsp_odd(w0), __smlad(even, dsp_even(w0), acc.v0));
-        acc.v1 = __smlad(odd, dsp_odd(w1), __smlad(even, dsp_even(w1), acc.v1));
-        acc.v2 = __smlad(odd, dsp_odd(w2), __smlad(even, dsp_even(w2), acc.v2));
-        acc.v3 = __smlad(odd, dsp_odd(w3), __smlad(even, dsp_even(w3), acc.v3));
-    }
-#endif
-    return acc;
-}
-
 /* Tap columns of four channels: three or two neighbouring ones, the first at `at`, or a single one. */
 DSP_INLINE acc_t mac_columns(acc_t acc, const dsp_pixel_t *px, int32_t first, const int8_t *w, int32_t columns)
 {
@@ -202,7 +170,15 @@ DSP_INLINE void put(int8_t *out, int32_t doubled, int32_t multiplier, uint32_t r
     __asm__("ssat %0, #8, %0\n\tstrb %0, %1" : "+r"(r), "=m"(*out));
 }
 
-/* Requantise and write channels o to o + 3. */
+/* Requantise and write channels o to o + 3, whatever their sums and shifts. */
+static DSP_SMALL void store_any(const dsp_pixel_t *px, const acc_t *acc, int32_t o)
+{
+    const int32_t at = o & px->each, *const sum = &acc->v0;
+    for (int32_t i = 0; i < 4; i++) {
+        px->out[o + i] = dsp_scale_any(sum[i], px->multiplier[at + i], px->shift[at + i], px->zp);
+    }
+}
+
 DSP_INLINE void store(const dsp_pixel_t *px, acc_t acc, int32_t o)
 {
     const int32_t zp = px->zp, *const m = px->multiplier + (o & px->each);
@@ -215,12 +191,10 @@ DSP_INLINE void store(const dsp_pixel_t *px, acc_t acc, int32_t o)
         put(out + 1, acc.v1 * 2, m[1], right >> 8, zp);
         put(out + 2, acc.v2 * 2, m[2], right >> 16, zp);
         put(out + 3, acc.v3 * 2, m[3], right >> 24, zp);
-        return;
+    } else {
+        const acc_t sums = acc; /* to have an address only here */
+        store_any(px, &sums, o);
     }
-    out[0] = dsp_scale_any(acc.v0, m[0], (int8_t)shifts, zp);
-    out[1] = dsp_scale_any(acc.v1, m[1], (int8_t)(shifts >> 8), zp);
-    out[2] = dsp_scale_any(acc.v2, m[2], (int8_t)(shifts >> 16), zp);
-    out[3] = dsp_scale_any(acc.v3, m[3], (int8_t)(shifts >> 24), zp);
 }
 
 DSP_SMALL void dsp_pixel_of(dsp_pixel_t *px, const weft_linear_t *p)
@@ -248,8 +222,6 @@ void dsp_pixel(const dsp_pixel_t *px, int32_t n)
         const int8_t *w = px->weights + o * (px->columns > 0 ? 1 : px->channel_step);
         if (px->columns == 0) {
             acc = mac_rows(acc, px, w);
-        } else if (px->columns < 0) {
-            acc = mac_wide(acc, px, w);
         } else {
             int32_t at = px->at + o;
             for (int32_t left = px->columns;;) {
@@ -277,6 +249,112 @@ void dsp_pixel(const dsp_pixel_t *px, int32_t n)
         }
     }
 }
+
+#if DSP_ASM
+/* What dsp_wide_pixel() has no registers for. */
+typedef struct {
+    const int8_t *x;
+    uint32_t odd; /* quads of inputs beyond a multiple of four, which come first */
+    const int32_t *start, *end;
+    const int8_t *shift;
+    int8_t *out;
+    const int32_t *multiplier;
+    int32_t zp;
+} wide_t;
+
+/* Sum `v`, multiplier `m`; `out`, `right` and `zp` in registers. */
+#define WIDE_OUT(v, m)                                                                                                 \
+    "lsls %[" v "], %[" v "], #1\n\t"                                                                                  \
+    "smmulr %[" v "], %[" v "], %[" m "]\n\t"                                                                          \
+    "add %[" v "], %[" v "], %[" v "], asr #31\n\t"                                                                    \
+    "asrs %[" v "], %[" v "], %[odd]\n\t"                                                                              \
+    "adc %[" v "], %[" v "], %[x]\n\t"                                                                                 \
+    "ssat %[" v "], #8, %[" v "]\n\t"                                                                                  \
+    "strb %[" v "], [%[u]], #1\n\t"
+#define WIDE_NEXT "lsrs %[odd], %[odd], #8\n\t"
+
+void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n)
+{
+    const int32_t step = px->channel_step;
+    wide_t wide = {*px->row, (uint32_t)px->step / 4 & 3, px->start, px->start + n, px->shift, px->out, px->multiplier,
+                   px->zp};
+    const int8_t *const stop = *px->row + 2 * px->step, *w = px->weights, *x;
+    do {
+        acc_t acc;
+        int32_t t, u, even, odd;
+        /* Four channels after the other, as long as shifts and sums are usual. */
+        __asm__ volatile(
+            "0:\n\t"
+            "ldr %[t], [%[wide], #8]\n\t"
+            "ldrd %[v0], %[v1], [%[t]], #8\n\t"
+            "ldrd %[v2], %[v3], [%[t]], #8\n\t"
+            "str %[t], [%[wide], #8]\n\t"
+            "ldrd %[x], %[t], [%[wide]]\n\t"
+            "cmp %[t], #0\n\t"
+            "beq 1f\n\t"
+            "cmp %[t], #2\n\t"
+            "bmi 6f\n\t"
+            "beq 5f\n\t"
+            "b 4f\n"
+            "1:\n\t" WIDE_QUAD "4:\n\t" WIDE_QUAD "5:\n\t" WIDE_QUAD "6:\n\t" WIDE_QUAD "cmp %[stop], %[x]\n\t"
+            "bne 1b\n\t"
+            "add %[w], %[w], %[channel3]\n\t"
+            "ldr %[even], [%[wide], #16]\n\t"
+            "ldr %[odd], [%[even]], #4\n\t"
+            "str %[even], [%[wide], #16]\n\t"
+            "mvn %[u], %[odd]\n\t"
+            "ands %[u], %[u], #0x80808080\n\t"
+            "bne 3f\n\t"
+            "add %[t], %[v0], #0x40000000\n\t"
+            "add %[even], %[v1], #0x40000000\n\t"
+            "orr %[t], %[t], %[even]\n\t"
+            "add %[even], %[v2], #0x40000000\n\t"
+            "orr %[t], %[t], %[even]\n\t"
+            "add %[even], %[v3], #0x40000000\n\t"
+            "orrs %[t], %[t], %[even]\n\t"
+            "bmi 3f\n\t"
+            "ssub8 %[odd], %[u], %[odd]\n\t"
+            "ldrd %[u], %[even], [%[wide], #20]\n\t"
+            "ldr %[x], [%[wide], #28]\n\t"
+            "ldr %[t], [%[even]], #4\n\t" WIDE_OUT("v0", "t") WIDE_NEXT
+            "ldrd %[t], %[v0], [%[even]], #8\n\t" WIDE_OUT("v1", "t") WIDE_NEXT WIDE_OUT("v2", "v0") WIDE_NEXT
+            "ldr %[t], [%[even]], #4\n\t" WIDE_OUT("v3", "t") "strd %[u], %[even], [%[wide], #20]\n\t"
+                                                              "ldrd %[t], %[u], [%[wide], #8]\n\t"
+                                                              "cmp %[t], %[u]\n\t"
+                                                              "bne 0b\n"
+                                                              "3:"
+            : [v0] "=&r"(acc.v0), [v1] "=&r"(acc.v1), [v2] "=&r"(acc.v2), [v3] "=&r"(acc.v3), [x] "=&r"(x), [w] "+r"(w),
+              [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd)
+            : [channel] "r"(step), [channel3] "r"(3 * step), [stop] "r"(stop), [wide] "r"(&wide)
+            : "cc", "memory");
+        const int32_t next = (int32_t)(wide.shift - px->shift), done = (int32_t)(wide.out - px->out);
+        if (next != done) {
+            store_any(px, &acc, done);
+            wide.out += 4;
+            wide.multiplier += 4;
+        }
+    } while (wide.start != wide.end);
+}
+#else
+void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n)
+{
+    const int32_t step = px->channel_step;
+    for (int32_t o = 0; o < n; o += 4) {
+        const int8_t *x = *px->row, *const stop = x + 2 * px->step, *w = px->weights + o * step;
+        acc_t acc = {px->start[o], px->start[o + 1], px->start[o + 2], px->start[o + 3]};
+        for (; x != stop; x += 8, w += 4) {
+            const uint32_t w0 = dsp_load(w), w1 = dsp_load(w + step), w2 = dsp_load(w + 2 * step);
+            const uint32_t w3 = dsp_load(w + 3 * step);
+            const int16x2_t even = (int16x2_t)dsp_load(x), odd = (int16x2_t)dsp_load(x + 4);
+            acc.v0 = __smlad(odd, dsp_odd(w0), __smlad(even, dsp_even(w0), acc.v0));
+            acc.v1 = __smlad(odd, dsp_odd(w1), __smlad(even, dsp_even(w1), acc.v1));
+            acc.v2 = __smlad(odd, dsp_odd(w2), __smlad(even, dsp_even(w2), acc.v2));
+            acc.v3 = __smlad(odd, dsp_odd(w3), __smlad(even, dsp_even(w3), acc.v3));
+        }
+        store(px, acc, o);
+    }
+}
+#endif
 
 bool dsp_quick(const weft_linear_t *p, int32_t n, int32_t size)
 {

@@ -84,6 +84,13 @@ DSP_INLINE int16x2_t dsp_odd_plus(uint32_t x, uint32_t offset)
     return r;
 }
 
+/* Writes an even and an odd pair; where the next ones go. */
+DSP_INLINE int16x2_t *dsp_push(int16x2_t *to, int16x2_t even, int16x2_t odd)
+{
+    __asm__ volatile("strd %1, %2, [%0], #8" : "+r"(to) : "r"(even), "r"(odd) : "memory");
+    return to;
+}
+
 /* weft_rounding_shr() by 1 to 31, plus `more`: one off negative values, and the last bit shifted out is added. */
 DSP_INLINE int32_t dsp_shift_right(int32_t x, int32_t bits, int32_t more)
 {
@@ -133,7 +140,6 @@ bool dsp_quick(const weft_linear_t *p, int32_t n, int32_t size);
  * `row_step` bytes to the weights of the next row.
  *   columns > 0:     depthwise, so many tap columns, `step` bytes apart, their weights `channel_step` bytes
  *   columns == 0:    `step` neighbouring inputs a row, `channel_step` bytes from a channel's weights to the next one's
- *   DSP_WIDE_PIXEL:  the same of a single row, widened to even and odd pairs; `step` a multiple of four, `at` 0
  */
 typedef struct {
     const int8_t *const *row;
@@ -153,13 +159,17 @@ typedef struct {
     uint32_t all_shifts;
 } dsp_pixel_t;
 
-#define DSP_WIDE_PIXEL (-1)
-
 /* Requantisation and start of a pixel whose sums are complete. */
 void dsp_pixel_of(dsp_pixel_t *px, const weft_linear_t *p);
 
 /* n channels, at least four; if that is no multiple of four, the last ones overlap those before. */
 void dsp_pixel(const dsp_pixel_t *px, int32_t n);
+
+/*
+ * The same of columns == 0 and a single row, whose inputs are widened to even and odd pairs, for channels with shifts
+ * of their own; `step` and n are multiples of four, `at` is 0.
+ */
+void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n);
 
 /* Clamp n bytes to [lo, hi], four at a time; kernels saturate to int8 and come here if that is not the clamp. */
 void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi);

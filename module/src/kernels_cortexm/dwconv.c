@@ -51,9 +51,7 @@ static DSP_FAST void load_quad(quad_t *q, const weft_linear_t *p, int32_t o, int
     for (int16x2_t *end = to + 2 * taps; to != end; w += n) {
         const uint32_t v = dsp_load(w);
         const int16x2_t even = dsp_even(v), odd = dsp_odd(v);
-        __asm__("strd %[even], %[odd], [%[to]], #8"
-                : [to] "+r"(to), "=m"(*(int16x2_t(*)[2])to)
-                : [even] "r"(__sadd16(even, even)), [odd] "r"(__sadd16(odd, odd)));
+        to = dsp_push(to, __sadd16(even, even), __sadd16(odd, odd));
     }
     const uint32_t right = (uint32_t)__ssub8(0, (int8x4_t)shifts);
 #define SCALE(i)                                                                                                       \

@@ -30,9 +30,13 @@ static reduce_t reduce_params(const weft_call_t *call)
     return r;
 }
 
-static int32_t reduce_add(const reduce_t *r, int32_t acc, int32_t value)
+/* n bytes at px, each to an accumulator of its own. */
+static WEFT_NOINLINE void reduce_pixel(int32_t *acc, const int8_t *px, int32_t n, int32_t zp_in, bool maximum)
 {
-    return r->maximum ? weft_max(acc, value) : acc + value - r->zp_in;
+    for (const int8_t *const stop = px + n; px != stop; px++, acc++) {
+        const int32_t sum = *acc + *px - zp_in;
+        *acc = maximum ? weft_max(*acc, *px) : sum;
+    }
 }
 
 /* acc and the bytes at px, px + step, ...: n of them. */
@@ -107,9 +111,7 @@ static void reduce_part(const weft_call_t *call, const reduce_t *r)
         int32_t *a = acc + (r->over_h ? 0 : (y - call->y0) * in->c);
         const int8_t *px = weft_px(in, y, call->x0);
         for (int32_t x = call->x0; x < call->x1; x++, px += in->c, a += r->over_w ? 0 : in->c) {
-            for (int32_t i = 0; i < in->c; i++) {
-                a[i] = reduce_add(r, a[i], px[i]);
-            }
+            reduce_pixel(a, px, in->c, r->zp_in, r->maximum);
         }
     }
     if (call->last) {
