@@ -130,6 +130,13 @@ def test_sample_builds(sample: str, board: str) -> None:
     assert 0 <= found["module"].ram - driver.BOARDS[board].arena <= 2048
 
 
+def test_unsigned_builds_warn() -> None:
+    """Every time, whether or not something is compiled; at boot as well."""
+    if lacking := driver.missing("native64"):
+        pytest.skip("; ".join(lacking))
+    assert "For development only." in driver.make("hello_plan", "native64", "all")
+
+
 @pytest.mark.parametrize("board", [param for param in BUILT if driver.BOARDS[str(param.values[0])].network])
 def test_update_sample_builds(board: str) -> None:
     lacking = driver.unfetchable("zcbor")

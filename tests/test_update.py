@@ -390,10 +390,18 @@ def test_keys_can_be_rotated(device: Device, plans: made.Plans) -> None:
     signed = signing.sign(plans.new, fresh)
     assert device.begin(signed).result == "KEY"
     device.set_key(1, signing.public_key(fresh))
-    assert device.begin(signed).result == "OK"
-    device.set_key(0, None)
+    assert device.update(signed).slot == 1, "by the second key, while the first one's plan ran"
+    assert device.begin(plans.next).result == "OK", "both count"
+    device.set_key(0, signing.public_key(fresh))
     device.set_key(1, None)
-    assert device.begin(plans.next).result == "KEY"
+    assert device.restart().slot == 1
+    before = settled(device)
+    assert device.begin(plans.next).result == "KEY", "the first key is gone"
+    assert settled(device) == before
+    assert device.update(signing.sign(plans.next, fresh)).slot == 0
+    device.set_key(0, None)
+    booted = device.restart()
+    assert (booted.result, booted.active_error) == ("KEY", "KEY"), "nothing runs that no key has signed"
 
 
 # ---------------------------------------------------------------- power cuts, by the table of docs/update.md
