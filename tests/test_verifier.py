@@ -349,6 +349,19 @@ def test_placement_is_refused(name: str) -> None:
     assert refusal(placed(graph, schedule, edit)) == (code, record)
 
 
+def test_tiles_of_other_segments_share_bytes() -> None:
+    m = Maker(16, [(6, 6, 2)])
+    t = m.inputs[0]
+    for _ in range(4):
+        t = m.conv(t, 2)
+    graph = m.graph([t])
+    spec = StageSpec(segments=tuple(SegmentSpec(ops=ops, row_adv=1, col_adv=2) for ops in ((0, 1), (2, 3))))
+    schedule = build.build_schedule(Facts(graph), [spec], "resident")
+    offset = place(Facts(graph), schedule).offset
+    assert offset[0, 0, 0] == offset[0, 1, 0]
+    assert refusal(placed(graph, schedule)) == (None, NO_RECORD)
+
+
 def test_tiles_in_turn() -> None:
     """Four pointwise convolutions of one segment: the third tile may lie where the first was, not where the second is,
     and nowhere if columns of the first are kept."""
@@ -923,6 +936,22 @@ CASES = cases()
 def test_records_are_refused(name: str) -> None:
     make, code, record = CASES[name]
     assert refusal(make()) == (code, record)
+
+
+@pytest.mark.parametrize(("segments", "expected"), [(64, (None, NO_RECORD)), (65, (E.INDEX, 0))])
+def test_segments_of_a_stage(
+    segments: int, expected: tuple[EngineError | None, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as the verifier has counters for on its stack."""
+    monkeypatch.setattr(build, "MAX_SEGMENTS", segments)
+    m = Maker(15, [(4, 3, 1)])
+    t = m.inputs[0]
+    for _ in range(segments):
+        t = m.lut(t)
+    graph = m.graph([t])
+    spec = StageSpec(segments=tuple(SegmentSpec(ops=(op,), row_adv=1, col_adv=3) for op in range(segments)))
+    schedule = build.build_schedule(Facts(graph), [spec], "resident")
+    assert refusal(placed(graph, schedule)) == expected
 
 
 def test_arena_too_small_for_its_highest_window() -> None:
