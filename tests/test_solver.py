@@ -169,6 +169,8 @@ def test_search_agrees_with_brute_force(block: int) -> None:
         (17866, 3, "external"),  # a tensor from outside whose rows are read at two rates
         (898653, 3, "streamed"),  # a last tensor of one column
         (321112, 3, "external"),  # the same, of a reduction
+        (759150, 4, "resident"),  # a reader that makes no row in its first steps
+        (693276, 3, "resident"),  # whose first row is padding only
         (728076, 4, "external"),  # a segment whose lag is longer than one of its tensors
     ],
 )

@@ -40,12 +40,12 @@ typedef struct {
     int32_t advance, lo, hi;
 } ws_span_t;
 
-/* Rows of a tensor that are read, in the first `steps` steps (its readers may be done before others of the segment),
- * none from row `end` on. */
+/* Rows of a tensor that are read, in steps [begin, steps) (its readers may begin later and be done before others of the
+ * segment), none from row `end` on. `begin` is below 0 where steps of delay read too. */
 typedef struct {
     int32_t tensor;
     ws_span_t span;
-    int32_t steps, end;
+    int32_t begin, steps, end;
 } ws_need_t;
 
 /*

@@ -11,12 +11,19 @@
 #define U16 0xFFFF
 #define I16 0x7FFF
 
-/* What is read of a tensor, nothing from row `end` on, until readers that make `rate` rows a step have made `left`.
- * `torn`: they take columns at different rates, so it cannot be made in the segment column by column. */
+/* Rows at so many a step. */
+typedef struct {
+    int32_t rows, rate;
+} pace_t;
+
+/* What is read of a tensor, nothing from row `end` on. The first step of a reader makes rows in front of `first`, its
+ * last one is that behind which no row of `left` is left. `torn`: readers take columns at different rates, so the
+ * tensor cannot be made in the segment column by column. */
 typedef struct {
     int32_t tensor;
     ws_span_t rows, cols;
-    int32_t left, rate, end;
+    pace_t first, left;
+    int32_t end;
     bool torn;
 } read_t;
 
@@ -187,6 +194,12 @@ static bool add_calls(ws_search_t *s, const region_t *r, int32_t lag, int32_t st
     return true;
 }
 
+/* The larger one, in steps. */
+static pace_t longer(pace_t a, pace_t b)
+{
+    return (int64_t)a.rows * b.rate < (int64_t)b.rows * a.rate ? b : a;
+}
+
 /* Behind the last row of a tensor that the operator reads. */
 static int32_t read_end(const ws_search_t *s, const ws_op_t *op, int32_t tensor)
 {
@@ -200,7 +213,7 @@ static bool add_reads(const grow_t *g, suffix_t *x, const ws_op_t *op, ws_span_t
                      field_end(&op->row_field, rows.hi)};
     ws_span_t col = {cols.advance * op->col_field.stride, field_start(&op->col_field, cols.lo),
                      field_end(&op->col_field, cols.hi)};
-    const int32_t left = op->rows - rows.lo;
+    const pace_t first = {rows.hi, rows.advance}, left = {op->rows - rows.lo, rows.advance};
     for (int32_t k = 0; k < op->swept; k++) {
         int32_t tensor = g->s->graph.inputs[op->inputs_at + k];
         int32_t end = read_end(g->s, op, tensor), n = 0;
@@ -213,15 +226,13 @@ static bool add_reads(const grow_t *g, suffix_t *x, const ws_op_t *op, ws_span_t
                 return false;
             }
             x->reads++;
-            *read = (read_t){tensor, row, col, left, rows.advance, end, false};
+            *read = (read_t){tensor, row, col, first, left, end, false};
             continue;
         }
         read->torn = read->torn || read->cols.advance != col.advance;
         read->end = ws_max(read->end, end);
-        if ((int64_t)read->left * rows.advance < (int64_t)left * read->rate) {
-            read->left = left;
-            read->rate = rows.advance;
-        }
+        read->first = longer(read->first, first);
+        read->left = longer(read->left, left);
         read->rows.lo = ws_min(read->rows.lo, row.lo);
         read->rows.hi = ws_max(read->rows.hi, row.hi);
         read->cols.lo = ws_min(read->cols.lo, col.lo);
@@ -273,10 +284,13 @@ static bool note(grow_t *g, int32_t ops, const suffix_t *x, int64_t extra, int32
     for (int32_t n = 0; n < x->reads; n++) {
         ws_span_t span = x->read[n].rows;
         int32_t shift = delay * span.advance - (g->whole ? 0 : x->lag * (span.advance / g->row_adv));
-        int32_t left = x->read[n].left + (g->whole ? 0 : x->lag * (x->read[n].rate / g->row_adv));
+        const pace_t first = x->read[n].first, left = x->read[n].left;
+        const int32_t before = g->whole ? 0 : x->lag * (first.rate / g->row_adv),
+                      behind = g->whole ? 0 : x->lag * (left.rate / g->row_adv);
         needs[n] = (ws_need_t){x->read[n].tensor,
                                {span.advance, span.lo + shift, span.hi + shift},
-                               ws_min(ws_div_up(left, x->read[n].rate), steps) - delay,
+                               ws_max(ws_div_up(before - first.rows + 1, first.rate), 0) - delay,
+                               ws_min(ws_div_up(left.rows + behind, left.rate), steps) - delay,
                                x->read[n].end};
     }
     int32_t at = class_of(g, ops, class, needs);
@@ -468,7 +482,8 @@ static bool alone(grow_t *g, const ws_op_t *op, int32_t advance)
     ws_span_t span = {ws_max(step, 1), field_start(&op->row_field, 0), field_end(&op->row_field, advance)};
     for (int32_t k = 0; k < op->swept; k++) {
         int32_t tensor = g->s->graph.inputs[op->inputs_at + k];
-        x->read[x->reads++] = (read_t){tensor, span, {1, 0, 1}, op->rows, advance, read_end(g->s, op, tensor), false};
+        x->read[x->reads++] = (read_t){
+            tensor, span, {1, 0, 1}, {advance, advance}, {op->rows, advance}, read_end(g->s, op, tensor), false};
     }
     int32_t steps = ws_div_up(op->rows, advance);
     int64_t extra = steps * g->s->limits.around.row_step;
@@ -665,7 +680,7 @@ static int32_t rows_read(const ws_need_t *need)
 {
     const ws_span_t *span = &need->span;
     int32_t most = 0;
-    for (int32_t i = 0; i < ws_min(need->steps, 4); i++) {
+    for (int32_t i = ws_max(need->begin, 0); i < ws_min(need->steps, 4); i++) {
         int32_t lo = ws_clamp(span->lo + i * span->advance, need->end),
                 hi = ws_clamp(span->hi + i * span->advance, need->end);
         most = ws_max(most, hi - lo);

@@ -76,8 +76,7 @@ int32_t ws_ring_rows(int32_t height, int32_t advance, int32_t offset, const ws_n
 {
     const ws_span_t need = reader->span;
     int32_t most = 1, done = 0, produced = ws_clamp(offset, height);
-    /* Steps of delay, which spans leave out, read too: from the first one that may. */
-    for (int32_t step = need.hi > 0 ? -((need.hi - 1) / need.advance) : 0; step < reader->steps; step++) {
+    for (int32_t step = reader->begin; step < reader->steps; step++) {
         int32_t lo = need.advance * step + need.lo, first = ws_max(lo, 0);
         int32_t end = ws_min(need.advance * step + need.hi, reader->end);
         if (produced < end) {
@@ -134,7 +133,7 @@ static int32_t next_row(const ws_search_t *s, const ws_class_t *class, const lin
 static int32_t pulled(const group_t *g, const ws_need_t *inlet, int32_t step)
 {
     int32_t last = inlet ? ws_min(step, inlet->steps - 1) : 0;
-    int32_t end = inlet ? ws_min(inlet->span.advance * last + inlet->span.hi, inlet->end) : 0;
+    int32_t end = inlet && last >= inlet->begin ? ws_min(inlet->span.advance * last + inlet->span.hi, inlet->end) : 0;
     return end > 0 ? ws_div_up(end - g->offset, g->advance) : 0;
 }
 
