@@ -832,6 +832,8 @@ def cases() -> dict[str, Case]:
         "padding of a lookup": op(E.PARAM, Opcode.LUT, pad_top=1),
         "kernel of a lookup": op(E.PARAM, Opcode.LUT, kernel_w=2),
         "groups do not divide": op(E.SHAPE, Opcode.CONV2D, groups=3),
+        "groups do not divide the input": op(E.SHAPE, Opcode.CONV2D, groups=4),
+        "groups do not divide the output": case(E.SHAPE, "op", 0, of=two_reads, groups=2),
         "depthwise channels": op(E.SHAPE, Opcode.DWCONV2D, input0=records.lists["io"][1].tensor),
         "conv weights outside": op(E.WEIGHTS, Opcode.CONV2D, params=weights),
         "conv weights misaligned": op(E.WEIGHTS, Opcode.CONV2D, params=2),
