@@ -282,14 +282,10 @@ static void keep_lines(const run_t *run, const weft_entry_t *e)
     save_lines(run, e, &v, rows_end, v.tile_x, v.tile_x, cols_end);
 }
 
-static int run_row_step(run_t *run)
+/* A row step's sweeps along the columns, from entry `first` to `end`. */
+static void sweep(run_t *run, uint32_t first, uint32_t end)
 {
-    const uint32_t first = run->segment->first_entry, end = first + run->segment->entry_count;
     const weft_entry_t *e = weft_entry_at(run->plan, first);
-    run->j = 0;
-    if (weft_is_input(e)) {
-        return receive(run, e);
-    }
     const int32_t channels = weft_tensor_at(run->plan, weft_entry_tensor(run->plan, e))->c;
     const int32_t slice = e->slice != 0 ? e->slice : channels;
     weft_call_t call;
@@ -305,6 +301,17 @@ static int run_row_step(run_t *run)
     }
     run->channel = 0;
     run->j--;
+}
+
+static int run_row_step(run_t *run)
+{
+    const uint32_t first = run->segment->first_entry, end = first + run->segment->entry_count;
+    const weft_entry_t *e = weft_entry_at(run->plan, first);
+    run->j = 0;
+    if (weft_is_input(e)) {
+        return receive(run, e);
+    }
+    sweep(run, first, end);
     for (uint32_t n = first; n < end; n++) {
         e = weft_entry_at(run->plan, n);
         if (e->policy == WEFT_POLICY_TILE && e->keep > 0) {

@@ -273,7 +273,7 @@ DSP_INLINE acc_t mac_rest(acc_t acc, const int16x2_t *pair, const int8_t *w0, co
 }
 
 /* Requantise and write channels o and o + 1 of two pixels, whatever their sums and shifts. */
-static DSP_SMALL void store_any(acc_t acc, const conv_t *conv, int32_t o, int8_t *out_a, int8_t *out_b)
+static DSP_FAST void store_any(acc_t acc, const conv_t *conv, int32_t o, int8_t *out_a, int8_t *out_b)
 {
     const int32_t *const multiplier = (const int32_t *)(const void *)conv->p.multiplier;
     const int32_t zp = conv->p.zp_out, m0 = multiplier[o], m1 = multiplier[o + 1];
@@ -349,7 +349,7 @@ static DSP_FAST void multiply_part(const conv_t *conv, int32_t k0, int32_t n, in
     multiply(conv, k0, n, o, end, out_a, out_b, false);
 }
 
-static DSP_FAST void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
+static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
 {
     const int32_t groups = conv->call->op->groups, per_group = conv->call->channels / groups;
     const bool whole = conv->chunk == conv->size;
@@ -452,8 +452,8 @@ static DSP_SMALL void conv_singles(const conv_t *conv, int32_t y, int32_t x, mem
 
 /* ---------------------------------------------------------------- two by two */
 
-/* Output pixels two by two, as they come, across rows too; one left over is done by conv_singles() if it can. */
-static DSP_FAST void conv_pairs(const conv_t *conv, bool singles, memory_t *memory)
+/* Output pixels two by two, as they come, across rows too. Whether one is left over for conv_singles(), if it can. */
+static DSP_FAST bool conv_pairs(const conv_t *conv, bool singles)
 {
     const weft_call_t *call = conv->call;
     const weft_op_t *op = call->op;
@@ -465,8 +465,8 @@ static DSP_FAST void conv_pairs(const conv_t *conv, bool singles, memory_t *memo
         at.patch = conv->in_place ? weft_px(&call->in0, at.y, at.x) : at.out;
         for (int32_t x = call->x0; x < call->x1; x++) {
             px[second] = at;
-            if (second) {
-                two_pixels(conv, &px[0], &px[1]);
+            if (second || (!singles && y == call->y1 - 1 && x == call->x1 - 1)) { /* the last one may go with itself */
+                two_pixels(conv, &px[0], &px[second]);
             }
             second = !second;
             at.x += op->stride_w;
@@ -474,11 +474,7 @@ static DSP_FAST void conv_pairs(const conv_t *conv, bool singles, memory_t *memo
             at.out += call->out.c;
         }
     }
-    if (second && singles) {
-        conv_singles(conv, call->y1 - 1, call->x1 - 1, memory);
-    } else if (second) {
-        two_pixels(conv, &px[0], &px[0]);
-    }
+    return second && singles;
 }
 
 /* ---------------------------------------------------------------- the call */
@@ -535,15 +531,20 @@ DSP_SMALL void weft_conv2d_dsp(const weft_call_t *call)
     conv.joined = op->groups == 1 && op->dilation_w == 1;
     conv.offset = dsp_offset(call->in0.zero_point);
     const bool singles = conv.joined && call->channels >= 4 && op->kernel_h <= WEFT_HOISTED_ROWS;
+    int32_t y = call->y0, x = call->x0;
+    bool left = singles;
 
     if (in_pairs(&conv, memory.patch)) {
         conv.quick = dsp_quick(&conv.p, call->channels, conv.size);
-        conv_pairs(&conv, singles, &memory);
-    } else if (singles) {
-        conv_singles(&conv, call->y0, call->x0, &memory);
-    } else {
+        left = conv_pairs(&conv, singles);
+        y = call->y1 - 1;
+        x = call->x1 - 1;
+    } else if (!singles) {
         weft_conv2d(call);
         return;
+    }
+    if (left) { /* here, as conv_pairs() and it would take more stack in a row */
+        conv_singles(&conv, y, x, &memory);
     }
     weft_count_macs(call, conv.depth * call->channels);
     dsp_clamp_region(call);
