@@ -83,13 +83,14 @@ def test_flash_of_every_operator() -> None:
 
 @needs_core
 @pytest.mark.parametrize("f_max", [None, 1.1])
-def test_stack_of_open_and_run(f_max: float | None) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_stack_of_open_and_run(model: str, f_max: float | None) -> None:
     """High-water marks of painted stacks, of an image with the model's operators only."""
-    plan_bytes = plan("mlperf-tiny-kws", f_max)
+    plan_bytes = plan(model, f_max)
     (tensor,) = engine.Engine().open(plan_bytes).inputs
     values = runner.generated_input(tensor.shape[0] * tensor.shape[1] * tensor.shape[2])
     opened, (result,) = runner.boot(CORE, plan_bytes, [values], elf=images.image(CORE, operators(plan_bytes)))
-    print(f"\nkws, F {f_max}: stack of weft_open() {opened.stack}, of weft_run() {result.stack} bytes on {CORE}")
+    print(f"\n{model}, F {f_max}: stack of weft_open() {opened.stack}, of weft_run() {result.stack} bytes on {CORE}")
     assert result.status == 0
     assert 0 < opened.stack <= OPEN_STACK_MAX
     assert 0 < result.stack <= RUN_STACK_MAX

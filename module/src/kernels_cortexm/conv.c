@@ -272,25 +272,16 @@ DSP_INLINE acc_t mac_rest(acc_t acc, const int16x2_t *pair, const int8_t *w0, co
     return acc;
 }
 
-/* Requantise and write channels o and o + 1 of two pixels, whatever their sums and shifts. */
-static DSP_FAST void store_any(acc_t acc, const conv_t *conv, int32_t o, int8_t *out_a, int8_t *out_b)
+/* Requantise and write channel o of two pixels, whatever their sums and its shift. */
+static DSP_FAST void store_any(int32_t a, int32_t b, const weft_linear_t *p, int32_t o, int8_t *out_a, int8_t *out_b)
 {
-    const int32_t *const multiplier = (const int32_t *)(const void *)conv->p.multiplier;
-    const int32_t zp = conv->p.zp_out, m0 = multiplier[o], m1 = multiplier[o + 1];
-    const int32_t s0 = conv->p.shift[o], s1 = conv->p.shift[o + 1];
-    out_a += o;
-    out_b += o;
-    const int32_t excess = dsp_excess(acc.a0) | dsp_excess(acc.a1) | dsp_excess(acc.b0) | dsp_excess(acc.b1);
-    if ((s0 & s1 & ~excess) < 0) {
-        out_a[0] = dsp_scale(acc.a0 * 2, m0, -s0, zp);
-        out_b[0] = dsp_scale(acc.b0 * 2, m0, -s0, zp);
-        out_a[1] = dsp_scale(acc.a1 * 2, m1, -s1, zp);
-        out_b[1] = dsp_scale(acc.b1 * 2, m1, -s1, zp);
+    const int32_t multiplier = ((const int32_t *)(const void *)p->multiplier)[o], shift = p->shift[o];
+    if ((shift & ~(dsp_excess(a) | dsp_excess(b))) < 0) {
+        out_a[o] = dsp_scale(a * 2, multiplier, -shift, p->zp_out);
+        out_b[o] = dsp_scale(b * 2, multiplier, -shift, p->zp_out);
     } else {
-        out_a[0] = dsp_scale_any(acc.a0, m0, s0, zp);
-        out_b[0] = dsp_scale_any(acc.b0, m0, s0, zp);
-        out_a[1] = dsp_scale_any(acc.a1, m1, s1, zp);
-        out_b[1] = dsp_scale_any(acc.b1, m1, s1, zp);
+        out_a[o] = dsp_scale_any(a, multiplier, shift, p->zp_out);
+        out_b[o] = dsp_scale_any(b, multiplier, shift, p->zp_out);
     }
 }
 
@@ -327,7 +318,8 @@ DSP_INLINE void multiply(const conv_t *conv, int32_t k0, int32_t n, int32_t o, i
             continue;
         }
         if (!conv->quick) {
-            store_any(acc, conv, o, out_a, out_b);
+            store_any(acc.a0, acc.b0, &conv->p, o, out_a, out_b);
+            store_any(acc.a1, acc.b1, &conv->p, o + 1, out_a, out_b);
             continue;
         }
         const int32_t m0 = multiplier[o], m1 = multiplier[o + 1], s0 = -shift[o], s1 = -shift[o + 1];
