@@ -171,6 +171,7 @@ def test_search_agrees_with_brute_force(block: int) -> None:
         (321112, 3, "external"),  # the same, of a reduction
         (759150, 4, "resident"),  # a reader that makes no row in its first steps
         (693276, 3, "resident"),  # whose first row is padding only
+        (72193, 3, "external"),  # which has only padding to read
         (728076, 4, "external"),  # a segment whose lag is longer than one of its tensors
     ],
 )

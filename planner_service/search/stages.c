@@ -122,7 +122,7 @@ static int32_t next_row(const ws_search_t *s, const ws_class_t *class, const lin
     for (int32_t k = 0; k < class->needs_count; k++) {
         const ws_need_t *need = WS_AT(s->needs, ws_need_t, class->needs_at + k);
         const int32_t first = ws_max(need->span.advance * steps + need->span.lo, 0);
-        if (need->tensor == tensor && steps < need->steps && first < need->end) {
+        if (need->tensor == tensor && steps < need->steps && first < s->graph.tensors[tensor].height) {
             row = ws_min(row, first);
         }
     }
