@@ -39,24 +39,9 @@ typedef struct {
     "sxtab16 %[e], %[offset], %[x]\n\t"                                                                                \
     "sxtab16 %[x], %[offset], %[x], ror #8\n\t"                                                                        \
     "sxtb16 %[we], %[wo]\n\t"                                                                                          \
-    "sxtb16 %[wo], %[wo], ror #8\n\t"                                                                                  \
-    "smlabb %[v0], %[e], %[we], %[v0]\n\t"                                                                             \
-    "smlatt %[v2], %[e], %[we], %[v2]\n\t"                                                                             \
-    "smlabb %[v1], %[x], %[wo], %[v1]\n\t"                                                                             \
-    "smlatt %[v3], %[x], %[wo], %[v3]\n\t"
+    "sxtb16 %[wo], %[wo], ror #8\n\t" DSP_TAP_SUMS
 
-#define TAP_ROWS(taps)                                                                                                 \
-    __asm__ volatile("1:\n\t"                                                                                          \
-                     "ldr %[px], [%[row]], #4\n\t"                                                                     \
-                     "ldr %[x], %[at]\n\t"                                                                             \
-                     "add %[px], %[px], %[x]\n\t" taps "ldrd %[x], %[e], %[ends]\n\t"                                  \
-                     "add %[w], %[w], %[x]\n\t"                                                                        \
-                     "cmp %[row], %[e]\n\t"                                                                            \
-                     "bne 1b"                                                                                          \
-                     : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [px] "=&r"(tap),    \
-                       [x] "=&r"(x), [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo), [w] "+r"(w), [row] "+r"(row)        \
-                     : [n] "r"(n), [offset] "r"(offset), [at] "m"(at), [ends] "m"(px->row_step)                        \
-                     : "cc", "memory")
+#define TAP_ROWS(taps) DSP_TAP_ROWS(taps, tap, n, px->row_step)
 #endif
 
 /* Rows of neighbouring inputs with four channels' weights. */
@@ -141,9 +126,9 @@ DSP_INLINE acc_t mac_columns(acc_t acc, const dsp_pixel_t *px, int32_t first, co
     const int32_t at = first;
     int32_t x, e, we, wo, tap;
     if (columns == 3) {
-        TAP_ROWS(TAP("") TAP(", %[n]") TAP(", %[n], lsl #1"));
+        TAP_ROWS(TAP("") TAP(", %[step]") TAP(", %[step], lsl #1"));
     } else if (columns == 2) {
-        TAP_ROWS(TAP("") TAP(", %[n]"));
+        TAP_ROWS(TAP("") TAP(", %[step]"));
     } else {
         TAP_ROWS(TAP(""));
     }

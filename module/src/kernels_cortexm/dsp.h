@@ -31,6 +31,33 @@
 #define DSP_ASM 0
 #endif
 
+#if DSP_ASM
+/* One tap of four channels, inputs and weights widened: channels 0 and 2 in `e` and `we`, 1 and 3 in `x` and `wo`. */
+#define DSP_TAP_SUMS                                                                                                   \
+    "smlabb %[v0], %[e], %[we], %[v0]\n\t"                                                                             \
+    "smlatt %[v2], %[e], %[we], %[v2]\n\t"                                                                             \
+    "smlabb %[v1], %[x], %[wo], %[v1]\n\t"                                                                             \
+    "smlatt %[v3], %[x], %[wo], %[v3]\n\t"
+
+/*
+ * Taps of every row from `row` on, into `acc`, the first at `at` behind the row's start. `ends`: two neighbours, the
+ * bytes from a row's weights to the next one's and where the rows end. `taps` move from `pointer` on, by `bytes`.
+ */
+#define DSP_TAP_ROWS(taps, pointer, bytes, ends)                                                                       \
+    __asm__ volatile(                                                                                                  \
+        "1:\n\t"                                                                                                       \
+        "ldr %[px], [%[row]], #4\n\t"                                                                                  \
+        "ldr %[x], %[at]\n\t"                                                                                          \
+        "add %[px], %[px], %[x]\n\t" taps "ldrd %[x], %[e], %[stop]\n\t"                                               \
+        "add %[w], %[w], %[x]\n\t"                                                                                     \
+        "cmp %[row], %[e]\n\t"                                                                                         \
+        "bne 1b"                                                                                                       \
+        : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [px] "=&r"(pointer),             \
+          [x] "=&r"(x), [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo), [w] "+r"(w), [row] "+r"(row)                     \
+        : [step] "r"(bytes), [offset] "r"(offset), [at] "m"(at), [stop] "m"(ends)                                      \
+        : "cc", "memory")
+#endif
+
 #define DSP_INLINE static inline __attribute__((always_inline))
 
 /* Code around the inner loops: few instructions of the whole, so the smaller the better. */

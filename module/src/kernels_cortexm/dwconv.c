@@ -79,30 +79,14 @@ DSP_INLINE void store_quad(const quad_t *q, acc_t acc, int8_t *out)
     "ldr %[x], [%[px]" address "]\n\t"                                                                                 \
     "ldrd %[we], %[wo], [%[w], #" weights "]\n\t"                                                                      \
     "sxtab16 %[e], %[offset], %[x]\n\t"                                                                                \
-    "sxtab16 %[x], %[offset], %[x], ror #8\n\t"                                                                        \
-    "smlabb %[v0], %[e], %[we], %[v0]\n\t"                                                                             \
-    "smlatt %[v2], %[e], %[we], %[v2]\n\t"                                                                             \
-    "smlabb %[v1], %[x], %[wo], %[v1]\n\t"                                                                             \
-    "smlatt %[v3], %[x], %[wo], %[v3]\n\t"
+    "sxtab16 %[x], %[offset], %[x], ror #8\n\t" DSP_TAP_SUMS
 
 #define STEP_1 ", %[step]"
 #define STEP_2 ", %[step], lsl #1"
 #define STEP_4 ", %[step], lsl #2"
 #define NEXT "add %[px], %[px], %[step]\n\t"
 
-/* The same of every row from `row` on, to where `ends` says, with the bytes from a row's weights to the next one's. */
-#define MAC_ROWS(taps)                                                                                                 \
-    __asm__ volatile("1:\n\t"                                                                                          \
-                     "ldr %[px], [%[row]], #4\n\t"                                                                     \
-                     "ldr %[x], %[at]\n\t"                                                                             \
-                     "add %[px], %[px], %[x]\n\t" taps "ldrd %[x], %[e], %[ends]\n\t"                                  \
-                     "add %[w], %[w], %[x]\n\t"                                                                        \
-                     "cmp %[row], %[e]\n\t"                                                                            \
-                     "bne 1b"                                                                                          \
-                     : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [px] "=&r"(px),     \
-                       [x] "=&r"(x), [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo), [w] "+r"(w), [row] "+r"(row)        \
-                     : [step] "r"(step), [offset] "r"(offset), [at] "m"(at), [ends] "m"(ends)                          \
-                     : "cc", "memory")
+#define MAC_ROWS(taps) DSP_TAP_ROWS(taps, px, step, ends)
 #endif
 
 /* Most tap columns of `left` that mac_columns() takes. */
