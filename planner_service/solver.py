@@ -480,8 +480,7 @@ class Widths:
     def _all(self) -> Iterator[tuple[int, SegmentSpec]]:
         """Bytes of tiles and ways; the way it is comes last."""
         facts, segment = self.facts, self.segment
-        _, width, channels = facts.nodes[segment.ops[-1]].shape
-        width = facts.nodes[segment.ops[-1]].size[1]
+        width, channels = facts.nodes[segment.ops[-1]].size[1], facts.nodes[segment.ops[-1]].shape[2]
         cuts = [(1, 0)]
         if segment.slice:  # in quads if they were found so: that is what kernels like
             step = 4 if segment.slice % 4 == 0 else 1

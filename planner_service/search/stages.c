@@ -106,19 +106,27 @@ static const ws_need_t *need_of(const ws_search_t *s, const ws_class_t *class, i
     return NULL;
 }
 
-/* First row that the segment of operators [i, j) is still to read of a tensor when it has done `steps` steps. */
-static int32_t next_row(const ws_search_t *s, const ws_class_t *class, const link_t *link, int32_t tensor,
-                        int32_t steps)
+/* Whether an operator of the segment needs the tensor whole, and so reads all of it at every step. */
+static bool reads_whole(const ws_search_t *s, const link_t *link, int32_t tensor)
 {
-    int32_t row = GONE;
-    for (int32_t n = link->i; n < link->j && steps < class->steps; n++) {
+    for (int32_t n = link->i; n < link->j; n++) {
         const ws_op_t *op = &s->graph.ops[n];
         for (int32_t k = op->swept; k < op->swept + op->whole; k++) {
             if (s->graph.inputs[op->inputs_at + k] == tensor) {
-                return 0; /* all of it at every step */
+                return true;
             }
         }
     }
+    return false;
+}
+
+/* First row that a segment is still to read of a tensor when it has done `steps` steps; `whole`: see reads_whole(). */
+static int32_t next_row(const ws_search_t *s, const ws_class_t *class, int32_t tensor, bool whole, int32_t steps)
+{
+    if (whole && steps < class->steps) {
+        return 0;
+    }
+    int32_t row = GONE;
     for (int32_t k = 0; k < class->needs_count; k++) {
         const ws_need_t *need = WS_AT(s->needs, ws_need_t, class->needs_at + k);
         const int32_t first = ws_max(need->span.advance * steps + need->span.lo, 0);
@@ -151,10 +159,11 @@ static int32_t compose(scan_t *c, const group_t *g, const ws_class_t *class, con
         return WS_NONE;
     }
     for (int32_t k = 0; k < c->tracked; k++) {
+        const bool whole = reads_whole(s, link, c->track[k]);
         int32_t old = *WS_AT(c->profiles, int32_t, g->profile);
         int32_t old_steps = *WS_AT(c->rows, int32_t, old);
         for (int32_t m = 0; m < steps; m++) {
-            int32_t row = next_row(s, class, link, c->track[k], m);
+            int32_t row = next_row(s, class, c->track[k], whole, m);
             int32_t done = m > 0 ? pulled(g, pull, m - 1) : 0;
             int32_t before = *WS_AT(c->rows, int32_t, old + 1 + k * old_steps + ws_min(done, old_steps - 1));
             row = ws_min(row, before);
@@ -190,12 +199,13 @@ static int64_t distance(const scan_t *c, const group_t *g, const ws_class_t *cla
     const ws_tensor_t *t = &s->graph.tensors[c->track[k]];
     int32_t old = *WS_AT(c->profiles, int32_t, g->profile);
     int32_t old_steps = *WS_AT(c->rows, int32_t, old);
+    const bool whole = reads_whole(s, link, c->track[k]);
     int64_t most = 0;
     for (int32_t i = 0; i < class->steps; i++) {
         int32_t written = ws_clamp(class->advance * (i + 1) + class->offset, out->height);
         int32_t done = pulled(g, pull, i);
         int32_t row = *WS_AT(c->rows, int32_t, old + 1 + k * old_steps + ws_min(done, old_steps - 1));
-        row = ws_min(row, next_row(s, class, link, c->track[k], i));
+        row = ws_min(row, next_row(s, class, c->track[k], whole, i));
         if (written > 0 && row != GONE) {
             int64_t bytes = (int64_t)written * out->width * out->channels - (int64_t)row * t->width * t->channels;
             most = bytes > most ? bytes : most;
