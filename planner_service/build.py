@@ -105,7 +105,7 @@ class Node:
 class Facts:
     """What does not change while schedules of one graph are searched. ``nodes`` by operator index and by -1 - number
     of a network input; ``producer``, ``consumers`` (operator indices, each once) and ``is_output`` by tensor.
-    ``encoded``: what ``encode`` keeps of a graph, which is the same in all its plans; ``distances``: what
+    ``encoded``: what ``encode`` keeps of a graph, by whether weights lie in quads; ``distances``: what
     ``layout.overlaps`` knows of stages, by id, with the stage."""
 
     __slots__ = (
@@ -151,7 +151,7 @@ class Facts:
         #: MACs of the unfused operators, as ``ir.macs`` has them.
         self.op_macs = tuple(n.row_macs[-1] if n.row_macs else 0 for op, n in self.nodes.items() if op >= 0)
         self.base_macs = sum(self.op_macs)
-        self.encoded: tuple[bytes, int, bytes] | None = None
+        self.encoded: dict[bool, tuple[bytes, int, bytes]] = {}
         self.distances: dict[int, tuple[Stage, dict[int, int]]] = {}
 
 

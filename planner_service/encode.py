@@ -51,6 +51,7 @@ from planner_service.ir import (
     FullyConnected,
     Graph,
     Int8,
+    Int16,
     Int32,
     Lut,
     Op,
@@ -71,6 +72,10 @@ MAX_IO = 16
 MAX_DIM = 32767
 #: Left shift of ADD and SUB before their inputs are scaled (TFLite's add.cc, sub.cc for int8).
 BINARY_LEFT_SHIFT = 20
+#: QUICK: what a sum with its bias may reach; most of |x - zero point|, |weight| and |weight in a quad|.
+QUICK_MAX, PIXEL_MAX, WEIGHT_MAX, QUAD_WEIGHT_MAX = 1 << 30, 255, 1 << 7, 1 << 15
+#: Channels of a quad as they lie there.
+QUAD_ORDER = (0, 2, 1, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,19 +113,21 @@ def encode(
     names: bool = False,
     selftest: SelfTest | None = None,
     align: int = 4,
+    quads: bool = False,
     facts: Facts | None = None,
 ) -> bytes:
-    """The plan. ``align``: what the arena's base must be aligned to (4 to 64, as given to ``layout.place``).
+    """The plan. ``align``: what the arena's base must be aligned to (4 to 64, as given to ``layout.place``); ``quads``:
+    depthwise weights lie as kernels for the DSP extension read them, where that can be.
 
     PlannerError: UNSUPPORTED with every tensor and operator that does not fit its fields, TOO_LARGE where arena, plan
     or work do not, BAD_REQUEST for ids, version or alignment out of range."""
     facts = facts or Facts(graph)
     _check_request(plan_version, (vendor_id, class_id), align)
     _check_limits(graph)
-    if facts.encoded is None:
+    if quads not in facts.encoded:
         weights = _Weights()
-        facts.encoded = (*_graph_section(graph, weights), bytes(weights.data))
-    graph_bytes, op_mask, weight_bytes = facts.encoded
+        facts.encoded[quads] = (*_graph_section(graph, weights, quads), bytes(weights.data))
+    graph_bytes, op_mask, weight_bytes = facts.encoded[quads]
     sections: list[tuple[SectionId, bytes]] = [
         (SectionId.GRAPH, graph_bytes),
         (SectionId.SCHEDULE, _schedule_section(graph, facts, schedule, placement)),
@@ -247,13 +254,21 @@ def _check_limits(graph: Graph) -> None:
 # ---------------------------------------------------------------- GRAPH and WEIGHTS
 
 
-def _graph_section(graph: Graph, weights: _Weights) -> tuple[bytes, int]:
+@dataclass(slots=True, kw_only=True)
+class _Layout:
+    """Of a graph: the pool of lists that its operators fill, and whether depthwise weights are to lie in quads."""
+
+    pool: list[int] = field(default_factory=list)
+    quads: bool
+
+
+def _graph_section(graph: Graph, weights: _Weights, quads: bool) -> tuple[bytes, int]:
     """The section's bytes and the op mask; fills ``weights``."""
-    pool: list[int] = []
+    layout = _Layout(quads=quads)
     records: list[bytes] = []
     op_mask = 0
     for op in graph.ops:
-        record = _op_record(graph, op, weights, pool)
+        record = _op_record(graph, op, weights, layout)
         op_mask |= 1 << record.opcode
         records.append(record.pack())
     consts = [
@@ -271,10 +286,12 @@ def _graph_section(graph: Graph, weights: _Weights) -> tuple[bytes, int]:
         const_count=len(consts),
         input_count=len(graph.inputs),
         output_count=len(graph.outputs),
-        list_count=len(pool),
+        list_count=len(layout.pool),
     ).pack()
     tensors = [_tensor_record(t).pack() for t in graph.tensors]
-    return b"".join((head, *tensors, *records, *consts, *ios, struct.pack(f"<{len(pool)}H", *pool))), op_mask
+    return b"".join(
+        (head, *tensors, *records, *consts, *ios, struct.pack(f"<{len(layout.pool)}H", *layout.pool))
+    ), op_mask
 
 
 def _tensor_record(t: Tensor) -> TensorRecord:
@@ -300,8 +317,8 @@ class _Encoded:
     groups: int = 1
 
 
-def _op_record(graph: Graph, op: Op, weights: _Weights, pool: list[int]) -> OpRecord:
-    e = _ENCODERS[type(op)](graph, op, pool)
+def _op_record(graph: Graph, op: Op, weights: _Weights, layout: _Layout) -> OpRecord:
+    e = _ENCODERS[type(op)](graph, op, layout)
     return OpRecord(
         opcode=e.opcode,
         flags=e.flags,
@@ -323,20 +340,45 @@ def _op_record(graph: Graph, op: Op, weights: _Weights, pool: list[int]) -> OpRe
     )
 
 
-def _dense(bias: Int32, multipliers: Sequence[float], weights: Int8, layer: str) -> tuple[bytes, OpFlag]:
-    """Block of an operator that multiplies; one multiplier where all channels share it."""
+def _dense(
+    bias: Int32, multipliers: Sequence[float], weights: Int8, layer: str, *, quads: Int16 | None = None
+) -> tuple[bytes, OpFlag]:
+    """Block of an operator that multiplies, one multiplier where all channels share it; QUICK where that holds.
+
+    ``weights``: as they are stored; ``quads``: instead of these, if QUICK holds with what weights of 16 bits may be."""
     pairs = [_fixed(float(m), layer) for m in multipliers]
-    if len(set(pairs)) == 1:
+    if len(set(pairs)) == 1 and quads is None:
         pairs = pairs[:1]
     shifts = bytes(s & 0xFF for _, s in pairs)
+    most = QUICK_MAX - int(np.abs(bias.astype(np.int64)).max())
+    taps = weights.size // bias.size
+    right = all(shift < 0 for _, shift in pairs)
+    in_quads = quads is not None and right and taps * PIXEL_MAX * QUAD_WEIGHT_MAX <= most
+    quick = in_quads if quads is not None else right and taps * PIXEL_MAX * WEIGHT_MAX <= most
     block = (
         np.ascontiguousarray(bias, dtype="<i4").tobytes()
         + struct.pack(f"<{len(pairs)}i", *(m for m, _ in pairs))
         + shifts
         + bytes(-len(shifts) % 4)
-        + np.ascontiguousarray(weights, dtype=np.int8).tobytes()
+        + (np.ascontiguousarray(quads, dtype="<i2") if in_quads else np.ascontiguousarray(weights, np.int8)).tobytes()
     )
-    return block, OpFlag.PER_TENSOR if len(pairs) == 1 else OpFlag(0)
+    return block, (OpFlag.PER_TENSOR if len(pairs) == 1 else OpFlag(0)) | (OpFlag.QUICK if quick else OpFlag(0))
+
+
+def in_quads(weights: Int8) -> Int16:
+    """Depthwise weights KH, KW, O by quads of channels: for each of them, for each tap, those of channels 0, 2, 1, 3
+    with 16 bits. Channels that lack in the last quad have weight 0."""
+    taps, n = weights.shape[0] * weights.shape[1], weights.shape[2]
+    padded = np.zeros((taps, -(-n // 4) * 4), np.int16)
+    padded[:, :n] = weights.reshape(taps, n)
+    return padded.reshape(taps, -1, 4)[:, :, list(QUAD_ORDER)].transpose(1, 0, 2)
+
+
+def of_quads(quads: Int16, n: int) -> Int16:
+    """The weights of `in_quads` again, for n channels: taps, O."""
+    return (
+        quads.reshape(-(-n // 4), -1, 4)[:, :, list(QUAD_ORDER)].transpose(1, 0, 2).reshape(-1, -(-n // 4) * 4)[:, :n]
+    )
 
 
 def _fixed(real: float, layer: str) -> tuple[int, int]:
@@ -351,9 +393,12 @@ def _fixed(real: float, layer: str) -> tuple[int, int]:
     return multiplier, shift
 
 
-def _conv(_: Graph, op: Conv2D, __: list[int]) -> _Encoded:
+def _conv(_: Graph, op: Conv2D, layout: _Layout) -> _Encoded:
     laid_out = op.weights[:, :, :, 0].transpose(1, 2, 0) if op.depthwise else op.weights
-    params, flags = _dense(op.bias, op.multipliers.tolist(), laid_out, op.name)
+    quads = in_quads(laid_out) if op.depthwise and layout.quads else None
+    params, flags = _dense(op.bias, op.multipliers.tolist(), laid_out, op.name, quads=quads)
+    if op.depthwise and not layout.quads:
+        flags &= ~OpFlag.QUICK  # there, it means quads
     return _Encoded(
         opcode=Opcode.DWCONV2D if op.depthwise else Opcode.CONV2D,
         flags=flags,
@@ -367,12 +412,12 @@ def _conv(_: Graph, op: Conv2D, __: list[int]) -> _Encoded:
     )
 
 
-def _fully_connected(_: Graph, op: FullyConnected, __: list[int]) -> _Encoded:
+def _fully_connected(_: Graph, op: FullyConnected, __: _Layout) -> _Encoded:
     params, flags = _dense(op.bias, op.multipliers.tolist(), op.weights, op.name)
     return _Encoded(opcode=Opcode.FULLY_CONNECTED, flags=flags, params=params, act=(op.act_min, op.act_max))
 
 
-def _binary(graph: Graph, op: Binary, _: list[int]) -> _Encoded:
+def _binary(graph: Graph, op: Binary, _: _Layout) -> _Encoded:
     """kernels/add_common.cc, sub_common.cc, mul_common.cc of TFLM: multipliers from the three scales, in double."""
     s0, s1, out = (float(graph.tensors[t].scale) for t in (*op.inputs, op.output))
     left = 0
@@ -393,17 +438,17 @@ def _binary(graph: Graph, op: Binary, _: list[int]) -> _Encoded:
     )
 
 
-def _concat(_: Graph, op: Concat, pool: list[int]) -> _Encoded:
-    first = len(pool)
-    pool.extend(op.inputs)
+def _concat(_: Graph, op: Concat, layout: _Layout) -> _Encoded:
+    first = len(layout.pool)
+    layout.pool.extend(op.inputs)
     return _Encoded(opcode=Opcode.CONCAT, input0=first, input1=len(op.inputs), kernel=(op.axis, 1))
 
 
-def _pad(_: Graph, op: Pad, __: list[int]) -> _Encoded:
+def _pad(_: Graph, op: Pad, __: _Layout) -> _Encoded:
     return _Encoded(opcode=Opcode.PAD, pads=op.pads, act=(op.value, 127))
 
 
-def _pool(_: Graph, op: Pool, __: list[int]) -> _Encoded:
+def _pool(_: Graph, op: Pool, __: _Layout) -> _Encoded:
     average = op.kind == "avg"
     return _Encoded(
         opcode=Opcode.AVGPOOL if average else Opcode.MAXPOOL,
@@ -416,7 +461,7 @@ def _pool(_: Graph, op: Pool, __: list[int]) -> _Encoded:
     )
 
 
-def _reduce(_: Graph, op: Reduce, __: list[int]) -> _Encoded:
+def _reduce(_: Graph, op: Reduce, __: _Layout) -> _Encoded:
     flags = {"mean": OpFlag(0), "avg": OpFlag.REDUCE_AVG, "max": OpFlag.REDUCE_MAX}[op.kind]
     flags |= OpFlag.REDUCE_H if 0 in op.axes else OpFlag(0)
     flags |= OpFlag.REDUCE_W if 1 in op.axes else OpFlag(0)
@@ -428,11 +473,11 @@ def _reduce(_: Graph, op: Reduce, __: list[int]) -> _Encoded:
     )
 
 
-def _lut(_: Graph, op: Lut, __: list[int]) -> _Encoded:
+def _lut(_: Graph, op: Lut, __: _Layout) -> _Encoded:
     return _Encoded(opcode=Opcode.LUT, params=np.ascontiguousarray(op.table, dtype=np.int8).tobytes())
 
 
-def _softmax(_: Graph, op: Softmax, __: list[int]) -> _Encoded:
+def _softmax(_: Graph, op: Softmax, __: _Layout) -> _Encoded:
     return _Encoded(opcode=Opcode.SOFTMAX, params=struct.pack("<3i", *op.multiplier, op.diff_min))
 
 
@@ -440,7 +485,7 @@ def _reshape(_: Graph, __: Reshape, ___: list[int]) -> _Encoded:
     return _Encoded(opcode=Opcode.RESHAPE)
 
 
-def _resize(_: Graph, op: Resize, __: list[int]) -> _Encoded:
+def _resize(_: Graph, op: Resize, __: _Layout) -> _Encoded:
     if op.factors is not None:
         return _Encoded(opcode=Opcode.RESIZE, kernel=op.factors)
     table = struct.pack(f"<{len(op.rows) + len(op.cols)}H", *op.rows, *op.cols)

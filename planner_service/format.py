@@ -73,6 +73,7 @@ class OpFlag(IntFlag):
     REDUCE_AVG = 16
     REDUCE_MAX = 32
     RESIZE_TABLE = 64
+    QUICK = 128
 
 
 class Policy(IntEnum):

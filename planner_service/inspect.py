@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from planner_service import format as fmt
+from planner_service.encode import of_quads
 from planner_service.errors import Code, PlannerError
 from planner_service.format import (
     NONE,
@@ -540,14 +541,24 @@ class _Decoder:
     def dense(self, r: OpRecord, name: str, n: int, weights: int, parts: dict[str, int], where: int) -> dict[str, Any]:
         scales = 1 if r.flags & OpFlag.PER_TENSOR else n
         shifts = -(-scales // 4) * 4
+        quads = r.opcode == Opcode.DWCONV2D and bool(r.flags & OpFlag.QUICK)
+        if quads:
+            weights = weights // n * 2 * (-(-n // 4) * 4)
         block = self.block(r.params, 4 * n + 4 * scales + shifts + weights, name, where)
         parts.update({"biases": 4 * n, "requantisation": 4 * scales + shifts, "weights": weights})
         multipliers = np.frombuffer(block, "<i4", scales, 4 * n).astype(np.float64)
         powers = np.frombuffer(block, np.int8, scales, 4 * n + 4 * scales).astype(np.float64)
+        flat = np.frombuffer(block, np.int8, weights, 4 * n + 4 * scales + shifts)
+        if quads:
+            wide = of_quads(flat.view("<i2"), n)
+            _limit(
+                int(np.abs(wide.astype(np.int32) * 2 + 1).max()), 256, f"{name}: a weight has more than 8 bits", where
+            )
+            flat = wide.astype(np.int8).ravel()
         return {
             "bias": np.frombuffer(block, "<i4", n).astype(np.int32),
             "multipliers": multipliers * np.exp2(powers - 31),
-            "weights": np.frombuffer(block, np.int8, weights, 4 * n + 4 * scales + shifts),
+            "weights": flat,
             "act_min": r.act_min,
             "act_max": r.act_max,
         }

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from planner_service.format import DType
 
 Int8 = NDArray[np.int8]
+Int16 = NDArray[np.int16]
 Int32 = NDArray[np.int32]
 Float64 = NDArray[np.float64]
 

@@ -454,6 +454,7 @@ class _Run:
                 names=options.names,
                 selftest=selftest,
                 align=self.align,
+                quads=scratch.reads_quads(self.core),
                 facts=self.facts,
             )
 

@@ -31,8 +31,6 @@ FAMILIES: Mapping[str, Family] = {
 _STACK_BYTES = 200
 _STACK_PATCH: Mapping[Family, int] = {"cortexm": 0, "mve": 40, "portable": 64}
 _CHUNK, _SUMS = 128, 128
-#: Taps of a depthwise kernel whose widened weights fit on the stack, and bytes of each beyond.
-_STACK_TAPS, _TAP_BYTES = 9, 8
 #: Most rows of a kernel that the fast kernels take.
 _ROWS = 12
 
@@ -47,8 +45,7 @@ def wish(family: Family, graph: Graph, op: Op) -> int:
         return 0
     taps = op.kernel[0] * op.kernel[1]
     if op.depthwise:
-        same = graph.tensors[op.output].shape[2] == graph.tensors[op.inputs[0]].shape[2] >= 4
-        return taps * _TAP_BYTES if family == "cortexm" and same and taps > _STACK_TAPS else 0
+        return 0
     depth = int(op.weights.shape[3])
     size = taps * depth
     if size <= _STACK_PATCH[family]:
@@ -65,6 +62,11 @@ def wish(family: Family, graph: Graph, op: Op) -> int:
         return element * _up(size, 4)
     chunks = -(-size // _CHUNK)
     return _SUMS + element * _up(-(-size // chunks), 8)
+
+
+def reads_quads(core: str | None) -> bool:
+    """Whether the kernels of a core want depthwise weights in quads."""
+    return FAMILIES.get(core or "") == "cortexm"
 
 
 def wishes(core: str | None, graph: Graph, ops: Iterable[int]) -> list[int]:

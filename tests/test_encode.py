@@ -64,6 +64,7 @@ def test_round_trip(seed: int, choice: int, mode: InputMode, rich: bool) -> None
         vendor_id=bytes(range(16)) if rich else b"",
         names=rich,
         selftest=test if rich else None,
+        quads=rich,
     )
     assert plan == encode(
         graph,
@@ -73,6 +74,7 @@ def test_round_trip(seed: int, choice: int, mode: InputMode, rich: bool) -> None
         vendor_id=bytes(range(16)) if rich else b"",
         names=rich,
         selftest=test if rich else None,
+        quads=rich,
     )
     found = inspect(plan)
     assert found.schedule == schedule
@@ -158,8 +160,59 @@ def test_one_multiplier_for_all_channels_is_stored_once() -> None:
         m.ops = [replace(conv, multipliers=multipliers)]
         graph = m.graph([t])
         found = inspect(plan_of(graph, layer_by_layer(graph, "resident")))
-        assert found.operators[0].flags == flags
+        assert found.operators[0].flags & OpFlag.PER_TENSOR == flags
         assert found.operators[0].parts["requantisation"] == (8 if flags else 4 * 5 + 8)
+
+
+#: Bias and factor of one channel; whether a convolution of 8 taps is QUICK with them, a depthwise one of 9 in quads.
+QUICK = {
+    "usual": (0, 0.01, True, True),
+    "factor of almost a half": (0, 0.4999, True, True),
+    "factor of a half": (0, 0.5, False, False),
+    "most": (2**30 - 8 * 255 * 128, 0.01, True, False),
+    "least": (-(2**30) + 8 * 255 * 128, 0.01, True, False),
+    "one more": (2**30 - 8 * 255 * 128 + 1, 0.01, False, False),
+    "most in quads": (2**30 - 9 * 255 * 2**15, 0.01, True, True),
+    "one more in quads": (-(2**30) + 9 * 255 * 2**15 - 1, 0.01, True, False),
+}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quick_is_what_the_verifier_takes(name: str) -> None:
+    bias, factor, conv, depthwise = QUICK[name]
+    m = Maker(1, [(4, 4, 8)])
+    t = m.depthwise(m.conv(m.inputs[0], 8, (1, 1)), 1)
+    for n, op in enumerate(m.ops):
+        assert isinstance(op, ir.Conv2D)
+        biases, factors = op.bias.copy(), np.full(8, 0.01)
+        biases[3], factors[5] = bias, factor
+        m.ops[n] = replace(op, bias=biases, multipliers=factors)
+    graph = m.graph([t])
+    outputs = []
+    for quads in (False, True):
+        plan = plan_of(graph, layer_by_layer(graph, "resident"), quads=quads)
+        outputs.append(Engine().open(plan).run(inputs_of(graph)).outputs[0])
+        assert [bool(o.flags & OpFlag.QUICK) for o in inspect(plan).operators] == [conv, quads and depthwise]
+    assert (outputs[0] == outputs[1]).all()
+
+
+def test_depthwise_weights_in_quads() -> None:
+    m = Maker(1, [(5, 5, 6)])
+    t = m.depthwise(m.inputs[0], 1)
+    graph = m.graph([t])
+    plan = plan_of(graph, layer_by_layer(graph, "resident"), quads=True)
+    (op,) = inspect(plan).operators
+    conv = graph.ops[0]
+    assert isinstance(conv, ir.Conv2D)
+    at = op.offset + op.parts["biases"] + op.parts["requantisation"]
+    assert op.parts["weights"] == 2 * 9 * 8
+    stored = np.frombuffer(plan, "<i2", 9 * 8, at).reshape(2, 9, 4)
+    for channel in range(8):
+        lane = stored[channel // 4, :, (0, 2, 1, 3)[channel % 4]]
+        assert (lane == (conv.weights[channel].ravel() if channel < 6 else 0)).all()
+    again = inspect(plan).graph.ops[0]
+    assert isinstance(again, ir.Conv2D)
+    assert (again.weights == conv.weights).all()
 
 
 def test_depthwise_weights_are_laid_out_by_pixel() -> None:

@@ -242,6 +242,15 @@ def clamps(rng: Rng) -> tuple[int, int]:
     return (-128, 127) if rng.random() < 0.7 else (low, high)
 
 
+def quads(weights: Array) -> Array:
+    """Depthwise weights KH, KW, O as docs/plan-format.md has them with QUICK."""
+    height, width, n = weights.shape
+    laid_out = np.zeros((-(-n // 4), height * width, 4), "<i2")
+    for o in range(n):
+        laid_out[o // 4, :, (0, 2, 1, 3)[o % 4]] = weights[:, :, o].ravel()
+    return laid_out
+
+
 def multipliers(rng: Rng, n: int, size: float, *, left: float = 0.0) -> tuple[Array, Array]:
     """Fixed-point pairs that bring sums of about ``size`` into int8; the share ``left`` shifts to the left instead."""
     scale = rng.uniform(0.3, 3.0, n) * 60 / size * np.where(rng.random(n) < left, 4096, 1)
@@ -432,19 +441,21 @@ def test_dwconv2d(lib: ctypes.CDLL, seed: int) -> None:
     oh, ow = out_shape(rng, g, x.shape)
     weights = tensor(rng, *g.kernel, n)
     zp_in, zp_out = (int(v) for v in rng.integers(-128, 128, 2))
-    act, per_tensor = clamps(rng), bool(rng.integers(2))
+    act, per_tensor, quick = clamps(rng), bool(rng.integers(2)), bool(rng.integers(2))
     bias = rng.integers(-20000, 20000, n)
-    multiplier, shift = multipliers(rng, 1 if per_tensor else n, 5000 * np.sqrt(g.kernel[0] * g.kernel[1]), left=0.05)
+    size, left = 5000 * np.sqrt(g.kernel[0] * g.kernel[1]), 0 if quick else 0.05
+    multiplier, shift = multipliers(rng, 1 if per_tensor else n, size, left=left)
     acc = np.empty((oh, ow, n), np.int64)
     taps = np.zeros((oh, ow), np.int64)
     for y, z, inside in windows(g, x, (oh, ow)):
         acc[y, z] = bias + sum(np.repeat(px - zp_in, times) * weights[ky, kx] for ky, kx, px in inside)
         taps[y, z] = len(inside)
     expected = int8(mbqm(acc, multiplier, shift) + zp_out, *act)
-    op = make_op(Opcode.DWCONV2D, OpFlag.PER_TENSOR if per_tensor else 0, g, act)
+    flags = (OpFlag.PER_TENSOR if per_tensor else OpFlag(0)) | (OpFlag.QUICK if quick else OpFlag(0))
+    op = make_op(Opcode.DWCONV2D, flags, g, act)
     region = some_region(rng, oh, ow)
     need = g.field(region, x.shape)
-    block = linear_block(bias, multiplier, shift, weights)
+    block = linear_block(bias, multiplier, shift, quads(weights) if quick else weights)
     macs = run(lib, rng, op, block, [(x, zp_in, need)], expected, zp_out, region)
     assert macs == taps[region[0] : region[1], region[2] : region[3]].sum() * n
     if times == 1:

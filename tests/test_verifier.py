@@ -725,6 +725,10 @@ def grown(make: Callable[[Maker], int], shape: tuple[int, int, int], weights: in
     return moved_sections(records, WEIGHTS=records.plan[start : start + records.table[2].length] + bytes(weights))
 
 
+def wide() -> bytes:
+    return grown(lambda m: m.depthwise(m.inputs[0], 1), (3, 3, 4), weights=2000)
+
+
 def cases() -> dict[str, Case]:
     records = every_operator()
     header, ops, tensors = records.header, len(records.lists["op"]), len(records.lists["tensor"])
@@ -736,6 +740,7 @@ def cases() -> dict[str, Case]:
     first_list_op = records.find(Opcode.CONCAT)
     far_bias = 2**31 - 1
     fc = 4 * 5 * 2  # bias and multipliers of the dense layer
+    depthwise = (4 + 4 + 1 + 9) * 8  # its block, not in quads
     return {
         # header
         "magic": case(E.MAGIC, "header", magic=header.magic ^ 1),
@@ -839,6 +844,16 @@ def cases() -> dict[str, Case]:
         "conv weights misaligned": op(E.WEIGHTS, Opcode.CONV2D, params=2),
         "conv kernel beyond weights": op(E.WEIGHTS, Opcode.CONV2D, kernel_h=255, kernel_w=255),
         "bias overflows": parameter(E.OVERFLOW, Opcode.CONV2D, 0, "i", far_bias),
+        "quick bias": parameter(E.OVERFLOW, Opcode.CONV2D, 0, "i", 2**30),
+        "quick shift": parameter(E.PARAM, Opcode.FULLY_CONNECTED, fc, "b", 0),
+        "quads beyond weights": op(
+            E.WEIGHTS, Opcode.DWCONV2D, flags=OpFlag.QUICK, params=(weights - depthwise) // 4 * 4
+        ),
+        "quads of too many taps": (
+            (lambda: Records(wide()).set("op", 0, flags=OpFlag.QUICK, kernel_h=43)),  # 129 taps
+            E.OVERFLOW,
+            0,
+        ),
         "bias underflows": parameter(E.OVERFLOW, Opcode.CONV2D, 4, "i", -far_bias),
         "bias of -2^31": parameter(E.OVERFLOW, Opcode.DWCONV2D, 0, "I", 2**31),
         "dense bias overflows": parameter(E.OVERFLOW, Opcode.FULLY_CONNECTED, 16, "i", far_bias - 48 * 255 * 128 + 1),

@@ -62,19 +62,24 @@ static bool good_scale(const uint8_t *p, int32_t shift, int32_t most)
     return (int32_t)weft_rd32(p) >= 0 && shift >= -31 && shift <= most;
 }
 
-/* bias, multiplier, shift and weights of the operators that multiply; `taps` is the length of one dot product. */
+/*
+ * bias, multiplier, shift and weights of the operators that multiply; `taps` is the length of one dot product. Weights
+ * in quads have 16 bits, and sums of any such fit.
+ */
 static int check_dense(const weft_plan_t *plan, const weft_op_t *op, uint32_t n, uint32_t taps)
 {
-    const uint64_t weights = (uint64_t)taps * n;
+    const bool quick = (op->flags & WEFT_OP_QUICK) != 0, quads = quick && WEFT_IS(op, DWCONV2D);
+    const uint64_t weights = (uint64_t)taps * (quads ? 2u * ((n + 3u) & ~3u) : n);
+    const uint32_t reach = quads ? 255u << 15 : 255u << 7, limit = quick ? 1u << 30 : INT32_MAX; /* of a product */
     const uint32_t scales = (op->flags & WEFT_OP_PER_TENSOR) != 0 ? 1 : n, shifts = (scales + 3u) & ~3u;
     if (weights > INT32_MAX || !in_weights(plan, op->params, 4u * n + 4u * scales + shifts + (uint32_t)weights)) {
         return BAD(WEIGHTS);
     }
-    if (taps > (uint32_t)INT32_MAX / (255u * 128u)) {
+    if (taps > limit / reach) {
         return BAD(OVERFLOW);
     }
     const uint8_t *p = plan->weights + op->params;
-    const int32_t room = INT32_MAX - (int32_t)(taps * 255u * 128u);
+    const int32_t room = (int32_t)(limit - taps * reach);
     for (uint32_t i = n; i > 0; i--, p += 4) {
         const int32_t bias = (int32_t)weft_rd32(p);
         if (bias > room || bias < -room) {
@@ -83,7 +88,7 @@ static int check_dense(const weft_plan_t *plan, const weft_op_t *op, uint32_t n,
     }
     const int8_t *shift = (const int8_t *)p + 4u * scales;
     for (uint32_t i = scales; i > 0; i--, p += 4) {
-        if (!good_scale(p, *shift++, 30)) {
+        if (!good_scale(p, *shift++, quick ? -1 : 30)) {
             return BAD(PARAM);
         }
     }
@@ -104,9 +109,9 @@ static int check_dense(const weft_plan_t *plan, const weft_op_t *op, uint32_t n,
 #define ALL_AGREE 0x7000u
 
 static const uint16_t uses[WEFT_OPCODE_MAX + 1u] = {
-    [WEFT_OP_CONV2D] = WEFT_OP_PER_TENSOR | USES_WINDOW,
-    [WEFT_OP_DWCONV2D] = WEFT_OP_PER_TENSOR | USES_WINDOW,
-    [WEFT_OP_FULLY_CONNECTED] = WEFT_OP_PER_TENSOR | ROWS_AGREE | COLUMNS_AGREE,
+    [WEFT_OP_CONV2D] = WEFT_OP_PER_TENSOR | WEFT_OP_QUICK | USES_WINDOW,
+    [WEFT_OP_DWCONV2D] = WEFT_OP_PER_TENSOR | WEFT_OP_QUICK | USES_WINDOW,
+    [WEFT_OP_FULLY_CONNECTED] = WEFT_OP_PER_TENSOR | WEFT_OP_QUICK | ROWS_AGREE | COLUMNS_AGREE,
     [WEFT_OP_ADD] = ALL_AGREE,
     [WEFT_OP_SUB] = ALL_AGREE,
     [WEFT_OP_MUL] = ALL_AGREE,

@@ -204,6 +204,9 @@ static size_t put_linear(int32_t n, int32_t m, bool wild)
     return (size_t)(4 * n + 4 * m + ((m + 3) & ~3));
 }
 
+/* So many products with any weights of 16 bits stay below 2^30. */
+#define QUADS_TAPS_MAX 100
+
 static void put_add(bool wild, bool random)
 {
     for (uint32_t i = 0; i < 3; i++) {
@@ -269,7 +272,13 @@ static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], b
     if (linear) {
         const int32_t taps = s->kernel_h * s->kernel_w,
                       each = opcode == WEFT_OP_CONV2D ? taps * (s->c / s->groups) : taps;
-        const int32_t weights = s->n * (opcode == WEFT_OP_FULLY_CONNECTED ? s->h * s->w * s->c : each);
+        const bool depthwise = opcode == WEFT_OP_DWCONV2D;
+        int32_t weights = s->n * (opcode == WEFT_OP_FULLY_CONNECTED ? s->h * s->w * s->c : each);
+        if (!wild && !(depthwise && taps > QUADS_TAPS_MAX) &&
+            (random ? chance(2) != 0 : WEFT_KERNELS_DSP || !depthwise)) {
+            op.flags |= WEFT_OP_QUICK;
+            weights = depthwise ? 2 * taps * ((s->n + 3) & ~3) : weights;
+        }
         const size_t head = put_linear(s->n, m, wild);
         noise((int8_t *)area_params + head, (size_t)weights);
     } else if (opcode == WEFT_OP_ADD) {

@@ -527,7 +527,7 @@ DSP_SMALL void weft_conv2d_dsp(const weft_call_t *call)
     bool left = singles;
 
     if (in_pairs(&conv, memory.patch)) {
-        conv.quick = dsp_quick(&conv.p, call->channels, conv.size);
+        conv.quick = (op->flags & WEFT_OP_QUICK) != 0;
         left = conv_pairs(&conv, singles);
         y = call->y1 - 1;
         x = call->x1 - 1;

@@ -341,32 +341,6 @@ void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n)
 }
 #endif
 
-bool dsp_quick(const weft_linear_t *p, int32_t n, int32_t size)
-{
-    const int32_t *bias = (const int32_t *)(const void *)p->bias, *const bias_end = bias + n;
-    const int8_t *shift = p->shift, *const shift_end = shift + (p->per_tensor ? 1 : n);
-    uint32_t far = 0; /* bits 30 and 31: a bias is not in -2^29 .. 2^29 - 1 */
-    int32_t shifts = -1;
-    if (size >= (1 << 29) / (255 * 128)) {
-        return false;
-    }
-    for (; bias_end - bias >= 4; bias += 4) {
-        far |= ((uint32_t)bias[0] + (1u << 29)) | ((uint32_t)bias[1] + (1u << 29)) | ((uint32_t)bias[2] + (1u << 29)) |
-               ((uint32_t)bias[3] + (1u << 29));
-    }
-    for (; bias != bias_end; bias++) {
-        far |= (uint32_t)*bias + (1u << 29);
-    }
-    for (; shift_end - shift >= 4; shift += 4) {
-        const uint32_t four = dsp_load(shift);
-        shifts &= (int32_t)(four & four << 16 & (four & four << 16) << 8);
-    }
-    for (; shift != shift_end; shift++) {
-        shifts &= *shift;
-    }
-    return shifts < 0 && far < (1u << 30);
-}
-
 void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi)
 {
     const uint32_t low = (uint32_t)(uint8_t)lo * 0x01010101u, high = (uint32_t)(uint8_t)hi * 0x01010101u;

@@ -158,9 +158,6 @@ DSP_INLINE int32_t dsp_excess(int32_t acc)
 /* Output for any accumulator and shift. */
 int8_t dsp_scale_any(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point);
 
-/* Sums of `size` products from any bias have no excess, and every shift is a right shift: dsp_scale() will do. */
-bool dsp_quick(const weft_linear_t *p, int32_t n, int32_t size);
-
 /*
  * One output pixel, or fully connected outputs, four channels at a time. Inputs are rows of memory as they are: row
  * pointers [row, row_end), not none, `at` bytes from there to the first tap, whose weight of channel 0 is at `weights`;

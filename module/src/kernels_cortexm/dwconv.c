@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * DWCONV2D with one output channel per input channel: four channels at once. Their weights are widened once for a few
- * output rows, doubled: so sums come out doubled, as SMMULR wants them. Nine taps fit on the stack, more take the
- * plan's scratch or, without it, are widened for every pixel.
+ * DWCONV2D with one output channel per input channel: four channels at once, of which the plan has the weights in
+ * quads, widened. Runs of pixels without a tap outside go quad by quad, all others pixel by pixel. Plans for other
+ * cores have weights as they are.
  */
 #include "dsp.h"
 
@@ -11,70 +11,34 @@
 #include "../kernels_ref/taps.h"
 #include "../plan.h"
 
-#define STACK_TAPS 9
-#define TAP_BYTES 8  /* twice the even and the odd pair of a tap */
-#define FEW_PIXELS 2 /* for which widening once does not pay */
+#define QUAD_TAP 8 /* bytes of a tap of a quad: even pair, odd pair */
+#define WIDEST 7   /* tap columns that pixel() takes */
+#define RUN 4      /* pixels for which going quad by quad pays */
 
-/* Four channels. */
-typedef struct {
-    int16x2_t weight[STACK_TAPS][2]; /* quad_3x3() knows the offsets of these two */
-    const int8_t *row[3];
-    const int8_t *const *tap_row; /* of an output row: what is under its taps at column x */
-    int32_t x;
-    const int16x2_t *wide; /* all taps */
-    int32_t bias[4];
-    struct {
-        int32_t multiplier, right;
-    } scale[4];
-    int32_t zp;
-} quad_t;
-
-/* Twice the sums of four channels. */
+/* Sums of four channels. */
 typedef struct {
     int32_t v0, v1, v2, v3;
 } acc_t;
 
-/* Channels o to o + 3: `taps` taps, `n` weights apart, widened to `to`. */
-static DSP_FAST void load_quad(quad_t *q, const weft_linear_t *p, int32_t o, int32_t n, int32_t taps, int16x2_t *to)
-{
-    const int32_t *bias = (const int32_t *)(const void *)p->bias + o;
-    const int32_t *multiplier = (const int32_t *)(const void *)p->multiplier;
-    const int8_t *w = p->weights + o;
-    uint32_t shifts = (uint8_t)p->shift[0] * 0x01010101u;
-    int32_t step = 0;
-    if (!p->per_tensor) {
-        shifts = dsp_load(p->shift + o);
-        multiplier += o;
-        step = 1;
-    }
-    q->wide = to;
-    for (int16x2_t *end = to + 2 * taps; to != end; w += n) {
-        const uint32_t v = dsp_load(w);
-        const int16x2_t even = dsp_even(v), odd = dsp_odd(v);
-        to = dsp_push(to, __sadd16(even, even), __sadd16(odd, odd));
-    }
-    const uint32_t right = (uint32_t)__ssub8(0, (int8x4_t)shifts);
-#define SCALE(i)                                                                                                       \
-    q->bias[i] = 2 * bias[i];                                                                                          \
-    q->scale[i].multiplier = multiplier[(i)*step];                                                                     \
-    q->scale[i].right = (int32_t)(right >> 8 * (i)) /* shifts take the low byte */
-    SCALE(0);
-    SCALE(1);
-    SCALE(2);
-    SCALE(3);
-}
+/* ---------------------------------------------------------------- pixel by pixel */
 
-DSP_INLINE void store_quad(const quad_t *q, acc_t acc, int8_t *out)
-{
-    const int32_t zp = q->zp;
-    out[0] = dsp_scale(acc.v0, q->scale[0].multiplier, q->scale[0].right, zp);
-    out[1] = dsp_scale(acc.v1, q->scale[1].multiplier, q->scale[1].right, zp);
-    out[2] = dsp_scale(acc.v2, q->scale[2].multiplier, q->scale[2].right, zp);
-    out[3] = dsp_scale(acc.v3, q->scale[3].multiplier, q->scale[3].right, zp);
-}
+/* A pixel, and the quad of channels that is next; pixel() knows where members are. */
+typedef struct {
+    const int8_t *const *row; /* tap rows [row, row_end) */
+    int32_t row_step;         /* bytes from a row's weights to the next one's */
+    const int8_t *const *row_end;
+    int32_t at;                     /* from a row's address to the first tap */
+    const int32_t *bias, *bias_end; /* 16 */
+    const int8_t *shift;            /* 24 */
+    int32_t columns;                /* tap columns, 0 if there is no tap at all */
+    int8_t *out;                    /* 32 */
+    const int32_t *multiplier;
+    int32_t zp;
+    int32_t rest; /* bytes from the end of the last row's weights to the next quad's */
+} pixel_t;
 
 #if DSP_ASM
-/* One tap: input at `address`, widened weights at `weights`. */
+/* One tap: input at `address`, weights at `weights`. */
 #define MAC_TAP(address, weights)                                                                                      \
     "ldr %[x], [%[px]" address "]\n\t"                                                                                 \
     "ldrd %[we], %[wo], [%[w], #" weights "]\n\t"                                                                      \
@@ -86,117 +50,214 @@ DSP_INLINE void store_quad(const quad_t *q, acc_t acc, int8_t *out)
 #define STEP_4 ", %[step], lsl #2"
 #define NEXT "add %[px], %[px], %[step]\n\t"
 
-#define MAC_ROWS(taps) DSP_TAP_ROWS(taps, px, step, ends)
+#define ROW_BEGIN                                                                                                      \
+    "ldr %[px], [%[row]], #4\n\t"                                                                                      \
+    "ldr %[x], [%[pixel], #12]\n\t"                                                                                    \
+    "add %[px], %[px], %[x]\n\t"
+#define ROW_END(again)                                                                                                 \
+    "ldrd %[x], %[e], [%[pixel], #4]\n\t"                                                                              \
+    "add %[w], %[w], %[x]\n\t"                                                                                         \
+    "cmp %[row], %[e]\n\t"                                                                                             \
+    "bne " again "\n\t"
+
+#define OUT(v, m)                                                                                                      \
+    "lsls %[" v "], %[" v "], #1\n\t"                                                                                  \
+    "smmulr %[" v "], %[" v "], %[" m "]\n\t"                                                                          \
+    "add %[" v "], %[" v "], %[" v "], asr #31\n\t"                                                                    \
+    "asrs %[" v "], %[" v "], %[e]\n\t"                                                                                \
+    "adc %[" v "], %[" v "], %[x]\n\t"                                                                                 \
+    "ssat %[" v "], #8, %[" v "]\n\t"                                                                                  \
+    "strb %[" v "], [%[row]], #1\n\t"
+#define OUT_NEXT "lsrs %[e], %[e], #8\n\t"
 #endif
 
-/* Most tap columns of `left` that mac_columns() takes. */
-DSP_INLINE int32_t columns_of(int32_t left)
-{
-    return left >= 7 ? 7 : left >= 5 ? 5 : weft_min(left, 3);
-}
-
 /*
- * 7, 5, 3, 2 or 1 tap columns, `step` bytes apart, the first at `at`; rows [row, row_end), not none; `width` widened
- * taps from a row's weights to the next one's.
+ * All quads of a pixel; `w`: the first one's weights of the first tap that is inside. `step`: bytes from a tap column
+ * to the next.
  */
-DSP_INLINE acc_t mac_columns(acc_t acc, const int8_t *const *row, const int8_t *const *row_end, int32_t at,
-                             const int16x2_t *w, int32_t width, int32_t columns, int32_t step, uint32_t offset)
+static DSP_FAST void pixel(pixel_t *pixel, const uint8_t *w, int32_t step, uint32_t offset)
 {
 #if DSP_ASM
-    const uintptr_t ends[2] = {(uintptr_t)width * TAP_BYTES, (uintptr_t)row_end};
-    int32_t x, e, we, wo, px;
-    switch (columns) {
-    case 7:
-        MAC_ROWS(MAC_TAP("", "0") MAC_TAP(STEP_1, "8") MAC_TAP(STEP_2, "16") MAC_TAP(STEP_4, "32")
-                     NEXT MAC_TAP(STEP_2, "24") MAC_TAP(STEP_4, "40") NEXT MAC_TAP(STEP_4, "48"));
-        break;
-    case 5:
-        MAC_ROWS(MAC_TAP("", "0") MAC_TAP(STEP_1, "8") MAC_TAP(STEP_2, "16") MAC_TAP(STEP_4, "32")
-                     NEXT MAC_TAP(STEP_2, "24"));
-        break;
-    case 3:
-        MAC_ROWS(MAC_TAP("", "0") MAC_TAP(STEP_1, "8") MAC_TAP(STEP_2, "16"));
-        break;
-    case 2:
-        MAC_ROWS(MAC_TAP("", "0") MAC_TAP(STEP_1, "8"));
-        break;
-    default:
-        MAC_ROWS(MAC_TAP("", "0"));
+    const int32_t *we = pixel->bias;
+    int32_t v0, v1, v2, v3, x, e, wo, px, row;
+    if (pixel->columns > 3) { /* the loop for seven is entered later */
+        pixel->at -= (WIDEST - pixel->columns) * step;
+        w -= (WIDEST - pixel->columns) * QUAD_TAP;
     }
+    __asm__ volatile(
+        "0:\n\t"
+        "ldrd %[v0], %[v1], [%[we]], #8\n\t"
+        "ldrd %[v2], %[v3], [%[we]], #8\n\t"
+        "str %[we], [%[pixel], #16]\n\t"
+        "ldr %[row], [%[pixel]]\n\t"
+        "ldr %[x], [%[pixel], #28]\n\t"
+        "tbb [pc, %[x]]\n"
+        "10:\n\t"
+        ".byte (20f - 10b) / 2, (11f - 10b) / 2, (12f - 10b) / 2, (13f - 10b) / 2\n\t"
+        ".byte (14f - 10b) / 2, (14f - 10b) / 2, (14f - 10b) / 2, (14f - 10b) / 2\n"
+        "13:\n\t" ROW_BEGIN MAC_TAP("", "0") MAC_TAP(STEP_1, "8") MAC_TAP(STEP_2, "16") ROW_END(
+            "13b") "20:\n\t"
+                   "b 19f\n"
+                   "12:\n\t" ROW_BEGIN MAC_TAP("", "0") MAC_TAP(STEP_1, "8") ROW_END(
+                       "12b") "b 19f\n"
+                              "11:\n\t" ROW_BEGIN MAC_TAP("", "0") ROW_END(
+                                  "11b") "b 19f\n"
+                                         "14:\n\t" ROW_BEGIN "ldr %[x], [%[pixel], #28]\n\t"
+                                         "subs %[x], %[x], #4\n\t"
+                                         "tbb [pc, %[x]]\n"
+                                         "15:\n\t"
+                                         ".byte (18f - 15b) / 2, (17f - 15b) / 2, (16f - 15b) / 2, 2\n\t" MAC_TAP(
+                                             "", "0") "16:\n\t" MAC_TAP(STEP_1,
+                                                                        "8") "17:\n\t" MAC_TAP(STEP_2,
+                                                                                               "16") "18:\n\t" NEXT
+                                             MAC_TAP(STEP_2, "24") MAC_TAP(STEP_4, "40") NEXT MAC_TAP(STEP_2, "32")
+                                                 MAC_TAP(STEP_4, "48")
+                                                     ROW_END("14b") "19:\n\t"
+                                                                    "ldrd %[row], %[px], [%[pixel], #32]\n\t"
+                                                                    "ldrd %[x], %[we], [%[pixel], #40]\n\t"
+                                                                    "add %[w], %[w], %[we]\n\t"
+                                                                    "ldr %[wo], [%[pixel], #24]\n\t"
+                                                                    "ldr %[e], [%[wo]], #4\n\t"
+                                                                    "str %[wo], [%[pixel], #24]\n\t"
+                                                                    "mov %[we], #0\n\t"
+                                                                    "ssub8 %[e], %[we], %[e]\n\t"
+                                                                    "ldrd %[we], %[wo], [%[px]], #8\n\t" OUT("v0", "we")
+                                                                        OUT_NEXT OUT("v1", "wo") OUT_NEXT
+        "ldrd %[we], %[wo], [%[px]], #8\n\t" OUT("v2", "we")
+            OUT_NEXT OUT("v3", "wo") "strd %[row], %[px], [%[pixel], #32]\n\t"
+                                     "ldrd %[x], %[we], [%[pixel], #12]\n\t"
+                                     "adds %[x], %[x], #4\n\t"
+                                     "str %[x], [%[pixel], #12]\n\t"
+                                     "ldr %[e], [%[pixel], #20]\n\t"
+                                     "cmp %[we], %[e]\n\t"
+                                     "bne 0b"
+        : [v0] "=&r"(v0), [v1] "=&r"(v1), [v2] "=&r"(v2), [v3] "=&r"(v3), [x] "=&r"(x), [e] "=&r"(e), [we] "+&r"(we),
+          [wo] "=&r"(wo), [px] "=&r"(px), [row] "=&r"(row), [w] "+&r"(w)
+        : [pixel] "r"(pixel), [step] "r"(step), [offset] "r"(offset)
+        : "cc", "memory");
 #else
-    for (; row != row_end; row++, w += 2 * width) {
-        for (int32_t k = 0; k < columns; k++) {
-            const uint32_t x = dsp_load(*row + at + k * step);
-            const int16x2_t even = dsp_even_plus(x, offset), odd = dsp_odd_plus(x, offset);
-            acc.v0 = __smlabb(even, w[2 * k], acc.v0);
-            acc.v2 = __smlatt(even, w[2 * k], acc.v2);
-            acc.v1 = __smlabb(odd, w[2 * k + 1], acc.v1);
-            acc.v3 = __smlatt(odd, w[2 * k + 1], acc.v3);
+    for (; pixel->bias != pixel->bias_end; pixel->bias += 4, pixel->at += 4, w += pixel->rest) {
+        int32_t sum[4];
+        memcpy(sum, pixel->bias, sizeof sum);
+        const int8_t *const *row = pixel->columns > 0 ? pixel->row : pixel->row_end;
+        for (; row != pixel->row_end; row++, w += pixel->row_step) {
+            const int16x2_t *pair = (const int16x2_t *)(const void *)w;
+            for (int32_t k = 0; k < pixel->columns; k++) {
+                const uint32_t x = dsp_load(*row + pixel->at + k * step);
+                const int16x2_t even = dsp_even_plus(x, offset), odd = dsp_odd_plus(x, offset);
+                sum[0] = __smlabb(even, pair[2 * k], sum[0]);
+                sum[2] = __smlatt(even, pair[2 * k], sum[2]);
+                sum[1] = __smlabb(odd, pair[2 * k + 1], sum[1]);
+                sum[3] = __smlatt(odd, pair[2 * k + 1], sum[3]);
+            }
+        }
+        for (int32_t i = 0; i < 4; i++) {
+            *pixel->out++ = dsp_scale(sum[i] * 2, *pixel->multiplier++, -*pixel->shift++, pixel->zp);
         }
     }
 #endif
-    return acc;
+}
+
+/* Output columns [x, x1) of row y, whose tap rows are `rows` from `row` on. */
+static DSP_FAST void pixels(const weft_call_t *call, const weft_linear_t *p, const uint8_t *quads,
+                            const weft_rows_t *rows, const int8_t *const *row, int32_t y, int32_t x, int32_t x1)
+{
+    const weft_op_t *op = call->op;
+    const int32_t c = call->in0.c, width = op->kernel_w, n = call->channels;
+    const weft_taps_t taps = weft_taps(y * op->stride_h - op->pad_top, op->kernel_h, op->dilation_h, call->in0.h);
+    pixel_t px;
+    px.row = row + taps.lo;
+    px.row_end = row + taps.hi;
+    px.row_step = width * QUAD_TAP;
+    px.zp = p->zp_out;
+    px.bias_end = (const int32_t *)(const void *)p->bias + n;
+    int8_t *out = weft_px(&call->out, y, x);
+    for (; x < x1; x++, out += call->out.c) {
+        const int32_t first = x * op->stride_w - op->pad_left;
+        const weft_taps_t cols = weft_taps(first, width, op->dilation_w, call->in0.w);
+        px.columns = px.row != px.row_end ? cols.hi - cols.lo : 0;
+        px.at = (first + cols.lo * op->dilation_w - rows->x) * c;
+        px.bias = (const int32_t *)(const void *)p->bias;
+        px.multiplier = (const int32_t *)(const void *)p->multiplier;
+        px.shift = p->shift;
+        px.out = out;
+        px.rest = (op->kernel_h - (px.columns > 0 ? taps.hi - taps.lo : 0)) * px.row_step;
+        pixel(&px, quads + (taps.lo * width + cols.lo) * QUAD_TAP, op->dilation_w * c,
+              dsp_offset(call->in0.zero_point));
+    }
+}
+
+/* ---------------------------------------------------------------- quad by quad */
+
+/* Four channels. */
+typedef struct {
+    const int8_t *row[3];
+    const uint8_t *weights; /* 12 */
+    int32_t bias[4];
+    struct {
+        int32_t multiplier, right;
+    } scale[4];
+    int32_t zp;
+} quad_t;
+
+/* Channels o to o + 3. */
+static DSP_FAST void load_quad(quad_t *q, const weft_linear_t *p, int32_t o)
+{
+    const int32_t *bias = (const int32_t *)(const void *)p->bias + o;
+    const int32_t *multiplier = (const int32_t *)(const void *)p->multiplier + o;
+    const uint32_t right = (uint32_t)__ssub8(0, (int8x4_t)dsp_load(p->shift + o));
+#define SCALE(i)                                                                                                       \
+    q->bias[i] = bias[i];                                                                                              \
+    q->scale[i].multiplier = multiplier[i];                                                                            \
+    q->scale[i].right = (int32_t)(right >> 8 * (i)) /* shifts take the low byte */
+    SCALE(0);
+    SCALE(1);
+    SCALE(2);
+    SCALE(3);
 }
 
 #if DSP_ASM
 #define MAC_ROW_OF_9(row, w0, w1, w2)                                                                                  \
-    "ldr %[px], [%[w], #" row "]\n\t"                                                                                  \
+    "ldr %[px], %[" row "]\n\t"                                                                                        \
     "add %[px], %[px], %[column]\n\t" MAC_TAP("", w0) MAC_TAP(STEP_1, w1) MAC_TAP(STEP_2, w2)
 #endif
 
-/* All nine taps of a 3x3 kernel; `column` is the offset of the first from q->row. */
-DSP_INLINE acc_t mac_3x3(const quad_t *q, int32_t column, int32_t step, uint32_t offset)
-{
-    acc_t acc = {q->bias[0], q->bias[1], q->bias[2], q->bias[3]};
-#if DSP_ASM
-    int32_t x, e, we, wo, px;
-    __asm__ volatile(MAC_ROW_OF_9("72", "0", "8", "16") MAC_ROW_OF_9("76", "24", "32", "40")
-                         MAC_ROW_OF_9("80", "48", "56", "64")
-                     : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [px] "=&r"(px),
-                       [x] "=&r"(x), [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo)
-                     : [w] "r"(q), [column] "r"(column), [step] "r"(step), [offset] "r"(offset)
-                     : "memory");
-#else
-    acc = mac_columns(acc, q->row, q->row + 3, column, q->weight[0], 3, 3, step, offset);
-#endif
-    return acc;
-}
-
-/* Four channels from o on of output columns [x, x1) of row y. */
-static DSP_FAST void quad_columns(const weft_call_t *call, const quad_t *q, int32_t o, int32_t y, int32_t x, int32_t x1,
-                                  int8_t *out)
-{
-    const weft_op_t *op = call->op;
-    const int32_t c = call->in0.c, pixel = call->out.c, width = op->kernel_w, step = op->dilation_w * c;
-    const uint32_t offset = dsp_offset(call->in0.zero_point);
-    const weft_taps_t taps = weft_taps(y * op->stride_h - op->pad_top, op->kernel_h, op->dilation_h, call->in0.h);
-    const int8_t *const *const row = q->tap_row + taps.lo, *const *const row_end = q->tap_row + taps.hi;
-    int32_t first = x * op->stride_w - op->pad_left;
-
-    for (; x < x1; x++, first += op->stride_w, out += pixel) {
-        const weft_taps_t cols = weft_taps(first, width, op->dilation_w, call->in0.w);
-        int32_t at = (first + cols.lo * op->dilation_w - q->x) * c + o;
-        const int16x2_t *w = q->wide + 2 * (taps.lo * width + cols.lo);
-        acc_t acc = {q->bias[0], q->bias[1], q->bias[2], q->bias[3]};
-        for (int32_t left = row != row_end ? cols.hi - cols.lo : 0; left > 0;) {
-            const int32_t columns = columns_of(left);
-            acc = mac_columns(acc, row, row_end, at, w, width, columns, step, offset);
-            left -= columns;
-            at += columns * step;
-            w += 2 * columns;
-        }
-        store_quad(q, acc, out);
-    }
-}
-
-/* quad_columns() where no tap of a 3x3 kernel is outside. */
+/* `count` pixels of which no tap of a 3x3 kernel is outside; `column` is the offset of the first from q->row. */
 static DSP_FAST void quad_3x3(const weft_call_t *call, const quad_t *q, int32_t column, int32_t count, int8_t *out)
 {
-    const int32_t c = call->in0.c, pixel = call->out.c;
+    const int32_t c = call->in0.c, pixel = call->out.c, zp = q->zp;
     const int32_t step = call->op->dilation_w * c, stride = call->op->stride_w * c;
     const uint32_t offset = dsp_offset(call->in0.zero_point);
+    const uint8_t *const w = q->weights;
+#if DSP_ASM
+    const int8_t *const row0 = q->row[0], *const row1 = q->row[1], *const row2 = q->row[2];
+#endif
     for (; count > 0; count--, column += stride, out += pixel) {
-        store_quad(q, mac_3x3(q, column, step, offset), out);
+        acc_t acc = {q->bias[0], q->bias[1], q->bias[2], q->bias[3]};
+#if DSP_ASM
+        int32_t x, e, we, wo, px;
+        __asm__ volatile(MAC_ROW_OF_9("row0", "0", "8", "16") MAC_ROW_OF_9("row1", "24", "32", "40")
+                             MAC_ROW_OF_9("row2", "48", "56", "64")
+                         : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [px] "=&r"(px),
+                           [x] "=&r"(x), [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo)
+                         : [w] "r"(w), [column] "r"(column), [step] "r"(step), [offset] "r"(offset), [row0] "m"(row0),
+                           [row1] "m"(row1), [row2] "m"(row2)
+                         : "memory");
+#else
+        const int16x2_t *pair = (const int16x2_t *)(const void *)w;
+        for (int32_t k = 0; k < 9; k++, pair += 2) {
+            const uint32_t x = dsp_load(q->row[k / 3] + column + k % 3 * step);
+            const int16x2_t even = dsp_even_plus(x, offset), odd = dsp_odd_plus(x, offset);
+            acc.v0 = __smlabb(even, pair[0], acc.v0);
+            acc.v2 = __smlatt(even, pair[0], acc.v2);
+            acc.v1 = __smlabb(odd, pair[1], acc.v1);
+            acc.v3 = __smlatt(odd, pair[1], acc.v3);
+        }
+#endif
+        out[0] = dsp_scale(acc.v0 * 2, q->scale[0].multiplier, q->scale[0].right, zp);
+        out[1] = dsp_scale(acc.v1 * 2, q->scale[1].multiplier, q->scale[1].right, zp);
+        out[2] = dsp_scale(acc.v2 * 2, q->scale[2].multiplier, q->scale[2].right, zp);
+        out[3] = dsp_scale(acc.v3 * 2, q->scale[3].multiplier, q->scale[3].right, zp);
     }
 }
 
@@ -245,17 +306,19 @@ static DSP_SMALL void interior(const weft_call_t *call, uint32_t axis, int32_t l
     *end = last < 0 ? *begin : weft_clamp(last / stride + 1, *begin, hi);
 }
 
-/* Widened weights of `taps` taps in `memory`, or in a quad_t if that is NULL. */
-static DSP_FAST void wide_region(const weft_call_t *call, const weft_linear_t *p, int32_t taps, int16x2_t *memory)
+/* Weights in quads. */
+static DSP_FAST void quads_region(const weft_call_t *call, const weft_linear_t *p)
 {
     const weft_op_t *op = call->op;
-    const int32_t n = call->channels, pixel = call->out.c, x0 = call->x0, x1 = call->x1;
+    const int32_t n = call->channels, x0 = call->x0, x1 = call->x1;
+    const int32_t taps = op->kernel_h * op->kernel_w;
+    const uint8_t *const quads = (const uint8_t *)p->weights + call->channel / 4 * taps * QUAD_TAP;
     quad_t q;
     weft_rows_t rows;
     int32_t left, right, top, bottom;
     interior(call, 0, call->y0, call->y1, &top, &bottom);
     interior(call, 1, x0, x1, &left, &right);
-    if (op->kernel_h != 3 || op->kernel_w != 3 || left == right) {
+    if (op->kernel_h != 3 || op->kernel_w != 3 || right - left < RUN) {
         bottom = top;
     }
     /* Output rows whose taps are those of the first one further on, as many as fit. */
@@ -265,30 +328,25 @@ static DSP_FAST void wide_region(const weft_call_t *call, const weft_linear_t *p
     for (int32_t y0 = call->y0, y1; y0 < call->y1; y0 = y1) {
         y1 = weft_min(y0 + block, call->y1);
         weft_tap_rows(&rows, call, y0, (y1 - 1 - y0) * op->stride_h + op->kernel_h);
-        q.x = rows.x;
+        const int32_t begin = weft_max(y0, top), end = weft_min(y1, bottom);
         const int32_t column = (left * op->stride_w - op->pad_left - rows.x) * call->in0.c;
-        for (int32_t next = 0; next < n; next += 4) {
-            const int32_t o = weft_min(next, n - 4); /* the last channels overlap those before */
-            load_quad(&q, p, o, call->total, taps, memory != NULL ? memory : q.weight[0]);
-            const int8_t *const *row = rows.row;
-            for (int32_t y = y0; y < y1; y++, row += op->stride_h) {
-                int8_t *out = weft_px(&call->out, y, x0) + o;
-                q.tap_row = row;
-                if (y < top || y >= bottom) {
-                    quad_columns(call, &q, o, y, x0, x1, out);
-                    continue;
-                }
-                if (x0 < left) {
-                    quad_columns(call, &q, o, y, x0, left, out);
-                    out += (left - x0) * pixel;
-                }
+        q.weights = quads;
+        for (int32_t o = 0; begin < end && o < n; o += 4, q.weights += taps * QUAD_TAP) {
+            load_quad(&q, p, o);
+            const int8_t *const *row = rows.row + (begin - y0) * op->stride_h;
+            for (int32_t y = begin; y < end; y++, row += op->stride_h) {
                 q.row[0] = row[0];
                 q.row[1] = row[1];
                 q.row[2] = row[2];
-                quad_3x3(call, &q, column + o, right - left, out);
-                if (right < x1) {
-                    quad_columns(call, &q, o, y, right, x1, out + (right - left) * pixel);
-                }
+                quad_3x3(call, &q, column + o, right - left, weft_px(&call->out, y, left) + o);
+            }
+        }
+        const int8_t *const *row = rows.row;
+        for (int32_t y = y0; y < y1; y++, row += op->stride_h) {
+            const bool run = y >= begin && y < end;
+            pixels(call, p, quads, &rows, row, y, x0, run ? left : x1);
+            if (run) {
+                pixels(call, p, quads, &rows, row, y, right, x1);
             }
         }
     }
@@ -297,18 +355,15 @@ static DSP_FAST void wide_region(const weft_call_t *call, const weft_linear_t *p
 DSP_SMALL void weft_dwconv2d_dsp(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
-    const int32_t n = call->channels, taps = op->kernel_h * op->kernel_w;
-    if (weft_multiplier(call) != 1 || n < 4 || op->kernel_h > WEFT_HOISTED_ROWS) {
+    const int32_t n = call->channels;
+    const bool in_quads = weft_in_quads(op);
+    const weft_linear_t p = weft_linear(call, call->total, in_quads ? 0 : 1);
+    if (weft_multiplier(call) != 1 || op->kernel_h > WEFT_HOISTED_ROWS ||
+        (in_quads ? p.per_tensor || op->kernel_w > WIDEST || ((n | call->channel) & 3) != 0 : n < 4)) {
         weft_dwconv2d(call);
         return;
     }
-    const weft_linear_t p = weft_linear(call, call->total, 1);
-    const bool memory = taps <= STACK_TAPS || (int32_t)call->scratch_len >= taps * TAP_BYTES;
-    if (memory && (call->y1 - call->y0) * (call->x1 - call->x0) > FEW_PIXELS && dsp_quick(&p, n, taps)) {
-        wide_region(call, &p, taps, taps <= STACK_TAPS ? NULL : call->scratch);
-    } else {
-        narrow_region(call, &p);
-    }
+    (in_quads ? quads_region : narrow_region)(call, &p);
     weft_count_macs(call, n);
     dsp_clamp_region(call);
 }

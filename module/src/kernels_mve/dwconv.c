@@ -129,7 +129,7 @@ void weft_dwconv2d_mve(const weft_call_t *call)
     const weft_view_t *in = &call->in0;
     const int32_t pixel = call->out.c;
     if (weft_multiplier(call) != 1 || call->channels < 8 || op->kernel_h > WEFT_HOISTED_ROWS ||
-        op->kernel_h * op->kernel_w > TAPS_MAX) {
+        op->kernel_h * op->kernel_w > TAPS_MAX || weft_in_quads(op)) {
         weft_dwconv2d(call);
         return;
     }

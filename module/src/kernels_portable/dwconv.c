@@ -211,7 +211,7 @@ void weft_dwconv2d_portable(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
     const int32_t taps = op->kernel_h * op->kernel_w;
-    if (weft_multiplier(call) != 1 || taps > TAPS_MAX || op->kernel_h > WEFT_HOISTED_ROWS) {
+    if (weft_multiplier(call) != 1 || taps > TAPS_MAX || op->kernel_h > WEFT_HOISTED_ROWS || weft_in_quads(op)) {
         weft_dwconv2d(call);
         return;
     }

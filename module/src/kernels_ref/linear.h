@@ -53,6 +53,12 @@ static inline int32_t weft_multiplier(const weft_call_t *call)
     return call->channels < call->total ? 1 : call->total / call->in0.c;
 }
 
+/* DWCONV2D: weights lie in quads. */
+static inline bool weft_in_quads(const weft_op_t *op)
+{
+    return (op->flags & WEFT_OP_QUICK) != 0;
+}
+
 /* sum((x - zp) * w) over n neighbours. */
 static inline int32_t weft_dot(const int8_t *x, const int8_t *w, int32_t n, int32_t zp)
 {
