@@ -29,7 +29,7 @@ FAMILIES: Mapping[str, Family] = {
 #: Bytes of widened patches that the DSP kernels keep on their stack, elements of those that the others keep; elements
 #: that the DSP kernels widen at once, and the bytes of the sums that they keep when a patch takes several such chunks.
 _STACK_BYTES = 200
-_STACK_PATCH: Mapping[Family, int] = {"cortexm": 0, "mve": 40, "portable": 64}
+_STACK_PATCH: Mapping[Family, int] = {"cortexm": 0, "mve": 72, "portable": 64}
 _CHUNK, _SUMS = 128, 128
 #: Most rows of a kernel that the fast kernels take.
 _ROWS = 12

@@ -38,8 +38,8 @@ typedef struct {
 
 MVE_INLINE mve_scale_t mve_scale_of(int32x4_t multiplier, int32x4_t shift)
 {
-    const int32x4_t zero = vdupq_n_s32(0);
-    const mve_scale_t scale = {multiplier, vmaxq_s32(shift, zero), vminq_s32(shift, zero)};
+    const int32x4_t right = vandq_s32(shift, vshrq_n_s32(shift, 31));
+    const mve_scale_t scale = {multiplier, vsubq_s32(shift, right), right};
     return scale;
 }
 
@@ -50,6 +50,15 @@ MVE_INLINE mve_scale_t mve_scale(const weft_linear_t *p, int32_t o, mve_pred16_t
         return mve_scale_of(vdupq_n_s32(mve_words(p->multiplier)[0]), vdupq_n_s32(p->shift[0]));
     }
     return mve_scale_of(vldrwq_z_s32(mve_words(p->multiplier) + o, lanes), vldrbq_z_s32(p->shift + o, lanes));
+}
+
+/* Of four channels that there are. */
+MVE_INLINE mve_scale_t mve_scale_of_four(const weft_linear_t *p, int32_t o)
+{
+    if (p->per_tensor) {
+        return mve_scale_of(vdupq_n_s32(mve_words(p->multiplier)[0]), vdupq_n_s32(p->shift[0]));
+    }
+    return mve_scale_of(vldrwq_s32(mve_words(p->multiplier) + o), vldrbq_s32(p->shift + o));
 }
 
 /* What outputs are clamped to before the zero point is added. */
@@ -81,48 +90,162 @@ MVE_INLINE int32x4_t mve_out(int32x4_t acc, mve_scale_t scale, mve_range_t range
     return vaddq_n_s32(vminq_s32(vmaxq_s32(mve_mbqm(acc, scale), range.lo), range.hi), range.zp);
 }
 
-/* Inputs of an output: one or more `rows`, at whose addresses plus `at` runs of `run` elements start. */
+/* Inputs of an output: one or more rows, at whose addresses plus an offset runs of `run` elements start. */
 typedef struct {
-    const int8_t *const *row;
-    int32_t rows, at, run;
-    int32_t row_weights, size; /* weights from a row to the next, and of an output channel */
-    int32_t zp;
+    const int8_t *const *row, *const *end;
+    int32_t run, skip; /* skip: from where the loops are after a run of weights to the next row's */
+    int32_t size;      /* weights of an output channel */
 } mve_patch_t;
 
-/* acc, of `count` output channels, plus the products of inputs with as many channels' weights from w on; count 1 to 4.
- */
-MVE_INLINE int32x4_t mve_dot(int32x4_t acc, const mve_patch_t *patch, const int8_t *w, int32_t count)
+MVE_INLINE void mve_rows(mve_patch_t *patch, const int8_t *const *row, int32_t rows, int32_t run, int32_t row_weights)
 {
-    const int8_t *const *const end = patch->row + patch->rows;
-    const int32_t at = patch->at, run = patch->run, row_weights = patch->row_weights, zp = patch->zp;
-    int32_t sum[4] = {0, 0, 0, 0};
-    for (int32_t k = 0; k < count; k += 2, w += 2 * patch->size) {
-        const int8_t *const *row = patch->row, *v = w;
-        const int32_t second = k + 1 < count ? patch->size : 0;
-        int32_t v0 = 0, v1 = 0, s0 = 0, s1 = 0;
-        do {
-            const int8_t *x = *row++ + at, *w0 = v, *w1 = v + second;
-            __asm__ volatile("wlstp.8 lr, %[n], 2f\n\t"
-                             "1:\n\t"
-                             "vldrb.8 q0, [%[x]], #16\n\t"
-                             "vldrb.8 q1, [%[w0]], #16\n\t"
-                             "vldrb.8 q2, [%[w1]], #16\n\t"
-                             "vmladava.s8 %[v0], q0, q1\n\t"
-                             "vmladava.s8 %[v1], q0, q2\n\t"
-                             "vaddva.s8 %[s0], q1\n\t"
-                             "vaddva.s8 %[s1], q2\n\t"
-                             "letp lr, 1b\n\t"
-                             "2:"
-                             : [v0] "+Te"(v0), [v1] "+Te"(v1), [s0] "+Te"(s0), [s1] "+Te"(s1), [x] "+r"(x),
-                               [w0] "+r"(w0), [w1] "+r"(w1)
-                             : [n] "r"(run)
-                             : "q0", "q1", "q2", "lr", "cc", "memory");
-            v += row_weights;
-        } while (row != end);
-        sum[k] = v0 - zp * s0;
-        sum[k + 1] = v1 - zp * s1;
+    patch->row = row;
+    patch->end = row + rows;
+    patch->run = run;
+    patch->skip = row_weights - ((run + 15) & ~15);
+}
+
+/* Four output channels: where their sums start, the addresses of their weights, and bytes from rows' addresses. */
+typedef struct {
+    int32_t start[4];
+    uint32_t weights[4];
+    ptrdiff_t at;
+} mve_channels_t;
+
+/* The weights of `count` channels from w on; with fewer than four, the last one again. */
+MVE_INLINE uint32x4_t mve_weights(const int8_t *w, int32_t size, int32_t count)
+{
+    const uint32x4_t lane = {0, 1, 2, 3};
+    const uint32x4_t channel = vminq_u32(lane, vdupq_n_u32((uint32_t)count - 1u));
+    return vmlaq_n_u32(vdupq_n_u32((uint32_t)(uintptr_t)w), channel, (uint32_t)size);
+}
+
+/*
+ * How sums are rid of the input's zero point along with the products: x - zp is x with -zp beside it, each an int8, or
+ * for -128, whose opposite is none, the opposite of ~x with -127 beside it.
+ */
+typedef struct {
+    int8x16_t flip, beside;
+    int32_t sign;
+} mve_zero_t;
+
+MVE_INLINE mve_zero_t mve_zero(int32_t zp)
+{
+    const bool least = zp == INT8_MIN;
+    const mve_zero_t zero = {vdupq_n_s8(least ? -1 : 0), vdupq_n_s8((int8_t)(least ? -127 : -zp)), least ? -1 : 1};
+    return zero;
+}
+
+/* The loops of four channels have their sums in r0, r2, r4, r6 and their weights in r1, r3, r5, r8. */
+#define MVE_REGISTERS "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r8", "lr", "q0", "q1", "q2", "cc", "memory"
+#define MVE_PATCH                                                                                                      \
+    [patch] "r"(patch_), [end] "i"(offsetof(mve_patch_t, end)), [run] "i"(offsetof(mve_patch_t, run)),                 \
+        [skip] "i"(offsetof(mve_patch_t, skip)), [channels] "r"(channels_),                                            \
+        [weights] "i"(offsetof(mve_channels_t, weights)), [at] "i"(offsetof(mve_channels_t, at))
+/* Compilers do not find registers for them on their own. */
+#define MVE_OPERANDS(patch, channels)                                                                                  \
+    register const mve_patch_t *patch_ __asm__("r9") = (patch);                                                        \
+    register const mve_channels_t *channels_ __asm__("r10") = (channels)
+#define MVE_RUN "ldr lr, [%[patch], %[run]]\n\twlstp.8 lr, lr, 2f\n\t1:\n\t"
+#define MVE_RUN_END "letp lr, 1b\n\t2:\n\t"
+/* On with the next row unless it was the last. */
+#define MVE_NEXT                                                                                                       \
+    "ldr lr, [%[patch], %[end]]\n\t"                                                                                   \
+    "cmp %[row], lr\n\t"                                                                                               \
+    "beq 4f\n\t"                                                                                                       \
+    "ldr lr, [%[patch], %[skip]]\n\t"                                                                                  \
+    "add r1, r1, lr\n\t"                                                                                               \
+    "add r3, r3, lr\n\t"                                                                                               \
+    "add r5, r5, lr\n\t"                                                                                               \
+    "add r8, r8, lr\n\t"                                                                                               \
+    "b 3b\n\t"                                                                                                         \
+    "4:\n\t"
+#define MVE_SUMS "vmov %q[acc][2], %q[acc][0], r0, r4\n\tvmov %q[acc][3], %q[acc][1], r2, r6"
+
+/* A run of inputs times the weights; `flip` changes the inputs, `beside` adds to each sum. */
+#define MVE_PRODUCTS(flip, beside)                                                                                     \
+    MVE_RUN                                                                                                            \
+    "vldrb.8 q0, [%[x]], #16\n\t" flip "vldrb.8 q1, [r1], #16\n\t"                                                     \
+    "vmladava.s8 r0, q0, q1\n\t" beside(                                                                               \
+        "r0", "q1") "vldrb.8 q2, [r3], #16\n\t"                                                                        \
+                    "vmladava.s8 r2, q0, q2\n\t" beside(                                                               \
+                        "r2", "q2") "vldrb.8 q1, [r5], #16\n\t"                                                        \
+                                    "vmladava.s8 r4, q0, q1\n\t" beside(                                               \
+                                        "r4", "q1") "vldrb.8 q2, [r8], #16\n\t"                                        \
+                                                    "vmladava.s8 r6, q0, q2\n\t" beside("r6", "q2") MVE_RUN_END
+#define MVE_LOAD "ldm %[channels], {r0, r2, r4, r6}\n\tadd r8, %[channels], %[weights]\n\tldm r8, {r1, r3, r5, r8}\n\t"
+#define MVE_ONE_ROW(flip, beside) MVE_LOAD MVE_PRODUCTS(flip, beside) MVE_SUMS
+#define MVE_ROWS(flip, beside)                                                                                         \
+    MVE_LOAD "3:\n\tldr %[x], [%[row]], #4\n\tldr lr, [%[channels], %[at]]\n\tadd %[x], %[x], lr\n\t" MVE_PRODUCTS(    \
+        flip, beside) MVE_NEXT MVE_SUMS
+#define MVE_FLIP "veor q0, q0, %q[flip]\n\t"
+#define MVE_BESIDE(sum, weights) "vmladava.s8 " sum ", " weights ", %q[beside]\n\t"
+#define MVE_NONE(sum, weights)
+
+/*
+ * Sums of four channels over a patch whose first tap is at px; of the inputs less their zero point, where both ends of
+ * it are to be multiplied by zero->sign, or, with `zero` NULL, as they are. `single`: it has one row.
+ */
+MVE_INLINE int32x4_t mve_dot(const mve_patch_t *patch, const int8_t *px, mve_channels_t *channels,
+                             const mve_zero_t *zero, bool single)
+{
+    if (!single) {
+        channels->at = px - *patch->row;
     }
-    return vaddq_s32(acc, vldrwq_s32(sum));
+    MVE_OPERANDS(patch, channels);
+    int32x4_t acc;
+    if (single) {
+        register const int8_t *x __asm__("r12") = px;
+        if (zero != NULL) {
+            __asm__ volatile(MVE_ONE_ROW(MVE_FLIP, MVE_BESIDE)
+                             : [acc] "=w"(acc), [x] "+r"(x)
+                             : MVE_PATCH, [flip] "w"(zero->flip), [beside] "w"(zero->beside)
+                             : MVE_REGISTERS);
+        } else {
+            __asm__ volatile(MVE_ONE_ROW("", MVE_NONE) : [acc] "=w"(acc), [x] "+r"(x) : MVE_PATCH : MVE_REGISTERS);
+        }
+        return acc;
+    }
+    register const int8_t *const *row __asm__("r11") = patch->row;
+    register const int8_t *x __asm__("r12");
+    if (zero != NULL) {
+        __asm__ volatile(MVE_ROWS(MVE_FLIP, MVE_BESIDE)
+                         : [acc] "=w"(acc), [row] "+r"(row), [x] "=&r"(x)
+                         : MVE_PATCH, [flip] "w"(zero->flip), [beside] "w"(zero->beside)
+                         : MVE_REGISTERS);
+    } else {
+        __asm__ volatile(MVE_ROWS("", MVE_NONE)
+                         : [acc] "=w"(acc), [row] "+r"(row), [x] "=&r"(x)
+                         : MVE_PATCH
+                         : MVE_REGISTERS);
+    }
+    return acc;
+}
+
+/* Sums of the weights that mve_dot() takes. */
+MVE_INLINE int32x4_t mve_sums(const mve_patch_t *patch, const mve_channels_t *channels)
+{
+    MVE_OPERANDS(patch, channels);
+    register const int8_t *const *row __asm__("r11") = patch->row;
+    int32x4_t acc;
+    __asm__ volatile("add r8, %[channels], %[weights]\n\t"
+                     "ldm r8, {r1, r3, r5, r8}\n\t"
+                     "movs r0, #0\n\t"
+                     "movs r2, #0\n\t"
+                     "movs r4, #0\n\t"
+                     "movs r6, #0\n\t"
+                     "3:\n\t" MVE_RUN "vldrb.8 q0, [r1], #16\n\t"
+                     "vaddva.s8 r0, q0\n\t"
+                     "vldrb.8 q1, [r3], #16\n\t"
+                     "vaddva.s8 r2, q1\n\t"
+                     "vldrb.8 q0, [r5], #16\n\t"
+                     "vaddva.s8 r4, q0\n\t"
+                     "vldrb.8 q1, [r8], #16\n\t"
+                     "vaddva.s8 r6, q1\n\t" MVE_RUN_END "add %[row], %[row], #4\n\t" MVE_NEXT MVE_SUMS
+                     : [acc] "=w"(acc), [row] "+r"(row)
+                     : MVE_PATCH
+                     : MVE_REGISTERS);
+    return acc;
 }
 
 /* Kernels of this folder; what they have no quick way for they hand to the reference kernels. */
