@@ -520,6 +520,7 @@ static const layer_t layers[] = {
     DEPTHWISE(48, 16, 24, 3, 2, 0),
     DEPTHWISE(20, 48, 20, 5, 1, 2),
     DEPTHWISE(20, 96, 20, 7, 1, 3),
+    DEPTHWISE(20, 4, 20, 7, 1, 3),
     DENSE(640, 128),
     DENSE(128, 128),
     {WEFT_OP_ADD, {32, 32, 16, 32, 32, 16, 1, 1, 1, 1, 1, 1, 0, 0, 1}},

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * DWCONV2D with one output channel per input channel: eight channels of one output pixel, or of two neighbours, whose
- * weights are loaded once. The weights' sum goes along, for the zero point.
+ * weights are loaded once. The weights' sum goes along, for the zero point. Fewer channels, as slices have, go four at
+ * a time with two neighbouring taps.
  */
 #include "mve.h"
 
@@ -123,17 +124,88 @@ static MVE_NOINLINE void two_pixels(const window_t *win, int8_t *out)
     pixels(win, true, out);
 }
 
+/* Two taps of four channels a round: those of the first are the even halfwords. */
+#define TWO_TAPS                                                                                                       \
+    "wls lr, %[pairs], 2f\n\t"                                                                                         \
+    "1:\n\t"                                                                                                           \
+    "vldrb.s16 q0, [%[w], %q[w_at]]\n\t"                                                                               \
+    "vldrb.s16 q1, [%[px], %q[px_at]]\n\t"                                                                             \
+    "vsub.i16 q1, q1, %[zp]\n\t"                                                                                       \
+    "vmullb.s16 q2, q1, q0\n\t"                                                                                        \
+    "vadd.i32 %q[acc], %q[acc], q2\n\t"                                                                                \
+    "vmullt.s16 q2, q1, q0\n\t"                                                                                        \
+    "vadd.i32 %q[acc], %q[acc], q2\n\t"                                                                                \
+    "add %[w], %[w], %[w_next]\n\t"                                                                                    \
+    "add %[px], %[px], %[px_next]\n\t"                                                                                 \
+    "le lr, 1b\n\t"                                                                                                    \
+    "2:"
+
+/* Fewer than eight channels of all pixels. */
+static MVE_NOINLINE void few_channels(const weft_call_t *call, const weft_linear_t *linear)
+{
+    const weft_op_t *op = call->op;
+    const weft_linear_t p = *linear;
+    const mve_range_t range = mve_range(&p);
+    const int32_t n = call->total, c = call->in0.c, step = op->dilation_w * c, zp = call->in0.zero_point;
+    const int32_t channels = call->channels, count = weft_min(channels, 4);
+    const mve_pred16_t lanes = vctp32q((uint32_t)count);
+    const uint16x8_t lane = {0, 0, 1, 1, 2, 2, 3, 3}, second = {0, 1, 0, 1, 0, 1, 0, 1};
+    const uint16x8_t channel_of = vminq_u16(lane, vdupq_n_u16((uint16_t)(count - 1)));
+    const uint16x8_t px_at = vmlaq_n_u16(channel_of, second, (uint16_t)step);
+    const uint16x8_t w_at = vmlaq_n_u16(channel_of, second, (uint16_t)n);
+    const uint32x4_t at = vmovlbq_u16(channel_of);
+    weft_rows_t rows;
+    for (int32_t channel = 0; channel < channels; channel += 4) {
+        const int32_t o = weft_min(channel, channels - count); /* the last channels overlap those before */
+        const mve_scale_t scale = mve_scale(&p, o, lanes);
+        const int32x4_t bias = vldrwq_z_s32(mve_words(p.bias) + o, lanes);
+        for (int32_t y = call->y0; y < call->y1; y++) {
+            int8_t *out = weft_px(&call->out, y, call->x0) + o;
+            weft_rows(&rows, call, y);
+            for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
+                const int32_t first = x * op->stride_w - op->pad_left;
+                const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, call->in0.w);
+                const int32_t column = (first + cols.lo * op->dilation_w - rows.x) * c + o, taps = cols.hi - cols.lo;
+                const int32_t pairs = taps >> 1, row_weights = (op->kernel_w - taps) * n;
+                const int8_t *w = p.weights + (rows.taps.lo * op->kernel_w + cols.lo) * n + o;
+                int32x4_t acc = bias;
+                for (int32_t ky = rows.taps.lo; ky < rows.taps.hi; ky++, w += row_weights) {
+                    const int8_t *px = rows.row[ky] + column;
+                    __asm__ volatile(TWO_TAPS
+                                     : [acc] "+w"(acc), [px] "+r"(px), [w] "+r"(w)
+                                     : [pairs] "r"(pairs), [px_next] "r"(2 * step), [w_next] "r"(2 * n), [zp] "r"(zp),
+                                       [px_at] "w"(px_at), [w_at] "w"(w_at)
+                                     : "q0", "q1", "q2", "lr", "cc", "memory");
+                    if ((taps & 1) != 0) {
+                        const int32x4_t last = vsubq_n_s32(vldrbq_gather_offset_s32(px, at), zp);
+                        acc = vaddq_s32(acc, vmulq_s32(last, vldrbq_gather_offset_s32(w, at)));
+                        w += n;
+                    }
+                }
+                vstrbq_p_s32(out, mve_out(acc, scale, range), lanes);
+            }
+        }
+    }
+    weft_count_macs(call, channels);
+}
+
 void weft_dwconv2d_mve(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
     const weft_view_t *in = &call->in0;
     const int32_t pixel = call->out.c;
-    if (weft_multiplier(call) != 1 || call->channels < 8 || op->kernel_h > WEFT_HOISTED_ROWS ||
-        op->kernel_h * op->kernel_w > TAPS_MAX || weft_in_quads(op)) {
+    const int32_t apart = weft_max(op->dilation_w * in->c, call->total); /* bytes between taps */
+    const bool few = call->channels < 8;
+    if (weft_multiplier(call) != 1 || op->kernel_h > WEFT_HOISTED_ROWS || op->kernel_h * op->kernel_w > TAPS_MAX ||
+        weft_in_quads(op) || (few && apart > UINT16_MAX - 3)) {
         weft_dwconv2d(call);
         return;
     }
     const weft_linear_t p = weft_linear(call, call->total, 1);
+    if (few) {
+        few_channels(call, &p);
+        return;
+    }
     weft_rows_t rows;
     window_t win;
     win.call = call;
