@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * DWCONV2D: a few channels at a time. Their weights are gathered once for all their pixels, and the input's zero point
- * is in the bias where no tap is outside. That does not pay for a few pixels.
+ * is in the bias where no tap is outside. That does not pay for a few pixels, of which all channels are done in a row.
  */
 #include "portable.h"
 
 #define TAPS_MAX 49 /* taps of a kernel whose weights fit the stack */
 #define CHANNELS 4  /* channels at a time if their weights fit the same memory */
 #define FEW 4       /* pixels that are not worth the gathering */
+#define FEW_NINE 8  /* the same with 3x3 taps */
+#define FEW_WIDE 40 /* the same where channels go one at a time, for each of which rows are looked up */
 
 typedef struct {
     int32_t bias, full_bias; /* full_bias: less zero point times sum of the weights */
@@ -61,6 +63,25 @@ PORTABLE_INLINE int8_t direct(const channels_t *group, weft_taps_t cols, int32_t
     return portable_out(group->p, portable_scale(group->p, o), acc);
 }
 
+/* All channels of one pixel, 3x3 taps all of which are inside. */
+static PORTABLE_NOINLINE void nine_taps(const channels_t *group, int32_t column, int8_t *out)
+{
+    const weft_call_t *call = group->call;
+    const weft_linear_t p = *group->p; /* a copy: bytes written could be its members */
+    const int32_t n = call->total, step = call->op->dilation_w * call->in0.c, zp = call->in0.zero_point;
+    const int32_t channels = call->channels;
+    const int8_t *const *row = group->rows->row;
+    const int8_t *a = row[0] + column, *b = row[1] + column, *d = row[2] + column;
+    const int8_t *u = p.weights, *v = u + 3 * n, *w = v + 3 * n;
+    for (int32_t o = 0; o < channels; o++, a++, b++, d++, u++, v++, w++) {
+        int32_t acc = weft_linear_bias(&p, o);
+        acc += (a[0] - zp) * u[0] + (a[step] - zp) * u[n] + (a[2 * step] - zp) * u[2 * n];
+        acc += (b[0] - zp) * v[0] + (b[step] - zp) * v[n] + (b[2 * step] - zp) * v[2 * n];
+        acc += (d[0] - zp) * w[0] + (d[step] - zp) * w[n] + (d[2 * step] - zp) * w[2 * n];
+        out[o] = portable_out(&p, portable_scale(&p, o), acc);
+    }
+}
+
 static PORTABLE_NOINLINE void few_pixels(channels_t *group, weft_rows_t *rows)
 {
     const weft_call_t *call = group->call;
@@ -73,8 +94,12 @@ static PORTABLE_NOINLINE void few_pixels(channels_t *group, weft_rows_t *rows)
             const int32_t first = x * op->stride_w - op->pad_left;
             const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, call->in0.w);
             const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * call->in0.c, taps = cols.hi - cols.lo;
+            if (rows->taps.hi - rows->taps.lo == 3 && taps == 3 && op->kernel_h == 3 && op->kernel_w == 3) {
+                nine_taps(group, column, out);
+                continue;
+            }
             for (int32_t o = 0; o < n; o++) {
-                out[o] = taps == 3 ? direct(group, cols, column, o, 3) : direct(group, cols, column, o, taps);
+                out[o] = direct(group, cols, column, o, taps);
             }
         }
     }
@@ -146,9 +171,6 @@ static PORTABLE_NOINLINE void columns_any(const channels_t *group, const channel
         bias = weft_wrap_sub(ch->bias, group->call->in0.zero_point * sum);
     }
     switch (width) {
-    case 3:
-        columns(group, ch, bias, column, count, out, 3);
-        break;
     case 5:
         columns(group, ch, bias, column, count, out, 5);
         break;
@@ -222,7 +244,9 @@ void weft_dwconv2d_portable(const weft_call_t *call)
     group.p = &p;
     group.rows = &rows;
 
-    if ((call->y1 - call->y0) * (call->x1 - call->x0) < FEW) {
+    const bool nine = op->kernel_h == 3 && op->kernel_w == 3;
+    const int32_t few = nine ? FEW_NINE : CHANNELS * taps > TAPS_MAX ? FEW_WIDE : FEW;
+    if ((call->y1 - call->y0) * (call->x1 - call->x0) < few) {
         few_pixels(&group, &rows);
     } else {
         all_pixels(&group, &rows, taps);
