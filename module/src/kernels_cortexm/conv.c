@@ -51,7 +51,7 @@ typedef struct {
     int32_t chunk; /* elements at once */
     bool in_place; /* a patch is one run of memory */
     bool joined;   /* a tap row is one run of memory */
-    bool quick;    /* no sum has excess, all shifts are right shifts */
+    bool quick;
 } conv_t;
 
 /* ---------------------------------------------------------------- gathering */
@@ -411,7 +411,7 @@ static DSP_SMALL void conv_singles(const conv_t *conv, int32_t y, int32_t x, mem
     const weft_op_t *op = call->op;
     const bool gathered = op->kernel_h > 1 && conv->size <= STACK_BYTES && op->kernel_w * conv->depth <= SHORT_ROW;
     const bool wide = (gathered || conv->in_place) && 2 * conv->size <= STACK_BYTES && (conv->size & 3) == 0 &&
-                      (call->channels & 3) == 0 && !conv->p.per_tensor;
+                      (call->channels & 3) == 0 && !conv->p.per_tensor && conv->quick;
     dsp_pixel_t one;
     int8_t *const stage = (int8_t *)memory->patch + (wide ? STACK_BYTES - conv->size : 0);
     const int8_t *patch = stage;
@@ -522,12 +522,12 @@ DSP_SMALL void weft_conv2d_dsp(const weft_call_t *call)
     conv.in_place = taps == 1 && op->pad_top + op->pad_left == 0;
     conv.joined = op->groups == 1 && op->dilation_w == 1;
     conv.offset = dsp_offset(call->in0.zero_point);
+    conv.quick = (op->flags & WEFT_OP_QUICK) != 0;
     const bool singles = conv.joined && call->channels >= 4 && op->kernel_h <= WEFT_HOISTED_ROWS;
     int32_t y = call->y0, x = call->x0;
     bool left = singles;
 
     if (in_pairs(&conv, memory.patch)) {
-        conv.quick = (op->flags & WEFT_OP_QUICK) != 0;
         left = conv_pairs(&conv, singles);
         y = call->y1 - 1;
         x = call->x1 - 1;

@@ -264,61 +264,40 @@ void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n)
     wide_t wide = {*px->row, (uint32_t)px->step / 4 & 3, px->start, px->start + n, px->shift, px->out, px->multiplier,
                    px->zp};
     const int8_t *const stop = *px->row + 2 * px->step, *w = px->weights, *x;
-    do {
-        acc_t acc;
-        int32_t t, u, even, odd;
-        /* Four channels after the other, as long as shifts and sums are usual. */
-        __asm__ volatile(
-            "0:\n\t"
-            "ldr %[t], [%[wide], #8]\n\t"
-            "ldrd %[v0], %[v1], [%[t]], #8\n\t"
-            "ldrd %[v2], %[v3], [%[t]], #8\n\t"
-            "str %[t], [%[wide], #8]\n\t"
-            "ldrd %[x], %[t], [%[wide]]\n\t"
-            "cmp %[t], #0\n\t"
-            "beq 1f\n\t"
-            "cmp %[t], #2\n\t"
-            "bmi 6f\n\t"
-            "beq 5f\n\t"
-            "b 4f\n"
-            "1:\n\t" WIDE_QUAD "4:\n\t" WIDE_QUAD "5:\n\t" WIDE_QUAD "6:\n\t" WIDE_QUAD "cmp %[stop], %[x]\n\t"
-            "bne 1b\n\t"
-            "add %[w], %[w], %[channel3]\n\t"
-            "ldr %[even], [%[wide], #16]\n\t"
-            "ldr %[odd], [%[even]], #4\n\t"
-            "str %[even], [%[wide], #16]\n\t"
-            "mvn %[u], %[odd]\n\t"
-            "ands %[u], %[u], #0x80808080\n\t"
-            "bne 3f\n\t"
-            "add %[t], %[v0], #0x40000000\n\t"
-            "add %[even], %[v1], #0x40000000\n\t"
-            "orr %[t], %[t], %[even]\n\t"
-            "add %[even], %[v2], #0x40000000\n\t"
-            "orr %[t], %[t], %[even]\n\t"
-            "add %[even], %[v3], #0x40000000\n\t"
-            "orrs %[t], %[t], %[even]\n\t"
-            "bmi 3f\n\t"
-            "ssub8 %[odd], %[u], %[odd]\n\t"
-            "ldrd %[u], %[even], [%[wide], #20]\n\t"
-            "ldr %[x], [%[wide], #28]\n\t"
-            "ldr %[t], [%[even]], #4\n\t" WIDE_OUT("v0", "t") WIDE_NEXT
-            "ldrd %[t], %[v0], [%[even]], #8\n\t" WIDE_OUT("v1", "t") WIDE_NEXT WIDE_OUT("v2", "v0") WIDE_NEXT
-            "ldr %[t], [%[even]], #4\n\t" WIDE_OUT("v3", "t") "strd %[u], %[even], [%[wide], #20]\n\t"
-                                                              "ldrd %[t], %[u], [%[wide], #8]\n\t"
-                                                              "cmp %[t], %[u]\n\t"
-                                                              "bne 0b\n"
-                                                              "3:"
-            : [v0] "=&r"(acc.v0), [v1] "=&r"(acc.v1), [v2] "=&r"(acc.v2), [v3] "=&r"(acc.v3), [x] "=&r"(x), [w] "+r"(w),
-              [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd)
-            : [channel] "r"(step), [channel3] "r"(3 * step), [stop] "r"(stop), [wide] "r"(&wide)
-            : "cc", "memory");
-        const int32_t next = (int32_t)(wide.shift - px->shift), done = (int32_t)(wide.out - px->out);
-        if (next != done) {
-            store_any(px, &acc, done);
-            wide.out += 4;
-            wide.multiplier += 4;
-        }
-    } while (wide.start != wide.end);
+    acc_t acc;
+    int32_t t, u, even, odd;
+    __asm__ volatile("0:\n\t"
+                     "ldr %[t], [%[wide], #8]\n\t"
+                     "ldrd %[v0], %[v1], [%[t]], #8\n\t"
+                     "ldrd %[v2], %[v3], [%[t]], #8\n\t"
+                     "str %[t], [%[wide], #8]\n\t"
+                     "ldrd %[x], %[t], [%[wide]]\n\t"
+                     "cmp %[t], #0\n\t"
+                     "beq 1f\n\t"
+                     "cmp %[t], #2\n\t"
+                     "bmi 6f\n\t"
+                     "beq 5f\n\t"
+                     "b 4f\n"
+                     "1:\n\t" WIDE_QUAD "4:\n\t" WIDE_QUAD "5:\n\t" WIDE_QUAD "6:\n\t" WIDE_QUAD "cmp %[stop], %[x]\n\t"
+                     "bne 1b\n\t"
+                     "add %[w], %[w], %[channel3]\n\t"
+                     "ldr %[even], [%[wide], #16]\n\t"
+                     "ldr %[odd], [%[even]], #4\n\t"
+                     "str %[even], [%[wide], #16]\n\t"
+                     "mov %[u], #0\n\t"
+                     "ssub8 %[odd], %[u], %[odd]\n\t"
+                     "ldrd %[u], %[even], [%[wide], #20]\n\t"
+                     "ldr %[x], [%[wide], #28]\n\t"
+                     "ldr %[t], [%[even]], #4\n\t" WIDE_OUT("v0", "t") WIDE_NEXT
+                     "ldrd %[t], %[v0], [%[even]], #8\n\t" WIDE_OUT("v1", "t") WIDE_NEXT WIDE_OUT("v2", "v0") WIDE_NEXT
+                     "ldr %[t], [%[even]], #4\n\t" WIDE_OUT("v3", "t") "strd %[u], %[even], [%[wide], #20]\n\t"
+                                                                       "ldrd %[t], %[u], [%[wide], #8]\n\t"
+                                                                       "cmp %[t], %[u]\n\t"
+                                                                       "bne 0b"
+                     : [v0] "=&r"(acc.v0), [v1] "=&r"(acc.v1), [v2] "=&r"(acc.v2), [v3] "=&r"(acc.v3), [x] "=&r"(x),
+                       [w] "+r"(w), [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd)
+                     : [channel] "r"(step), [channel3] "r"(3 * step), [stop] "r"(stop), [wide] "r"(&wide)
+                     : "cc", "memory");
 }
 #else
 void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n)

@@ -190,8 +190,8 @@ void dsp_pixel_of(dsp_pixel_t *px, const weft_linear_t *p);
 void dsp_pixel(const dsp_pixel_t *px, int32_t n);
 
 /*
- * The same of columns == 0 and a single row, whose inputs are widened to even and odd pairs, for channels with shifts
- * of their own; `step` and n are multiples of four, `at` is 0.
+ * The same of columns == 0 and a single row, whose inputs are widened to even and odd pairs, for an operator that is
+ * QUICK and channels with shifts of their own; `step` and n are multiples of four, `at` is 0.
  */
 void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n);
 

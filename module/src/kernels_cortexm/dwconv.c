@@ -315,11 +315,13 @@ static DSP_FAST void quads_region(const weft_call_t *call, const weft_linear_t *
     const uint8_t *const quads = (const uint8_t *)p->weights + call->channel / 4 * taps * QUAD_TAP;
     quad_t q;
     weft_rows_t rows;
-    int32_t left, right, top, bottom;
-    interior(call, 0, call->y0, call->y1, &top, &bottom);
-    interior(call, 1, x0, x1, &left, &right);
-    if (op->kernel_h != 3 || op->kernel_w != 3 || right - left < RUN) {
-        bottom = top;
+    int32_t left = x0, right = x0, top = call->y0, bottom = top;
+    if (op->kernel_h == 3 && op->kernel_w == 3 && x1 - x0 >= RUN) {
+        interior(call, 0, call->y0, call->y1, &top, &bottom);
+        interior(call, 1, x0, x1, &left, &right);
+        if (right - left < RUN) {
+            bottom = top;
+        }
     }
     /* Output rows whose taps are those of the first one further on, as many as fit. */
     const int32_t block = op->dilation_h == 1 ? (WEFT_HOISTED_ROWS - op->kernel_h) / op->stride_h + 1 : 1;
