@@ -186,13 +186,20 @@ static void slice_views(const weft_op_t *op, weft_call_t *call)
     }
 }
 
-/* `call`: of the entry before, which mostly makes what this one reads. */
+/* `call`: of the entry before, which mostly makes what this one reads; its `op` is NULL if it made nothing. */
 static void produce(const run_t *run, uint32_t n, weft_call_t *call)
 {
     const weft_io_t *io = run->io;
     const weft_entry_t *e = weft_entry_at(run->plan, n);
     const weft_op_t *op = weft_op_at(run->plan, e->op);
     const bool consumes = weft_consumes(op);
+    const weft_span_t row_span = weft_new_rows(e), col_span = weft_new_cols(e);
+    const weft_range_t rows =
+        weft_at(&row_span, run->i, weft_tensor_at(run->plan, consumes ? op->input0 : op->output)->h);
+    if (rows.lo >= rows.hi) {
+        call->op = NULL;
+        return;
+    }
     if (call->op != NULL && call->op->output == op->input0 && e->slice == 0) {
         call->in0 = call->out;
     } else if (op->opcode != WEFT_OP_CONCAT) {
@@ -201,12 +208,7 @@ static void produce(const run_t *run, uint32_t n, weft_call_t *call)
     call->op = op;
     view(run, op->output, &call->out);
     const weft_view_t *over = consumes ? &call->in0 : &call->out;
-    const weft_span_t row_span = weft_new_rows(e), col_span = weft_new_cols(e);
-    const weft_range_t rows = weft_at(&row_span, run->i, over->h);
-    if (rows.lo >= rows.hi) {
-        return;
-    }
-    if (run->j > 0 && e->policy == WEFT_POLICY_TILE) {
+    if (run->j > 0 && e->policy == WEFT_POLICY_TILE && (e->keep != 0 || e->col_ext != e->col_adv)) {
         slide(run, e, over, rows.hi);
     }
     const weft_range_t cols = weft_at(&col_span, run->j, over->w);

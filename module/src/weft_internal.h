@@ -102,6 +102,16 @@ static inline int8_t *weft_px_inline(const weft_view_t *v, int32_t y, int32_t x)
     return v->ring + slot * v->ring_stride + x * v->c;
 }
 
+/* The same of pixel (y, x) from that of pixel (y - rows, x), `px`: without a division. */
+static inline const int8_t *weft_px_below(const weft_view_t *v, const int8_t *px, int32_t rows, int32_t y, int32_t x)
+{
+    if (y >= v->split) {
+        return y - rows >= v->split ? px + rows * v->tile_stride : weft_px_inline(v, y, x);
+    }
+    px += rows * v->ring_stride;
+    return px >= v->ring + v->cap * v->ring_stride ? px - v->cap * v->ring_stride : px;
+}
+
 static inline bool weft_views_alike(const weft_view_t *a, const weft_view_t *b)
 {
     return a->h == b->h && a->w == b->w && a->c == b->c;

@@ -129,9 +129,16 @@ static DSP_FAST void gather(const conv_t *conv, const pixel_t *px, int32_t chann
     const int32_t x = px->x + cols.lo * op->dilation_w;
     if (n == conv->size && stage != NULL && conv->joined && rows.hi - rows.lo == op->kernel_h &&
         cols.hi - cols.lo == op->kernel_w) {
-        const int32_t run = op->kernel_w * in->c;
-        for (int32_t ky = 0; ky < op->kernel_h; ky++) {
-            copy(stage + ky * run, weft_px_inline(in, px->y + ky * op->dilation_h, x), run);
+        const int32_t run = op->kernel_w * in->c, end = px->y + op->kernel_h * op->dilation_h;
+        const int8_t *src = weft_px_inline(in, px->y, x);
+        int8_t *dst = stage;
+        for (int32_t y = px->y;; dst += run) {
+            copy(dst, src, run);
+            y += op->dilation_h;
+            if (y == end) {
+                break;
+            }
+            src = weft_px_below(in, src, op->dilation_h, y, x);
         }
         if (pair != NULL) {
             widen(pair, stage, n, conv->offset);

@@ -12,8 +12,9 @@
 #include "../plan.h"
 
 #define QUAD_TAP 8 /* bytes of a tap of a quad: even pair, odd pair */
-#define WIDEST 7   /* tap columns that pixel() takes */
-#define RUN 4      /* pixels for which going quad by quad pays */
+#define ALL_9 8
+#define WIDEST 7 /* tap columns that pixel() takes */
+#define RUN 4    /* pixels for which going quad by quad pays */
 
 /* Sums of four channels. */
 typedef struct {
@@ -30,7 +31,7 @@ typedef struct {
     int32_t at;                     /* from a row's address to the first tap */
     const int32_t *bias, *bias_end; /* 16 */
     const int8_t *shift;            /* 24 */
-    int32_t columns;                /* tap columns, 0 if there is no tap at all */
+    int32_t columns;                /* tap columns, 0 if there is no tap at all, ALL_9 for a whole 3x3 kernel */
     int8_t *out;                    /* 32 */
     const int32_t *multiplier;
     int32_t zp;
@@ -60,6 +61,12 @@ typedef struct {
     "cmp %[row], %[e]\n\t"                                                                                             \
     "bne " again "\n\t"
 
+/* A row of a whole 3x3 kernel. */
+#define MAC_ROW_OF_9(at, w0, w1, w2)                                                                                   \
+    "ldr %[px], [%[row], #" at "]\n\t"                                                                                 \
+    "ldr %[x], [%[pixel], #12]\n\t"                                                                                    \
+    "add %[px], %[px], %[x]\n\t" MAC_TAP("", w0) MAC_TAP(STEP_1, w1) MAC_TAP(STEP_2, w2)
+
 #define OUT(v, m)                                                                                                      \
     "lsls %[" v "], %[" v "], #1\n\t"                                                                                  \
     "smmulr %[" v "], %[" v "], %[" m "]\n\t"                                                                          \
@@ -80,7 +87,7 @@ static DSP_FAST void pixel(pixel_t *pixel, const uint8_t *w, int32_t step, uint3
 #if DSP_ASM
     const int32_t *we = pixel->bias;
     int32_t v0, v1, v2, v3, x, e, wo, px, row;
-    if (pixel->columns > 3) { /* the loop for seven is entered later */
+    if (pixel->columns > 3 && pixel->columns != ALL_9) { /* the loop for seven is entered later */
         pixel->at -= (WIDEST - pixel->columns) * step;
         w -= (WIDEST - pixel->columns) * QUAD_TAP;
     }
@@ -91,38 +98,41 @@ static DSP_FAST void pixel(pixel_t *pixel, const uint8_t *w, int32_t step, uint3
         "str %[we], [%[pixel], #16]\n\t"
         "ldr %[row], [%[pixel]]\n\t"
         "ldr %[x], [%[pixel], #28]\n\t"
-        "tbb [pc, %[x]]\n"
+        "tbh [pc, %[x], lsl #1]\n"
         "10:\n\t"
-        ".byte (20f - 10b) / 2, (11f - 10b) / 2, (12f - 10b) / 2, (13f - 10b) / 2\n\t"
-        ".byte (14f - 10b) / 2, (14f - 10b) / 2, (14f - 10b) / 2, (14f - 10b) / 2\n"
-        "13:\n\t" ROW_BEGIN MAC_TAP("", "0") MAC_TAP(STEP_1, "8") MAC_TAP(STEP_2, "16") ROW_END(
-            "13b") "20:\n\t"
-                   "b 19f\n"
-                   "12:\n\t" ROW_BEGIN MAC_TAP("", "0") MAC_TAP(STEP_1, "8") ROW_END(
-                       "12b") "b 19f\n"
-                              "11:\n\t" ROW_BEGIN MAC_TAP("", "0") ROW_END(
-                                  "11b") "b 19f\n"
-                                         "14:\n\t" ROW_BEGIN "ldr %[x], [%[pixel], #28]\n\t"
-                                         "subs %[x], %[x], #4\n\t"
-                                         "tbb [pc, %[x]]\n"
-                                         "15:\n\t"
-                                         ".byte (18f - 15b) / 2, (17f - 15b) / 2, (16f - 15b) / 2, 2\n\t" MAC_TAP(
-                                             "", "0") "16:\n\t" MAC_TAP(STEP_1,
-                                                                        "8") "17:\n\t" MAC_TAP(STEP_2,
-                                                                                               "16") "18:\n\t" NEXT
-                                             MAC_TAP(STEP_2, "24") MAC_TAP(STEP_4, "40") NEXT MAC_TAP(STEP_2, "32")
-                                                 MAC_TAP(STEP_4, "48")
-                                                     ROW_END("14b") "19:\n\t"
-                                                                    "ldrd %[row], %[px], [%[pixel], #32]\n\t"
-                                                                    "ldrd %[x], %[we], [%[pixel], #40]\n\t"
-                                                                    "add %[w], %[w], %[we]\n\t"
-                                                                    "ldr %[wo], [%[pixel], #24]\n\t"
-                                                                    "ldr %[e], [%[wo]], #4\n\t"
-                                                                    "str %[wo], [%[pixel], #24]\n\t"
-                                                                    "mov %[we], #0\n\t"
-                                                                    "ssub8 %[e], %[we], %[e]\n\t"
-                                                                    "ldrd %[we], %[wo], [%[px]], #8\n\t" OUT("v0", "we")
-                                                                        OUT_NEXT OUT("v1", "wo") OUT_NEXT
+        ".hword (19f - 10b) / 2, (11f - 10b) / 2, (12f - 10b) / 2, (13f - 10b) / 2, (14f - 10b) / 2\n\t"
+        ".hword (14f - 10b) / 2, (14f - 10b) / 2, (14f - 10b) / 2, 9\n\t" MAC_ROW_OF_9("0", "0", "8", "16")
+            MAC_ROW_OF_9("4", "24", "32", "40") MAC_ROW_OF_9(
+                "8", "48", "56",
+                "64") "add %[w], %[w], #72\n\t"
+                      "b 19f\n"
+                      "13:\n\t" ROW_BEGIN MAC_TAP("", "0") MAC_TAP(STEP_1, "8") MAC_TAP(STEP_2, "16") ROW_END(
+                          "13b") "b 19f\n"
+                                 "12:\n\t" ROW_BEGIN MAC_TAP("", "0") MAC_TAP(STEP_1, "8") ROW_END(
+                                     "12b") "b 19f\n"
+                                            "11:\n\t" ROW_BEGIN MAC_TAP("", "0") ROW_END(
+                                                "11b") "b 19f\n"
+                                                       "14:\n\t" ROW_BEGIN "ldr %[x], [%[pixel], #28]\n\t"
+                                                       "subs %[x], %[x], #4\n\t"
+                                                       "tbb [pc, %[x]]\n"
+                                                       "15:\n\t"
+                                                       ".byte (18f - 15b) / 2, (17f - 15b) / 2, (16f - 15b) / 2, "
+                                                       "2\n\t" MAC_TAP("", "0") "16:\n\t" MAC_TAP(
+                                                           STEP_1, "8") "17:\n\t" MAC_TAP(STEP_2, "16") "18:\n\t" NEXT
+                                                           MAC_TAP(STEP_2, "24") MAC_TAP(STEP_4, "40")
+                                                               NEXT MAC_TAP(STEP_2, "32") MAC_TAP(STEP_4, "48") ROW_END(
+                                                                   "14b") "19:\n\t"
+                                                                          "ldrd %[row], %[px], [%[pixel], #32]\n\t"
+                                                                          "ldrd %[x], %[we], [%[pixel], #40]\n\t"
+                                                                          "add %[w], %[w], %[we]\n\t"
+                                                                          "ldr %[wo], [%[pixel], #24]\n\t"
+                                                                          "ldr %[e], [%[wo]], #4\n\t"
+                                                                          "str %[wo], [%[pixel], #24]\n\t"
+                                                                          "mov %[we], #0\n\t"
+                                                                          "ssub8 %[e], %[we], %[e]\n\t"
+                                                                          "ldrd %[we], %[wo], [%[px]], #8\n\t" OUT("v0",
+                                                                                                                   "we")
+                                                                              OUT_NEXT OUT("v1", "wo") OUT_NEXT
         "ldrd %[we], %[wo], [%[px]], #8\n\t" OUT("v2", "we")
             OUT_NEXT OUT("v3", "wo") "strd %[row], %[px], [%[pixel], #32]\n\t"
                                      "ldrd %[x], %[we], [%[pixel], #12]\n\t"
@@ -140,9 +150,10 @@ static DSP_FAST void pixel(pixel_t *pixel, const uint8_t *w, int32_t step, uint3
         int32_t sum[4];
         memcpy(sum, pixel->bias, sizeof sum);
         const int8_t *const *row = pixel->columns > 0 ? pixel->row : pixel->row_end;
+        const int32_t columns = pixel->columns == ALL_9 ? 3 : pixel->columns;
         for (; row != pixel->row_end; row++, w += pixel->row_step) {
             const int16x2_t *pair = (const int16x2_t *)(const void *)w;
-            for (int32_t k = 0; k < pixel->columns; k++) {
+            for (int32_t k = 0; k < columns; k++) {
                 const uint32_t x = dsp_load(*row + pixel->at + k * step);
                 const int16x2_t even = dsp_even_plus(x, offset), odd = dsp_odd_plus(x, offset);
                 sum[0] = __smlabb(even, pair[2 * k], sum[0]);
@@ -176,6 +187,9 @@ static DSP_FAST void pixels(const weft_call_t *call, const weft_linear_t *p, con
         const int32_t first = x * op->stride_w - op->pad_left;
         const weft_taps_t cols = weft_taps(first, width, op->dilation_w, call->in0.w);
         px.columns = px.row != px.row_end ? cols.hi - cols.lo : 0;
+        if (px.columns == 3 && width == 3 && px.row_end - px.row == 3 && op->kernel_h == 3) {
+            px.columns = ALL_9;
+        }
         px.at = (first + cols.lo * op->dilation_w - rows->x) * c;
         px.bias = (const int32_t *)(const void *)p->bias;
         px.multiplier = (const int32_t *)(const void *)p->multiplier;
@@ -217,7 +231,7 @@ static DSP_FAST void load_quad(quad_t *q, const weft_linear_t *p, int32_t o)
 }
 
 #if DSP_ASM
-#define MAC_ROW_OF_9(row, w0, w1, w2)                                                                                  \
+#define RUN_ROW_OF_9(row, w0, w1, w2)                                                                                  \
     "ldr %[px], %[" row "]\n\t"                                                                                        \
     "add %[px], %[px], %[column]\n\t" MAC_TAP("", w0) MAC_TAP(STEP_1, w1) MAC_TAP(STEP_2, w2)
 #endif
@@ -236,8 +250,8 @@ static DSP_FAST void quad_3x3(const weft_call_t *call, const quad_t *q, int32_t 
         acc_t acc = {q->bias[0], q->bias[1], q->bias[2], q->bias[3]};
 #if DSP_ASM
         int32_t x, e, we, wo, px;
-        __asm__ volatile(MAC_ROW_OF_9("row0", "0", "8", "16") MAC_ROW_OF_9("row1", "24", "32", "40")
-                             MAC_ROW_OF_9("row2", "48", "56", "64")
+        __asm__ volatile(RUN_ROW_OF_9("row0", "0", "8", "16") RUN_ROW_OF_9("row1", "24", "32", "40")
+                             RUN_ROW_OF_9("row2", "48", "56", "64")
                          : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [px] "=&r"(px),
                            [x] "=&r"(x), [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo)
                          : [w] "r"(w), [column] "r"(column), [step] "r"(step), [offset] "r"(offset), [row0] "m"(row0),
@@ -280,6 +294,9 @@ static DSP_SMALL void narrow_region(const weft_call_t *call, const weft_linear_t
             const weft_taps_t cols = weft_taps(first, width, op->dilation_w, call->in0.w);
             px.row = rows.row + rows.taps.lo;
             px.row_end = rows.row + rows.taps.hi;
+            if (px.columns == 3 && width == 3 && px.row_end - px.row == 3 && op->kernel_h == 3) {
+                px.columns = ALL_9;
+            }
             px.at = (first + cols.lo * op->dilation_w - rows.x) * c;
             px.weights = p->weights + (rows.taps.lo * width + cols.lo) * n;
             px.columns = cols.hi - cols.lo;

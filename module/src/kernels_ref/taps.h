@@ -45,8 +45,13 @@ static inline void weft_tap_rows_inline(weft_rows_t *rows, const weft_call_t *ca
     rows->first = y * op->stride_h - op->pad_top;
     rows->taps = weft_taps(rows->first, taps, op->dilation_h, call->in0.h);
     rows->x = weft_clamp(call->x0 * op->stride_w - op->pad_left, 0, call->in0.w - 1);
-    for (int32_t k = rows->taps.lo; k < rows->taps.hi && k < WEFT_HOISTED_ROWS; k++) {
-        rows->row[k] = weft_px_inline(&call->in0, rows->first + k * rows->dilation, rows->x);
+    int32_t k = rows->taps.lo, in_y = rows->first + k * rows->dilation;
+    if (k < rows->taps.hi && k < WEFT_HOISTED_ROWS) {
+        rows->row[k] = weft_px_inline(&call->in0, in_y, rows->x);
+        while (++k < rows->taps.hi && k < WEFT_HOISTED_ROWS) {
+            in_y += rows->dilation;
+            rows->row[k] = weft_px_below(&call->in0, rows->row[k - 1], rows->dilation, in_y, rows->x);
+        }
     }
 }
 
