@@ -380,7 +380,7 @@ static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
 /* What pixels of a call have in common: a single row, its run the whole patch. */
 static void single(const conv_t *conv, dsp_pixel_t *px)
 {
-    dsp_pixel_of(px, &conv->p);
+    dsp_pixel_of(px, &conv->p, conv->quick);
     px->weights = conv->p.weights;
     px->at = 0;
     px->row_step = conv->call->op->kernel_w * conv->depth;

@@ -182,8 +182,9 @@ DSP_INLINE void store(const dsp_pixel_t *px, acc_t acc, int32_t o)
     }
 }
 
-DSP_SMALL void dsp_pixel_of(dsp_pixel_t *px, const weft_linear_t *p)
+DSP_SMALL void dsp_pixel_of(dsp_pixel_t *px, const weft_linear_t *p, bool quick)
 {
+    px->plain = quick && !p->per_tensor;
     px->start = (const int32_t *)(const void *)p->bias; /* blocks are aligned */
     px->sums = NULL;
     px->zp = p->zp_out;
@@ -199,8 +200,153 @@ DSP_SMALL void dsp_pixel_of(dsp_pixel_t *px, const weft_linear_t *p)
     }
 }
 
+#if DSP_ASM
+/* What loops over quads of outputs have no registers for: of the next quad. */
+typedef struct {
+    const int32_t *start, *end;
+    const int8_t *shift;
+    int8_t *out;
+    const int32_t *multiplier;
+    int32_t zp;
+} quads_t;
+
+static quads_t quads_of(const dsp_pixel_t *px, int32_t n)
+{
+    const quads_t q = {px->start, px->start + n, px->shift, px->out, px->multiplier, px->zp};
+    return q;
+}
+
+#define QUAD_BEGIN                                                                                                     \
+    "ldr %[t], [%[quads]]\n\t"                                                                                         \
+    "ldrd %[v0], %[v1], [%[t]], #8\n\t"                                                                                \
+    "ldrd %[v2], %[v3], [%[t]], #8\n\t"                                                                                \
+    "str %[t], [%[quads]]\n\t"
+
+/* Sum `v`, multiplier `m`; `out`, `right` and `zp` in registers. */
+#define QUAD_OUT(v, m)                                                                                                 \
+    "lsls %[" v "], %[" v "], #1\n\t"                                                                                  \
+    "smmulr %[" v "], %[" v "], %[" m "]\n\t"                                                                          \
+    "add %[" v "], %[" v "], %[" v "], asr #31\n\t"                                                                    \
+    "asrs %[" v "], %[" v "], %[odd]\n\t"                                                                              \
+    "adc %[" v "], %[" v "], %[x]\n\t"                                                                                 \
+    "ssat %[" v "], #8, %[" v "]\n\t"                                                                                  \
+    "strb %[" v "], [%[u]], #1\n\t"
+#define QUAD_NEXT "lsrs %[odd], %[odd], #8\n\t"
+
+#define QUAD_END                                                                                                       \
+    "ldr %[even], [%[quads], #8]\n\t"                                                                                  \
+    "ldr %[odd], [%[even]], #4\n\t"                                                                                    \
+    "str %[even], [%[quads], #8]\n\t"                                                                                  \
+    "mov %[u], #0\n\t"                                                                                                 \
+    "ssub8 %[odd], %[u], %[odd]\n\t"                                                                                   \
+    "ldrd %[u], %[even], [%[quads], #12]\n\t"                                                                          \
+    "ldr %[x], [%[quads], #20]\n\t"                                                                                    \
+    "ldr %[t], [%[even]], #4\n\t" QUAD_OUT("v0", "t") QUAD_NEXT                                                        \
+        "ldrd %[t], %[v0], [%[even]], #8\n\t" QUAD_OUT("v1", "t") QUAD_NEXT QUAD_OUT("v2", "v0") QUAD_NEXT             \
+        "ldr %[t], [%[even]], #4\n\t" QUAD_OUT("v3", "t") "strd %[u], %[even], [%[quads], #12]\n\t"                    \
+                                                          "ldrd %[t], %[u], [%[quads]]\n\t"                            \
+                                                          "cmp %[t], %[u]\n\t"                                         \
+                                                          "bne 0b"
+
+/* dsp_pixel() with columns == 0 for `plain` channels, `step` a multiple of four and not 0. */
+static DSP_FAST void plain_pixel(const dsp_pixel_t *px, int32_t n)
+{
+    const int32_t step = px->channel_step;
+    struct {
+        quads_t next;
+        const int8_t *const *row, *const *row_end;
+        int32_t at, length; /* 32 */
+        const int8_t *stop; /* of the inputs of a row */
+        int32_t skip,
+            rest; /* 44: from the end of a row's weights to the next one's, of the last one to the next quad's */
+        const int8_t *const *first_row;
+    } q = {quads_of(px, n), NULL, px->row_end, px->at, px->step, NULL, px->row_step - px->step, 0, px->row};
+    const int8_t *w = px->weights, *x;
+    const uint32_t offset = px->offset;
+    acc_t acc;
+    int32_t t, u, even, odd;
+    q.rest = 4 * step - (int32_t)(px->row_end - px->row) * px->row_step;
+    __asm__ volatile("0:\n\t" QUAD_BEGIN "ldr %[t], [%[quads], #52]\n"
+                     "1:\n\t"
+                     "ldr %[x], [%[t]], #4\n\t"
+                     "str %[t], [%[quads], #24]\n\t"
+                     "ldrd %[u], %[t], [%[quads], #32]\n\t"
+                     "add %[x], %[x], %[u]\n\t"
+                     "add %[u], %[x], %[t]\n\t"
+                     "str %[u], [%[quads], #40]\n\t"
+                     "lsls %[t], %[t], #29\n\t"
+                     "bmi 3f\n"
+                     "2:\n\t" RUN_QUAD "3:\n\t" RUN_QUAD "ldr %[t], [%[quads], #40]\n\t"
+                     "cmp %[t], %[x]\n\t"
+                     "bne 2b\n\t"
+                     "ldr %[u], [%[quads], #44]\n\t"
+                     "add %[w], %[w], %[u]\n\t"
+                     "ldrd %[t], %[u], [%[quads], #24]\n\t"
+                     "cmp %[t], %[u]\n\t"
+                     "bne 1b\n\t"
+                     "ldr %[u], [%[quads], #48]\n\t"
+                     "add %[w], %[w], %[u]\n\t" QUAD_END
+                     : [v0] "=&r"(acc.v0), [v1] "=&r"(acc.v1), [v2] "=&r"(acc.v2), [v3] "=&r"(acc.v3), [x] "=&r"(x),
+                       [w] "+r"(w), [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd)
+                     : [channel] "r"(step), [channel3] "r"(3 * step), [offset] "r"(offset), [quads] "r"(&q)
+                     : "cc", "memory");
+}
+
+void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n)
+{
+    const int32_t step = px->channel_step;
+    struct {
+        quads_t next;
+        const int8_t *x; /* 24 */
+        uint32_t odd;    /* quads of inputs beyond a multiple of four, which come first */
+    } q = {quads_of(px, n), *px->row, (uint32_t)px->step / 4 & 3};
+    const int8_t *const stop = *px->row + 2 * px->step, *w = px->weights, *x;
+    acc_t acc;
+    int32_t t, u, even, odd;
+    __asm__ volatile("0:\n\t" QUAD_BEGIN "ldrd %[x], %[t], [%[quads], #24]\n\t"
+                     "cmp %[t], #0\n\t"
+                     "beq 1f\n\t"
+                     "cmp %[t], #2\n\t"
+                     "bmi 6f\n\t"
+                     "beq 5f\n\t"
+                     "b 4f\n"
+                     "1:\n\t" WIDE_QUAD "4:\n\t" WIDE_QUAD "5:\n\t" WIDE_QUAD "6:\n\t" WIDE_QUAD "cmp %[stop], %[x]\n\t"
+                     "bne 1b\n\t"
+                     "add %[w], %[w], %[channel3]\n\t" QUAD_END
+                     : [v0] "=&r"(acc.v0), [v1] "=&r"(acc.v1), [v2] "=&r"(acc.v2), [v3] "=&r"(acc.v3), [x] "=&r"(x),
+                       [w] "+r"(w), [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd)
+                     : [channel] "r"(step), [channel3] "r"(3 * step), [stop] "r"(stop), [quads] "r"(&q)
+                     : "cc", "memory");
+}
+#else
+void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n)
+{
+    const int32_t step = px->channel_step;
+    for (int32_t o = 0; o < n; o += 4) {
+        const int8_t *x = *px->row, *const stop = x + 2 * px->step, *w = px->weights + o * step;
+        acc_t acc = {px->start[o], px->start[o + 1], px->start[o + 2], px->start[o + 3]};
+        for (; x != stop; x += 8, w += 4) {
+            const uint32_t w0 = dsp_load(w), w1 = dsp_load(w + step), w2 = dsp_load(w + 2 * step);
+            const uint32_t w3 = dsp_load(w + 3 * step);
+            const int16x2_t even = (int16x2_t)dsp_load(x), odd = (int16x2_t)dsp_load(x + 4);
+            acc.v0 = __smlad(odd, dsp_odd(w0), __smlad(even, dsp_even(w0), acc.v0));
+            acc.v1 = __smlad(odd, dsp_odd(w1), __smlad(even, dsp_even(w1), acc.v1));
+            acc.v2 = __smlad(odd, dsp_odd(w2), __smlad(even, dsp_even(w2), acc.v2));
+            acc.v3 = __smlad(odd, dsp_odd(w3), __smlad(even, dsp_even(w3), acc.v3));
+        }
+        store(px, acc, o);
+    }
+}
+#endif
+
 void dsp_pixel(const dsp_pixel_t *px, int32_t n)
 {
+#if DSP_ASM
+    if (px->plain && px->columns == 0 && px->step > 0 && ((px->step | n) & 3) == 0) {
+        plain_pixel(px, n);
+        return;
+    }
+#endif
     for (int32_t o = 0;; o = weft_min(o + 4, n - 4)) {
         const int32_t *const start = px->start + o;
         acc_t acc = {start[0], start[1], start[2], start[3]};
@@ -234,91 +380,6 @@ void dsp_pixel(const dsp_pixel_t *px, int32_t n)
         }
     }
 }
-
-#if DSP_ASM
-/* What dsp_wide_pixel() has no registers for. */
-typedef struct {
-    const int8_t *x;
-    uint32_t odd; /* quads of inputs beyond a multiple of four, which come first */
-    const int32_t *start, *end;
-    const int8_t *shift;
-    int8_t *out;
-    const int32_t *multiplier;
-    int32_t zp;
-} wide_t;
-
-/* Sum `v`, multiplier `m`; `out`, `right` and `zp` in registers. */
-#define WIDE_OUT(v, m)                                                                                                 \
-    "lsls %[" v "], %[" v "], #1\n\t"                                                                                  \
-    "smmulr %[" v "], %[" v "], %[" m "]\n\t"                                                                          \
-    "add %[" v "], %[" v "], %[" v "], asr #31\n\t"                                                                    \
-    "asrs %[" v "], %[" v "], %[odd]\n\t"                                                                              \
-    "adc %[" v "], %[" v "], %[x]\n\t"                                                                                 \
-    "ssat %[" v "], #8, %[" v "]\n\t"                                                                                  \
-    "strb %[" v "], [%[u]], #1\n\t"
-#define WIDE_NEXT "lsrs %[odd], %[odd], #8\n\t"
-
-void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n)
-{
-    const int32_t step = px->channel_step;
-    wide_t wide = {*px->row, (uint32_t)px->step / 4 & 3, px->start, px->start + n, px->shift, px->out, px->multiplier,
-                   px->zp};
-    const int8_t *const stop = *px->row + 2 * px->step, *w = px->weights, *x;
-    acc_t acc;
-    int32_t t, u, even, odd;
-    __asm__ volatile("0:\n\t"
-                     "ldr %[t], [%[wide], #8]\n\t"
-                     "ldrd %[v0], %[v1], [%[t]], #8\n\t"
-                     "ldrd %[v2], %[v3], [%[t]], #8\n\t"
-                     "str %[t], [%[wide], #8]\n\t"
-                     "ldrd %[x], %[t], [%[wide]]\n\t"
-                     "cmp %[t], #0\n\t"
-                     "beq 1f\n\t"
-                     "cmp %[t], #2\n\t"
-                     "bmi 6f\n\t"
-                     "beq 5f\n\t"
-                     "b 4f\n"
-                     "1:\n\t" WIDE_QUAD "4:\n\t" WIDE_QUAD "5:\n\t" WIDE_QUAD "6:\n\t" WIDE_QUAD "cmp %[stop], %[x]\n\t"
-                     "bne 1b\n\t"
-                     "add %[w], %[w], %[channel3]\n\t"
-                     "ldr %[even], [%[wide], #16]\n\t"
-                     "ldr %[odd], [%[even]], #4\n\t"
-                     "str %[even], [%[wide], #16]\n\t"
-                     "mov %[u], #0\n\t"
-                     "ssub8 %[odd], %[u], %[odd]\n\t"
-                     "ldrd %[u], %[even], [%[wide], #20]\n\t"
-                     "ldr %[x], [%[wide], #28]\n\t"
-                     "ldr %[t], [%[even]], #4\n\t" WIDE_OUT("v0", "t") WIDE_NEXT
-                     "ldrd %[t], %[v0], [%[even]], #8\n\t" WIDE_OUT("v1", "t") WIDE_NEXT WIDE_OUT("v2", "v0") WIDE_NEXT
-                     "ldr %[t], [%[even]], #4\n\t" WIDE_OUT("v3", "t") "strd %[u], %[even], [%[wide], #20]\n\t"
-                                                                       "ldrd %[t], %[u], [%[wide], #8]\n\t"
-                                                                       "cmp %[t], %[u]\n\t"
-                                                                       "bne 0b"
-                     : [v0] "=&r"(acc.v0), [v1] "=&r"(acc.v1), [v2] "=&r"(acc.v2), [v3] "=&r"(acc.v3), [x] "=&r"(x),
-                       [w] "+r"(w), [t] "=&r"(t), [u] "=&r"(u), [even] "=&r"(even), [odd] "=&r"(odd)
-                     : [channel] "r"(step), [channel3] "r"(3 * step), [stop] "r"(stop), [wide] "r"(&wide)
-                     : "cc", "memory");
-}
-#else
-void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n)
-{
-    const int32_t step = px->channel_step;
-    for (int32_t o = 0; o < n; o += 4) {
-        const int8_t *x = *px->row, *const stop = x + 2 * px->step, *w = px->weights + o * step;
-        acc_t acc = {px->start[o], px->start[o + 1], px->start[o + 2], px->start[o + 3]};
-        for (; x != stop; x += 8, w += 4) {
-            const uint32_t w0 = dsp_load(w), w1 = dsp_load(w + step), w2 = dsp_load(w + 2 * step);
-            const uint32_t w3 = dsp_load(w + 3 * step);
-            const int16x2_t even = (int16x2_t)dsp_load(x), odd = (int16x2_t)dsp_load(x + 4);
-            acc.v0 = __smlad(odd, dsp_odd(w0), __smlad(even, dsp_even(w0), acc.v0));
-            acc.v1 = __smlad(odd, dsp_odd(w1), __smlad(even, dsp_even(w1), acc.v1));
-            acc.v2 = __smlad(odd, dsp_odd(w2), __smlad(even, dsp_even(w2), acc.v2));
-            acc.v3 = __smlad(odd, dsp_odd(w3), __smlad(even, dsp_even(w3), acc.v3));
-        }
-        store(px, acc, o);
-    }
-}
-#endif
 
 void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi)
 {

@@ -175,6 +175,7 @@ typedef struct {
     int32_t *sums;        /* where they are kept, or NULL: they are complete and go to `out` */
     int8_t *out;
     uint32_t offset; /* dsp_offset() of the input */
+    bool plain;      /* the operator is QUICK, channels have shifts of their own, sums are complete */
     int32_t zp;      /* from here on by dsp_pixel_of() */
     const int32_t *multiplier;
     const int8_t *shift;
@@ -183,8 +184,8 @@ typedef struct {
     uint32_t all_shifts;
 } dsp_pixel_t;
 
-/* Requantisation and start of a pixel whose sums are complete. */
-void dsp_pixel_of(dsp_pixel_t *px, const weft_linear_t *p);
+/* Requantisation and start of a pixel whose sums are complete; `quick`: so is the operator. */
+void dsp_pixel_of(dsp_pixel_t *px, const weft_linear_t *p, bool quick);
 
 /* n channels, at least four; if that is no multiple of four, the last ones overlap those before. */
 void dsp_pixel(const dsp_pixel_t *px, int32_t n);

@@ -282,7 +282,7 @@ static DSP_SMALL void narrow_region(const weft_call_t *call, const weft_linear_t
     const int32_t n = call->total, c = call->in0.c, width = op->kernel_w;
     weft_rows_t rows;
     dsp_pixel_t px;
-    dsp_pixel_of(&px, p);
+    dsp_pixel_of(&px, p, false);
     px.row_step = width * n;
     px.channel_step = n;
     px.offset = dsp_offset(call->in0.zero_point);

@@ -22,7 +22,7 @@ DSP_SMALL void weft_fully_connected_dsp(const weft_call_t *call)
     x = weft_px(in, call->y0, call->x0);
     int32_t o = weft_px(in, call->y0 + rows - 1, call->x0) - x == (rows - 1) * run ? n & ~3 : 0;
     dsp_pixel_t px;
-    dsp_pixel_of(&px, &p);
+    dsp_pixel_of(&px, &p, call->acc == NULL && (call->op->flags & WEFT_OP_QUICK) != 0);
     px.row = &x;
     px.row_end = &x + 1;
     px.start = start;
