@@ -174,30 +174,43 @@ static DSP_FAST void pixels(const weft_call_t *call, const weft_linear_t *p, con
                             const weft_rows_t *rows, const int8_t *const *row, int32_t y, int32_t x, int32_t x1)
 {
     const weft_op_t *op = call->op;
-    const int32_t c = call->in0.c, width = op->kernel_w, n = call->channels;
+    const int32_t c = call->in0.c, in_w = call->in0.w, width = op->kernel_w, dilation = op->dilation_w;
+    const int32_t inside = in_w - (width - 1) * dilation; /* columns from which no tap is outside on the right */
+    const int32_t stride = op->stride_w, out_c = call->out.c;
+    const uint32_t offset = dsp_offset(call->in0.zero_point);
     const weft_taps_t taps = weft_taps(y * op->stride_h - op->pad_top, op->kernel_h, op->dilation_h, call->in0.h);
+    const int32_t height = taps.hi - taps.lo;
+    const int32_t all = width == 3 && height == 3 && op->kernel_h == 3 ? ALL_9 : width;
+    int32_t first = x * stride - op->pad_left;
     pixel_t px;
     px.row = row + taps.lo;
     px.row_end = row + taps.hi;
     px.row_step = width * QUAD_TAP;
     px.zp = p->zp_out;
-    px.bias_end = (const int32_t *)(const void *)p->bias + n;
+    px.bias_end = (const int32_t *)(const void *)p->bias + call->channels;
+    const int32_t rest = (op->kernel_h - height) * px.row_step;
+    quads += taps.lo * px.row_step;
     int8_t *out = weft_px(&call->out, y, x);
-    for (; x < x1; x++, out += call->out.c) {
-        const int32_t first = x * op->stride_w - op->pad_left;
-        const weft_taps_t cols = weft_taps(first, width, op->dilation_w, call->in0.w);
-        px.columns = px.row != px.row_end ? cols.hi - cols.lo : 0;
-        if (px.columns == 3 && width == 3 && px.row_end - px.row == 3 && op->kernel_h == 3) {
-            px.columns = ALL_9;
-        }
-        px.at = (first + cols.lo * op->dilation_w - rows->x) * c;
+    for (; x < x1; x++, first += stride, out += out_c) {
+        const uint8_t *w = quads;
+        px.at = (first - rows->x) * c;
+        px.columns = all;
+        px.rest = rest;
         px.bias = (const int32_t *)(const void *)p->bias;
         px.multiplier = (const int32_t *)(const void *)p->multiplier;
         px.shift = p->shift;
         px.out = out;
-        px.rest = (op->kernel_h - (px.columns > 0 ? taps.hi - taps.lo : 0)) * px.row_step;
-        pixel(&px, quads + (taps.lo * width + cols.lo) * QUAD_TAP, op->dilation_w * c,
-              dsp_offset(call->in0.zero_point));
+        if (first < 0 || first >= inside || height == 0) {
+            const weft_taps_t cols = weft_taps(first, width, dilation, in_w);
+            px.at += cols.lo * dilation * c;
+            px.columns = cols.hi - cols.lo;
+            if (height == 0 || px.columns == 0) {
+                px.columns = 0;
+                px.rest = op->kernel_h * px.row_step;
+            }
+            w += cols.lo * QUAD_TAP;
+        }
+        pixel(&px, w, dilation * c, offset);
     }
 }
 
@@ -327,44 +340,51 @@ static DSP_SMALL void interior(const weft_call_t *call, uint32_t axis, int32_t l
 static DSP_FAST void quads_region(const weft_call_t *call, const weft_linear_t *p)
 {
     const weft_op_t *op = call->op;
-    const int32_t n = call->channels, x0 = call->x0, x1 = call->x1;
-    const int32_t taps = op->kernel_h * op->kernel_w;
-    const uint8_t *const quads = (const uint8_t *)p->weights + call->channel / 4 * taps * QUAD_TAP;
-    quad_t q;
+    const int32_t n = call->channels, x0 = call->x0, x1 = call->x1, quad = op->kernel_h * op->kernel_w * QUAD_TAP;
+    const uint8_t *const quads = (const uint8_t *)p->weights + call->channel / 4 * quad;
     weft_rows_t rows;
-    int32_t left = x0, right = x0, top = call->y0, bottom = top;
+    int32_t left = x0, right = x0, top = 0, bottom = 0;
     if (op->kernel_h == 3 && op->kernel_w == 3 && x1 - x0 >= RUN) {
-        interior(call, 0, call->y0, call->y1, &top, &bottom);
         interior(call, 1, x0, x1, &left, &right);
-        if (right - left < RUN) {
-            bottom = top;
+        if (right - left >= RUN) {
+            interior(call, 0, call->y0, call->y1, &top, &bottom);
         }
     }
     /* Output rows whose taps are those of the first one further on, as many as fit. */
-    const int32_t block = op->dilation_h == 1 ? (WEFT_HOISTED_ROWS - op->kernel_h) / op->stride_h + 1 : 1;
-    q.zp = p->zp_out;
-
+    int32_t block = 1;
+    if (op->dilation_h == 1 && call->y1 - call->y0 > 1) {
+        block = (WEFT_HOISTED_ROWS - op->kernel_h) / op->stride_h + 1;
+    }
     for (int32_t y0 = call->y0, y1; y0 < call->y1; y0 = y1) {
         y1 = weft_min(y0 + block, call->y1);
         weft_tap_rows(&rows, call, y0, (y1 - 1 - y0) * op->stride_h + op->kernel_h);
         const int32_t begin = weft_max(y0, top), end = weft_min(y1, bottom);
-        const int32_t column = (left * op->stride_w - op->pad_left - rows.x) * call->in0.c;
-        q.weights = quads;
-        for (int32_t o = 0; begin < end && o < n; o += 4, q.weights += taps * QUAD_TAP) {
-            load_quad(&q, p, o);
-            const int8_t *const *row = rows.row + (begin - y0) * op->stride_h;
-            for (int32_t y = begin; y < end; y++, row += op->stride_h) {
-                q.row[0] = row[0];
-                q.row[1] = row[1];
-                q.row[2] = row[2];
-                quad_3x3(call, &q, column + o, right - left, weft_px(&call->out, y, left) + o);
+        if (begin < end) {
+            const int32_t column = (left * op->stride_w - op->pad_left - rows.x) * call->in0.c;
+            quad_t q;
+            q.zp = p->zp_out;
+            q.weights = quads;
+            for (int32_t o = 0; o < n; o += 4, q.weights += quad) {
+                load_quad(&q, p, o);
+                const int8_t *const *row = rows.row + (begin - y0) * op->stride_h;
+                for (int32_t y = begin; y < end; y++, row += op->stride_h) {
+                    q.row[0] = row[0];
+                    q.row[1] = row[1];
+                    q.row[2] = row[2];
+                    quad_3x3(call, &q, column + o, right - left, weft_px(&call->out, y, left) + o);
+                }
             }
         }
         const int8_t *const *row = rows.row;
         for (int32_t y = y0; y < y1; y++, row += op->stride_h) {
-            const bool run = y >= begin && y < end;
-            pixels(call, p, quads, &rows, row, y, x0, run ? left : x1);
-            if (run) {
+            if (y < begin || y >= end) {
+                pixels(call, p, quads, &rows, row, y, x0, x1);
+                continue;
+            }
+            if (x0 < left) {
+                pixels(call, p, quads, &rows, row, y, x0, left);
+            }
+            if (right < x1) {
                 pixels(call, p, quads, &rows, row, y, right, x1);
             }
         }
