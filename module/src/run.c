@@ -41,26 +41,17 @@ static void copy_down(int8_t *dst, const int8_t *src, int32_t n)
     }
 }
 
-/* How kernels see tensor t at the current step. */
-static void view(const run_t *run, uint32_t t, weft_view_t *v)
+/* How kernels see the tensor that an entry produces at the current step. */
+static void view_of(const run_t *run, const weft_tensor_t *tensor, const weft_entry_t *e, weft_view_t *v)
 {
-    const weft_plan_t *plan = run->plan;
-    const uint8_t *tensor = plan->graph + t * WEFT_TENSOR_SIZE;
-    const int32_t h = weft_rd16(tensor + WEFT_TENSOR_H), w = weft_rd16(tensor + WEFT_TENSOR_W);
-    const int32_t c = weft_rd16(tensor + WEFT_TENSOR_C);
+    const int32_t h = tensor->h, w = tensor->w, c = tensor->c;
     v->c = c;
     v->h = h;
     v->w = w;
-    v->zero_point = (int8_t)tensor[WEFT_TENSOR_ZERO_POINT];
+    v->zero_point = tensor->zero_point;
     v->ring_stride = w * c;
     v->cap = h;
     v->split = INT32_MAX;
-    const uint32_t p = weft_entry_of(plan, t);
-    if (p == WEFT_NONE) {
-        v->ring = (int8_t *)(uintptr_t)weft_const(plan, t);
-        return;
-    }
-    const weft_entry_t *e = weft_entry_at(plan, p);
     int8_t *window = (int8_t *)run->arena + e->offset;
     if (e->policy == WEFT_POLICY_TILE) {
         v->ring = (int8_t *)run->arena + e->aux;
@@ -77,6 +68,19 @@ static void view(const run_t *run, uint32_t t, weft_view_t *v)
         v->cap = e->keep;
     } else if (e->policy == WEFT_POLICY_EXTERNAL) {
         v->ring = (int8_t *)(uintptr_t)run->io->external[e->op & (WEFT_INPUT_BIT - 1u)];
+    }
+}
+
+/* The same of any tensor. */
+static void view(const run_t *run, uint32_t t, weft_view_t *v)
+{
+    static const weft_entry_t whole = {.policy = WEFT_POLICY_FULL};
+    const weft_plan_t *plan = run->plan;
+    const uint32_t p = weft_entry_of(plan, t);
+    const bool constant = p == WEFT_NONE;
+    view_of(run, weft_tensor_at(plan, t), constant ? &whole : weft_entry_at(plan, p), v);
+    if (constant) {
+        v->ring = (int8_t *)(uintptr_t)weft_const(plan, t);
     }
 }
 
@@ -206,7 +210,7 @@ static void produce(const run_t *run, uint32_t n, weft_call_t *call)
         view(run, op->input0, &call->in0);
     }
     call->op = op;
-    view(run, op->output, &call->out);
+    view_of(run, weft_tensor_at(run->plan, op->output), e, &call->out);
     const weft_view_t *over = consumes ? &call->in0 : &call->out;
     if (run->j > 0 && e->policy == WEFT_POLICY_TILE && (e->keep != 0 || e->col_ext != e->col_adv)) {
         slide(run, e, over, rows.hi);
@@ -220,10 +224,10 @@ static void produce(const run_t *run, uint32_t n, weft_call_t *call)
     call->y1 = rows.hi;
     call->x0 = cols.lo;
     call->x1 = cols.hi;
-    call->total = weft_tensor_at(run->plan, op->output)->c;
     call->channel = run->channel;
-    call->channels = call->total;
+    call->total = call->channels = call->out.c;
     if (e->slice != 0) {
+        call->total = weft_tensor_at(run->plan, op->output)->c;
         call->channels = e->slice;
         slice_views(op, call);
     }
@@ -257,7 +261,7 @@ static int receive(const run_t *run, const weft_entry_t *e)
 {
     weft_view_t v;
     uint16_t t = weft_entry_tensor(run->plan, e);
-    view(run, t, &v);
+    view_of(run, weft_tensor_at(run->plan, t), e, &v);
     weft_span_t span = weft_new_rows(e);
     weft_range_t rows = weft_at(&span, run->i, v.h);
     for (int32_t y = rows.lo; y < rows.hi; y++) {
@@ -278,7 +282,7 @@ static int receive(const run_t *run, const weft_entry_t *e)
 static void keep_lines(const run_t *run, const weft_entry_t *e)
 {
     weft_view_t v;
-    view(run, weft_entry_tensor(run->plan, e), &v);
+    view_of(run, weft_tensor_at(run->plan, weft_op_at(run->plan, e->op)->output), e, &v);
     const int32_t rows_end = weft_clamp(e->row_adv * run->i + e->row_off + e->row_ext, 0, v.h);
     const int32_t cols_end = weft_clamp(e->col_adv * run->j + e->col_off + e->col_ext, 0, v.w);
     save_lines(run, e, &v, rows_end, v.tile_x, v.tile_x, cols_end);

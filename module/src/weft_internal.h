@@ -102,9 +102,10 @@ static inline int8_t *weft_px_inline(const weft_view_t *v, int32_t y, int32_t x)
     return v->ring + slot * v->ring_stride + x * v->c;
 }
 
-/* The same of pixel (y, x) from that of pixel (y - rows, x), `px`: without a division. */
-static inline const int8_t *weft_px_below(const weft_view_t *v, const int8_t *px, int32_t rows, int32_t y, int32_t x)
+/* The same of pixel (y, x) from that of pixel (y - rows, x), `above`: without a division. */
+static inline int8_t *weft_px_below(const weft_view_t *v, const int8_t *above, int32_t rows, int32_t y, int32_t x)
 {
+    int8_t *px = (int8_t *)(uintptr_t)above;
     if (y >= v->split) {
         return y - rows >= v->split ? px + rows * v->tile_stride : weft_px_inline(v, y, x);
     }

@@ -350,11 +350,6 @@ static DSP_FAST void multiply_part(const conv_t *conv, int32_t k0, int32_t n, in
 
 static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
 {
-    if (conv->in_place && conv->chunk == conv->size && conv->joined) {
-        widen_two(conv->pair, a->patch, b->patch, conv->size, conv->offset);
-        multiply_whole(conv, 0, conv->call->channels, a->out, b->out);
-        return;
-    }
     const int32_t groups = conv->call->op->groups, per_group = conv->call->channels / groups;
     const bool whole = conv->chunk == conv->size;
 
@@ -456,6 +451,39 @@ static DSP_SMALL void conv_singles(const conv_t *conv, int32_t y, int32_t x, mem
 
 /* ---------------------------------------------------------------- two by two */
 
+/* conv_pairs() of whole patches in place. */
+static DSP_FAST bool conv_pairs_in_place(const conv_t *conv, bool singles)
+{
+    const weft_call_t *call = conv->call;
+    const int32_t stride_h = call->op->stride_h, stride_w = call->op->stride_w, c = call->out.c;
+    const int32_t columns = call->x1 - call->x0, step = stride_w * call->in0.c;
+    int8_t *out = weft_px(&call->out, call->y0, call->x0), *first_out = NULL;
+    const int8_t *patch = weft_px(&call->in0, call->y0 * stride_h, call->x0 * stride_w), *first = NULL;
+    for (int32_t y = call->y0;;) {
+        int8_t *to = out;
+        const int8_t *from = patch, *const stop = patch + columns * step;
+        for (; from != stop; from += step, to += c) {
+            if (first == NULL && (singles || y != call->y1 - 1 || from + step != stop)) {
+                first = from;
+                first_out = to;
+                continue;
+            }
+            if (first == NULL) { /* the last one goes with itself */
+                first = from;
+                first_out = to;
+            }
+            widen_two(conv->pair, first, from, conv->size, conv->offset);
+            multiply_whole(conv, 0, call->channels, first_out, to);
+            first = NULL;
+        }
+        if (++y == call->y1) {
+            return first != NULL;
+        }
+        out = weft_px_below(&call->out, out, 1, y, call->x0);
+        patch = weft_px_below(&call->in0, patch, stride_h, y * stride_h, call->x0 * stride_w);
+    }
+}
+
 /* Output pixels two by two, as they come, across rows too. Whether one is left over for conv_singles(), if it can. */
 static DSP_FAST bool conv_pairs(const conv_t *conv, bool singles)
 {
@@ -540,7 +568,8 @@ DSP_SMALL void weft_conv2d_dsp(const weft_call_t *call)
     bool left = singles;
 
     if (in_pairs(&conv, memory.patch)) {
-        left = conv_pairs(&conv, singles);
+        left = (conv.in_place && conv.joined && conv.chunk == conv.size ? conv_pairs_in_place : conv_pairs)(&conv,
+                                                                                                            singles);
         y = call->y1 - 1;
         x = call->x1 - 1;
     } else if (!singles) {

@@ -364,14 +364,20 @@ static DSP_FAST void quads_region(const weft_call_t *call, const weft_linear_t *
             quad_t q;
             q.zp = p->zp_out;
             q.weights = quads;
-            for (int32_t o = 0; o < n; o += 4, q.weights += quad) {
+            int8_t *first = weft_px(&call->out, begin, left);
+            for (int32_t o = 0; o < n; o += 4, q.weights += quad, first += 4) {
                 load_quad(&q, p, o);
                 const int8_t *const *row = rows.row + (begin - y0) * op->stride_h;
-                for (int32_t y = begin; y < end; y++, row += op->stride_h) {
+                int8_t *out = first;
+                for (int32_t y = begin;; row += op->stride_h) {
                     q.row[0] = row[0];
                     q.row[1] = row[1];
                     q.row[2] = row[2];
-                    quad_3x3(call, &q, column + o, right - left, weft_px(&call->out, y, left) + o);
+                    quad_3x3(call, &q, column + o, right - left, out);
+                    if (++y == end) {
+                        break;
+                    }
+                    out = weft_px_below(&call->out, out - o, 1, y, left) + o;
                 }
             }
         }
