@@ -119,8 +119,8 @@ DSP_INLINE void copy(int8_t *dst, const int8_t *src, int32_t n)
  * Elements [k0, k0 + n) of a pixel's patch, zero where the tap is outside; input channels from `channel` on. By way of
  * bytes in `stage` unless that is NULL; only so far if `pair` is.
  */
-static DSP_FAST void gather(const conv_t *conv, const pixel_t *px, int32_t channel, int32_t k0, int32_t n,
-                            int16x2_t *pair, int8_t *stage)
+static DSP_SMALL void gather(const conv_t *conv, const pixel_t *px, int32_t channel, int32_t k0, int32_t n,
+                             int16x2_t *pair, int8_t *stage)
 {
     const weft_op_t *op = conv->call->op;
     const weft_view_t *in = &conv->call->in0;
@@ -452,7 +452,7 @@ static DSP_SMALL void conv_singles(const conv_t *conv, int32_t y, int32_t x, mem
 /* ---------------------------------------------------------------- two by two */
 
 /* conv_pairs() of whole patches in place. */
-static DSP_FAST bool conv_pairs_in_place(const conv_t *conv, bool singles)
+static DSP_SMALL bool conv_pairs_in_place(const conv_t *conv, bool singles)
 {
     const weft_call_t *call = conv->call;
     const int32_t stride_h = call->op->stride_h, stride_w = call->op->stride_w, c = call->out.c;
@@ -485,7 +485,7 @@ static DSP_FAST bool conv_pairs_in_place(const conv_t *conv, bool singles)
 }
 
 /* Output pixels two by two, as they come, across rows too. Whether one is left over for conv_singles(), if it can. */
-static DSP_FAST bool conv_pairs(const conv_t *conv, bool singles)
+static DSP_SMALL bool conv_pairs(const conv_t *conv, bool singles)
 {
     const weft_call_t *call = conv->call;
     const weft_op_t *op = call->op;

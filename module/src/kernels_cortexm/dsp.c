@@ -32,16 +32,6 @@ typedef struct {
     "ldrd %[even], %[odd], [%[x]], #8\n\t" RUN_ROW("[%[w], %[channel]]", "v1")                                         \
         RUN_ROW("[%[w], %[channel], lsl #1]", "v2") RUN_ROW("[%[w], %[channel3]]", "v3") RUN_ROW("[%[w]], #4", "v0")
 
-/* row_step and row_end of a dsp_pixel_t are neighbours. */
-#define TAP(address)                                                                                                   \
-    "ldr %[x], [%[px]" address "]\n\t"                                                                                 \
-    "ldr %[wo], [%[w]" address "]\n\t"                                                                                 \
-    "sxtab16 %[e], %[offset], %[x]\n\t"                                                                                \
-    "sxtab16 %[x], %[offset], %[x], ror #8\n\t"                                                                        \
-    "sxtb16 %[we], %[wo]\n\t"                                                                                          \
-    "sxtb16 %[wo], %[wo], ror #8\n\t" DSP_TAP_SUMS
-
-#define TAP_ROWS(taps) DSP_TAP_ROWS(taps, tap, n, px->row_step)
 #endif
 
 /* Rows of neighbouring inputs with four channels' weights. */
@@ -116,33 +106,38 @@ DSP_INLINE acc_t mac_rows(acc_t acc, const dsp_pixel_t *px, const int8_t *w)
     return acc;
 }
 
-/* Tap columns of four channels: three or two neighbouring ones, the first at `at`, or a single one. */
-DSP_INLINE acc_t mac_columns(acc_t acc, const dsp_pixel_t *px, int32_t first, const int8_t *w, int32_t columns)
+/* A tap column of four channels, the first tap at `at`. */
+DSP_INLINE acc_t mac_column(acc_t acc, const dsp_pixel_t *px, int32_t at, const int8_t *w)
 {
     const int8_t *const *row = px->row;
-    const int32_t n = px->channel_step;
     const uint32_t offset = px->offset;
 #if DSP_ASM
-    const int32_t at = first;
     int32_t x, e, we, wo, tap;
-    if (columns == 3) {
-        TAP_ROWS(TAP("") TAP(", %[step]") TAP(", %[step], lsl #1"));
-    } else if (columns == 2) {
-        TAP_ROWS(TAP("") TAP(", %[step]"));
-    } else {
-        TAP_ROWS(TAP(""));
-    }
+    /* row_step and row_end are neighbours. */
+    __asm__ volatile("1:\n\t"
+                     "ldr %[tap], [%[row]], #4\n\t"
+                     "ldr %[wo], [%[w]]\n\t"
+                     "ldr %[x], [%[tap], %[at]]\n\t"
+                     "sxtab16 %[e], %[offset], %[x]\n\t"
+                     "sxtab16 %[x], %[offset], %[x], ror #8\n\t"
+                     "sxtb16 %[we], %[wo]\n\t"
+                     "sxtb16 %[wo], %[wo], ror #8\n\t" DSP_TAP_SUMS "ldrd %[x], %[e], %[stop]\n\t"
+                     "add %[w], %[w], %[x]\n\t"
+                     "cmp %[row], %[e]\n\t"
+                     "bne 1b"
+                     : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [tap] "=&r"(tap),
+                       [x] "=&r"(x), [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo), [w] "+r"(w), [row] "+r"(row)
+                     : [offset] "r"(offset), [at] "r"(at), [stop] "m"(px->row_step)
+                     : "cc", "memory");
 #else
     for (; row != px->row_end; row++, w += px->row_step) {
-        for (int32_t k = 0; k < columns; k++) {
-            const uint32_t x = dsp_load(*row + first + k * n), v = dsp_load(w + k * n);
-            const int16x2_t even = dsp_even_plus(x, offset), odd = dsp_odd_plus(x, offset);
-            const int16x2_t we = dsp_even(v), wo = dsp_odd(v);
-            acc.v0 = __smlabb(even, we, acc.v0);
-            acc.v2 = __smlatt(even, we, acc.v2);
-            acc.v1 = __smlabb(odd, wo, acc.v1);
-            acc.v3 = __smlatt(odd, wo, acc.v3);
-        }
+        const uint32_t x = dsp_load(*row + at), v = dsp_load(w);
+        const int16x2_t even = dsp_even_plus(x, offset), odd = dsp_odd_plus(x, offset);
+        const int16x2_t we = dsp_even(v), wo = dsp_odd(v);
+        acc.v0 = __smlabb(even, we, acc.v0);
+        acc.v2 = __smlatt(even, we, acc.v2);
+        acc.v1 = __smlabb(odd, wo, acc.v1);
+        acc.v3 = __smlatt(odd, wo, acc.v3);
     }
 #endif
     return acc;
@@ -339,7 +334,7 @@ void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n)
 }
 #endif
 
-void dsp_pixel(const dsp_pixel_t *px, int32_t n)
+DSP_SMALL void dsp_pixel(const dsp_pixel_t *px, int32_t n)
 {
 #if DSP_ASM
     if (px->plain && px->columns == 0 && px->step > 0 && ((px->step | n) & 3) == 0) {
@@ -355,15 +350,8 @@ void dsp_pixel(const dsp_pixel_t *px, int32_t n)
             acc = mac_rows(acc, px, w);
         } else {
             int32_t at = px->at + o;
-            for (int32_t left = px->columns;;) {
-                const int32_t columns = px->step == px->channel_step ? weft_min(left, 3) : 1;
-                acc = mac_columns(acc, px, at, w, columns);
-                left -= columns;
-                if (left <= 0) {
-                    break;
-                }
-                at += columns * px->step;
-                w += columns * px->channel_step;
+            for (int32_t left = px->columns; left > 0; left--, at += px->step, w += px->channel_step) {
+                acc = mac_column(acc, px, at, w);
             }
         }
         if (px->sums != NULL) {
@@ -397,12 +385,9 @@ void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi)
     }
 }
 
-DSP_SMALL void dsp_clamp_region(const weft_call_t *call)
+DSP_SMALL void dsp_clamp_written(const weft_call_t *call)
 {
     const int32_t lo = call->op->act_min, hi = call->op->act_max;
-    if (lo == INT8_MIN && hi == INT8_MAX) {
-        return;
-    }
     for (int32_t y = call->y0; y < call->y1; y++) {
         int8_t *p = weft_px(&call->out, y, call->x0);
         const int32_t pixels = call->x1 - call->x0;

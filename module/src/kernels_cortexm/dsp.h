@@ -38,24 +38,6 @@
     "smlatt %[v2], %[e], %[we], %[v2]\n\t"                                                                             \
     "smlabb %[v1], %[x], %[wo], %[v1]\n\t"                                                                             \
     "smlatt %[v3], %[x], %[wo], %[v3]\n\t"
-
-/*
- * Taps of every row from `row` on, into `acc`, the first at `at` behind the row's start. `ends`: two neighbours, the
- * bytes from a row's weights to the next one's and where the rows end. `taps` move from `pointer` on, by `bytes`.
- */
-#define DSP_TAP_ROWS(taps, pointer, bytes, ends)                                                                       \
-    __asm__ volatile(                                                                                                  \
-        "1:\n\t"                                                                                                       \
-        "ldr %[px], [%[row]], #4\n\t"                                                                                  \
-        "ldr %[x], %[at]\n\t"                                                                                          \
-        "add %[px], %[px], %[x]\n\t" taps "ldrd %[x], %[e], %[stop]\n\t"                                               \
-        "add %[w], %[w], %[x]\n\t"                                                                                     \
-        "cmp %[row], %[e]\n\t"                                                                                         \
-        "bne 1b"                                                                                                       \
-        : [v0] "+r"(acc.v0), [v1] "+r"(acc.v1), [v2] "+r"(acc.v2), [v3] "+r"(acc.v3), [px] "=&r"(pointer),             \
-          [x] "=&r"(x), [e] "=&r"(e), [we] "=&r"(we), [wo] "=&r"(wo), [w] "+r"(w), [row] "+r"(row)                     \
-        : [step] "r"(bytes), [offset] "r"(offset), [at] "m"(at), [stop] "m"(ends)                                      \
-        : "cc", "memory")
 #endif
 
 #define DSP_INLINE static inline __attribute__((always_inline))
@@ -199,8 +181,16 @@ void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n);
 /* Clamp n bytes to [lo, hi], four at a time; kernels saturate to int8 and come here if that is not the clamp. */
 void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi);
 
-/* The same for what a call wrote, where the operator's clamp is not all of int8. */
-void dsp_clamp_region(const weft_call_t *call);
+/* The same for what a call wrote. */
+void dsp_clamp_written(const weft_call_t *call);
+
+/* Where the operator's clamp is not all of int8. */
+DSP_INLINE void dsp_clamp_region(const weft_call_t *call)
+{
+    if (call->op->act_min != INT8_MIN || call->op->act_max != INT8_MAX) {
+        dsp_clamp_written(call);
+    }
+}
 
 /* Kernels of this folder; what they have no quick way for they hand to the reference kernels. */
 void weft_conv2d_dsp(const weft_call_t *call);

@@ -170,8 +170,8 @@ static DSP_FAST void pixel(pixel_t *pixel, const uint8_t *w, int32_t step, uint3
 }
 
 /* Output columns [x, x1) of row y, whose tap rows are `rows` from `row` on. */
-static DSP_FAST void pixels(const weft_call_t *call, const weft_linear_t *p, const uint8_t *quads,
-                            const weft_rows_t *rows, const int8_t *const *row, int32_t y, int32_t x, int32_t x1)
+static DSP_SMALL void pixels(const weft_call_t *call, const weft_linear_t *p, const uint8_t *quads,
+                             const weft_rows_t *rows, const int8_t *const *row, int32_t y, int32_t x, int32_t x1)
 {
     const weft_op_t *op = call->op;
     const int32_t c = call->in0.c, in_w = call->in0.w, width = op->kernel_w, dilation = op->dilation_w;
@@ -337,12 +337,17 @@ static DSP_SMALL void interior(const weft_call_t *call, uint32_t axis, int32_t l
 }
 
 /* Weights in quads. */
-static DSP_FAST void quads_region(const weft_call_t *call, const weft_linear_t *p)
+static DSP_SMALL void quads_region(const weft_call_t *call, const weft_linear_t *p)
 {
     const weft_op_t *op = call->op;
     const int32_t n = call->channels, x0 = call->x0, x1 = call->x1, quad = op->kernel_h * op->kernel_w * QUAD_TAP;
     const uint8_t *const quads = (const uint8_t *)p->weights + call->channel / 4 * quad;
     weft_rows_t rows;
+    if (call->y1 - call->y0 == 1 && x1 - x0 < RUN) {
+        weft_rows(&rows, call, call->y0);
+        pixels(call, p, quads, &rows, rows.row, call->y0, x0, x1);
+        return;
+    }
     int32_t left = x0, right = x0, top = 0, bottom = 0;
     if (op->kernel_h == 3 && op->kernel_w == 3 && x1 - x0 >= RUN) {
         interior(call, 1, x0, x1, &left, &right);
@@ -352,7 +357,7 @@ static DSP_FAST void quads_region(const weft_call_t *call, const weft_linear_t *
     }
     /* Output rows whose taps are those of the first one further on, as many as fit. */
     int32_t block = 1;
-    if (op->dilation_h == 1 && call->y1 - call->y0 > 1) {
+    if (op->dilation_h == 1) {
         block = (WEFT_HOISTED_ROWS - op->kernel_h) / op->stride_h + 1;
     }
     for (int32_t y0 = call->y0, y1; y0 < call->y1; y0 = y1) {
