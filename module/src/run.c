@@ -197,10 +197,13 @@ static void produce(const run_t *run, uint32_t n, weft_call_t *call)
     const weft_entry_t *e = weft_entry_at(run->plan, n);
     const weft_op_t *op = weft_op_at(run->plan, e->op);
     const bool consumes = weft_consumes(op);
+    const weft_tensor_t *out = weft_tensor_at(run->plan, op->output);
+    const weft_tensor_t *over = consumes ? weft_tensor_at(run->plan, op->input0) : out;
     const weft_span_t row_span = weft_new_rows(e), col_span = weft_new_cols(e);
-    const weft_range_t rows =
-        weft_at(&row_span, run->i, weft_tensor_at(run->plan, consumes ? op->input0 : op->output)->h);
-    if (rows.lo >= rows.hi) {
+    const weft_range_t rows = weft_at(&row_span, run->i, over->h), cols = weft_at(&col_span, run->j, over->w);
+    const bool slides = run->j > 0 && e->policy == WEFT_POLICY_TILE && (e->keep != 0 || e->col_ext != e->col_adv);
+    const bool some = cols.lo < cols.hi;
+    if (rows.lo >= rows.hi || !(some || slides)) {
         call->op = NULL;
         return;
     }
@@ -210,16 +213,14 @@ static void produce(const run_t *run, uint32_t n, weft_call_t *call)
         view(run, op->input0, &call->in0);
     }
     call->op = op;
-    view_of(run, weft_tensor_at(run->plan, op->output), e, &call->out);
-    const weft_view_t *over = consumes ? &call->in0 : &call->out;
-    if (run->j > 0 && e->policy == WEFT_POLICY_TILE && (e->keep != 0 || e->col_ext != e->col_adv)) {
-        slide(run, e, over, rows.hi);
+    view_of(run, out, e, &call->out);
+    if (slides) {
+        slide(run, e, &call->out, rows.hi);
     }
-    const weft_range_t cols = weft_at(&col_span, run->j, over->w);
-    if (cols.lo >= cols.hi) {
+    if (!some) {
         return;
     }
-    call->params = op->params == UINT32_MAX ? NULL : run->plan->weights + op->params;
+    call->params = (const uint8_t *)((uintptr_t)run->plan->weights + op->params);
     call->y0 = rows.lo;
     call->y1 = rows.hi;
     call->x0 = cols.lo;

@@ -41,8 +41,10 @@ static inline uint64_t weft_rd64(const uint8_t *p)
 
 #if defined(__GNUC__)
 #define WEFT_NOINLINE __attribute__((noinline))
+#define WEFT_INLINE static inline __attribute__((always_inline))
 #else
 #define WEFT_NOINLINE
+#define WEFT_INLINE static inline
 #endif
 
 /*
@@ -103,7 +105,7 @@ static inline int8_t *weft_px_inline(const weft_view_t *v, int32_t y, int32_t x)
 }
 
 /* The same of pixel (y, x) from that of pixel (y - rows, x), `above`: without a division. */
-static inline int8_t *weft_px_below(const weft_view_t *v, const int8_t *above, int32_t rows, int32_t y, int32_t x)
+WEFT_INLINE int8_t *weft_px_below(const weft_view_t *v, const int8_t *above, int32_t rows, int32_t y, int32_t x)
 {
     int8_t *px = (int8_t *)(uintptr_t)above;
     if (y >= v->split) {
@@ -125,7 +127,7 @@ static inline bool weft_views_alike(const weft_view_t *a, const weft_view_t *b)
  */
 typedef struct {
     const weft_op_t *op;
-    const uint8_t *params;  /* parameter block (docs/plan-format.md), NULL if the opcode has none */
+    const uint8_t *params;  /* parameter block (docs/plan-format.md), if the opcode has one */
     const weft_view_t *in1; /* second operand of ADD, SUB, MUL */
     weft_view_t in0;
     weft_view_t out;

@@ -77,11 +77,16 @@ static DSP_FAST void widen(int16x2_t *pair, const int8_t *src, int32_t n, uint32
 static DSP_FAST void widen_one(int16x2_t *to, const int8_t *src, int32_t n, uint32_t offset)
 {
     const int8_t *const stop = src + n;
-    do {
+    if ((n & 4) != 0) {
         const uint32_t v = dsp_load(src);
         to = dsp_push(to, dsp_even_plus(v, offset), dsp_odd_plus(v, offset));
         src += 4;
-    } while (src != stop);
+    }
+    for (; src != stop; src += 8) {
+        const uint32_t v = dsp_load(src), next = dsp_load(src + 4);
+        to = dsp_push(to, dsp_even_plus(v, offset), dsp_odd_plus(v, offset));
+        to = dsp_push(to, dsp_even_plus(next, offset), dsp_odd_plus(next, offset));
+    }
 }
 
 /* Both patches at once, each one run of memory. */

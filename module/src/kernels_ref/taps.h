@@ -10,7 +10,7 @@ typedef struct {
     int32_t lo, hi;
 } weft_taps_t;
 
-static inline weft_taps_t weft_taps(int32_t first, int32_t kernel, int32_t dilation, int32_t size)
+WEFT_INLINE weft_taps_t weft_taps(int32_t first, int32_t kernel, int32_t dilation, int32_t size)
 {
     weft_taps_t taps = {0, kernel};
     if (first < 0) {
