@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * CONV2D: four output channels at a time, pixel after pixel: 0.17 instructions per MAC and 9 per output. Several pixels
+ * CONV2D: four output channels at a time, pixel after pixel: 0.17 instructions per MAC and 6 per output. Several pixels
  * with the same taps inside share the sums of the weights, which take the zero point off; a single one adds the zero
  * point's products as it goes, 0.23 per MAC. Pointwise, pixels are read in place. Other patches are gathered if there
  * is memory for them: the plan's scratch, or the stack for short ones. Then there is one run, and taps outside are the
@@ -13,6 +13,11 @@
 #define PIXELS 7     /* at once, as the stack allows */
 #define GATHERED 144 /* bytes of patches that are gathered on the stack */
 
+typedef struct {
+    const int8_t *px; /* first tap */
+    int8_t *out;
+} pixel_t;
+
 /* A call, and up to PIXELS pixels that have the same taps inside. */
 typedef struct {
     const weft_call_t *call;
@@ -22,14 +27,11 @@ typedef struct {
     bool joined;                /* a tap row is one run of memory */
     int32_t runs, step, weight; /* runs in a row, bytes from one to the next; first weight */
     int32_t count, most;        /* pixels; at most */
-    struct {
-        const int8_t *px; /* first tap */
-        int8_t *out;
-    } pixel[PIXELS];
+    pixel_t pixel[PIXELS];
 } conv_t;
 
 /* All channels of a pixel, at least four, without groups, its tap rows one run each. */
-MVE_INLINE void one_pixel(conv_t *conv, bool single)
+static MVE_NOINLINE void one_patch(conv_t *conv)
 {
     const weft_linear_t p = conv->p; /* a copy: bytes written could be its members */
     const mve_range_t range = mve_range(&p);
@@ -44,13 +46,13 @@ MVE_INLINE void one_pixel(conv_t *conv, bool single)
         mve_channels_t channels;
         vstrwq_u32(channels.weights, vaddq_n_u32(weights, (uint32_t)(o * conv->patch.size)));
         vstrwq_s32(channels.start, vmulq_n_s32(vldrwq_s32(mve_words(p.bias) + o), zero.sign));
-        const int32x4_t acc = vmulq_n_s32(mve_dot(&conv->patch, px, &channels, &zero, single), zero.sign);
+        const int32x4_t acc = vmulq_n_s32(mve_dot(&conv->patch, px, &channels, &zero, false), zero.sign);
         vstrbq_s32(out + o, mve_out(acc, mve_scale_of_four(&p, o), range));
     }
 }
 
 /* The same for several pixels. */
-MVE_INLINE void some_pixels(conv_t *conv, bool single)
+static MVE_NOINLINE void some_patches(conv_t *conv)
 {
     const weft_linear_t p = conv->p;
     const mve_range_t range = mve_range(&p);
@@ -65,30 +67,177 @@ MVE_INLINE void some_pixels(conv_t *conv, bool single)
         vstrwq_s32(channels.start, vmlaq_n_s32(bias, mve_sums(&conv->patch, &channels), zp));
         const mve_scale_t scale = mve_scale_of_four(&p, o);
         for (int32_t k = 0; k < count; k++) {
-            const int32x4_t acc = mve_dot(&conv->patch, conv->pixel[k].px, &channels, NULL, single);
+            const int32x4_t acc = mve_dot(&conv->patch, conv->pixel[k].px, &channels, NULL, false);
             vstrbq_s32(conv->pixel[k].out + o, mve_out(acc, scale, range));
         }
     }
 }
 
+/* What the loop over channels of one_run() is about, four at a time. */
+typedef struct {
+    uint32_t weights[4], lane[4]; /* lane: of multipliers and shifts, 0 if there is one for all */
+    const int8_t *px;
+    int32_t run, sign, zp;
+    const int8_t *shift;
+    int8_t *out;
+    int32_t lanes, next; /* multipliers and bytes of weights to the next four channels */
+    const int32_t *end;  /* of biases */
+} one_run_t;
+
+/* As one_patch() for patches of one row; biases and multipliers in r10 and r11. */
 static MVE_NOINLINE void one_run(conv_t *conv)
 {
-    one_pixel(conv, true);
+    const weft_linear_t *p = &conv->p;
+    const int32_t n = conv->call->channels, size = conv->patch.size;
+    const mve_zero_t zero = mve_zero(conv->call->in0.zero_point);
+    const mve_range_t range = mve_range(p);
+    const uint32x4_t lane = {0, 1, 2, 3};
+    one_run_t loop;
+    register const one_run_t *at __asm__("r9") = &loop;
+    register const int32_t *bias __asm__("r10") = mve_words(p->bias);
+    register const int32_t *multiplier __asm__("r11") = mve_words(p->multiplier);
+    loop.px = conv->pixel[0].px;
+    loop.run = conv->patch.run;
+    loop.sign = zero.sign;
+    loop.zp = range.zp;
+    loop.shift = p->shift;
+    loop.out = conv->pixel[0].out;
+    loop.lanes = p->per_tensor ? 0 : 4;
+    loop.next = 4 * size;
+    loop.end = bias + (n & ~3);
+    conv->count = 0;
+    vstrwq_u32(loop.weights, mve_weights(p->weights + conv->weight, size, 4));
+    vstrwq_u32(loop.lane, p->per_tensor ? vdupq_n_u32(0) : lane);
+    for (;;) {
+        __asm__ volatile(
+            "3:\n\t"
+            "add r8, %[at], %[weights]\n\t"
+            "ldm r8, {r1, r3, r5, r8}\n\t"
+            "movs r0, #0\n\t"
+            "movs r2, #0\n\t"
+            "movs r4, #0\n\t"
+            "movs r6, #0\n\t"
+            "ldr r12, [%[at], %[px]]\n\t"
+            "ldr lr, [%[at], %[run]]\n\t"
+            "wlstp.8 lr, lr, 2f\n\t"
+            "1:\n\t" MVE_PRODUCTS("r12", MVE_FLIP,
+                                  MVE_BESIDE) "letp lr, 1b\n\t"
+                                              "2:\n\t"
+                                              "vmov q3[2], q3[0], r0, r4\n\t"
+                                              "vmov q3[3], q3[1], r2, r6\n\t"
+                                              "ldrd r0, r1, [%[at], %[sign]]\n\t"
+                                              "vldrw.32 q0, [%[bias]], #16\n\t"
+                                              "vmla.s32 q0, q3, r0\n\t"
+                                              "vldrw.32 q2, [%[at], %[lane]]\n\t"
+                                              "ldrd r2, r3, [%[at], %[shift]]\n\t"
+                                              "vldrb.s32 q1, [r2, q2]\n\t"
+                                              "vldrw.32 q3, [%[multiplier], q2, uxtw #2]\n\t"
+                                              "vshr.s32 q2, q1, #31\n\t"
+                                              "vand q2, q2, q1\n\t"
+                                              "vsub.i32 q1, q1, q2\n\t"
+                                              "vshl.s32 q0, q0, q1\n\t"
+                                              "vqrdmulh.s32 q0, q0, q3\n\t" /* from here on as mve_out() */
+                                              "vand q1, q0, q2\n\t"
+                                              "vshr.s32 q1, q1, #31\n\t"
+                                              "vqadd.s32 q0, q0, q1\n\t"
+                                              "vrshl.s32 q0, q0, q2\n\t"
+                                              "vmax.s32 q0, q0, %q[lo]\n\t"
+                                              "vmin.s32 q0, q0, %q[hi]\n\t"
+                                              "vadd.i32 q0, q0, r1\n\t"
+                                              "vstrb.32 q0, [r3], #4\n\t"
+                                              "ldrd r4, r5, [%[at], %[lanes]]\n\t"
+                                              "add r2, r2, r4\n\t"
+                                              "add %[multiplier], %[multiplier], r4, lsl #2\n\t"
+                                              "strd r2, r3, [%[at], %[shift]]\n\t"
+                                              "vldrw.32 q1, [%[at], %[weights]]\n\t"
+                                              "vadd.i32 q1, q1, r5\n\t"
+                                              "vstrw.32 q1, [%[at], %[weights]]\n\t"
+                                              "ldr r6, [%[at], %[end]]\n\t"
+                                              "cmp %[bias], r6\n\t"
+                                              "bne 3b"
+            : [bias] "+r"(bias), [multiplier] "+r"(multiplier)
+            : [at] "r"(at), [flip] "w"(zero.flip), [beside] "w"(zero.beside), [lo] "w"(range.lo), [hi] "w"(range.hi),
+              [weights] "i"(offsetof(one_run_t, weights)), [lane] "i"(offsetof(one_run_t, lane)),
+              [px] "i"(offsetof(one_run_t, px)), [run] "i"(offsetof(one_run_t, run)),
+              [sign] "i"(offsetof(one_run_t, sign)), [shift] "i"(offsetof(one_run_t, shift)),
+              [lanes] "i"(offsetof(one_run_t, lanes)), [end] "i"(offsetof(one_run_t, end))
+            : MVE_REGISTERS, "q3", "r12");
+        const int32_t over = bias == mve_words(p->bias) + n ? 0 : 4 - (n & 3);
+        if (over == 0) {
+            break;
+        }
+        /* The last channels overlap those before. */
+        bias -= over;
+        multiplier -= p->per_tensor ? 0 : over;
+        loop.shift -= p->per_tensor ? 0 : over;
+        loop.out -= over;
+        loop.end = bias + 4;
+        vstrwq_u32(loop.weights, vsubq_n_u32(vldrwq_u32(loop.weights), (uint32_t)(over * size)));
+    }
 }
 
-static MVE_NOINLINE void one_patch(conv_t *conv)
-{
-    one_pixel(conv, false);
-}
+/* What the loop over pixels of some_runs() is about. */
+typedef struct {
+    mve_channels_t channels;
+    int32_t hi[4];
+    int32_t run, zp, o;
+} some_runs_t;
 
+/* As some_patches() for patches of one row. */
 static MVE_NOINLINE void some_runs(conv_t *conv)
 {
-    some_pixels(conv, true);
-}
-
-static MVE_NOINLINE void some_patches(conv_t *conv)
-{
-    some_pixels(conv, false);
+    const weft_linear_t *p = &conv->p;
+    const mve_range_t range = mve_range(p);
+    const int32_t n = conv->call->channels, size = conv->patch.size, zp = -conv->call->in0.zero_point;
+    const uint32x4_t weights = mve_weights(p->weights + conv->weight, size, 4);
+    some_runs_t loop;
+    loop.run = conv->patch.run;
+    loop.zp = range.zp;
+    vstrwq_s32(loop.hi, range.hi);
+    for (int32_t channel = 0; channel < n; channel += 4) {
+        const int32_t o = weft_min(channel, n - 4);
+        vstrwq_u32(loop.channels.weights, vaddq_n_u32(weights, (uint32_t)(o * size)));
+        const int32x4_t bias = vldrwq_s32(mve_words(p->bias) + o);
+        vstrwq_s32(loop.channels.start, vmlaq_n_s32(bias, mve_sums(&conv->patch, &loop.channels), zp));
+        const mve_scale_t scale = mve_scale_of_four(p, o);
+        register const some_runs_t *at __asm__("r9") = &loop;
+        register const pixel_t *pixel __asm__("r10") = conv->pixel;
+        register const pixel_t *const end __asm__("r11") = pixel + conv->count;
+        loop.o = o;
+        __asm__ volatile("3:\n\t"
+                         "ldm %[at], {r0, r2, r4, r6}\n\t"
+                         "add r8, %[at], #16\n\t"
+                         "ldm r8, {r1, r3, r5, r8}\n\t"
+                         "ldr r12, [%[pixel]], #4\n\t"
+                         "ldr lr, [%[at], %[run]]\n\t"
+                         "wlstp.8 lr, lr, 2f\n\t"
+                         "1:\n\t" MVE_PRODUCTS("r12", "", MVE_NONE) "letp lr, 1b\n\t"
+                                                                    "2:\n\t"
+                                                                    "vmov q3[2], q3[0], r0, r4\n\t"
+                                                                    "vmov q3[3], q3[1], r2, r6\n\t"
+                                                                    "ldrd r0, r1, [%[at], %[zp]]\n\t"
+                                                                    "vshl.s32 q3, q3, %q[left]\n\t" /* as mve_out() */
+                                                                    "ldr r2, [%[pixel]], #4\n\t"
+                                                                    "vqrdmulh.s32 q3, q3, %q[multiplier]\n\t"
+                                                                    "vand q0, q3, %q[right]\n\t"
+                                                                    "vshr.s32 q0, q0, #31\n\t"
+                                                                    "vqadd.s32 q3, q3, q0\n\t"
+                                                                    "vldrw.32 q1, [%[at], %[hi]]\n\t"
+                                                                    "vrshl.s32 q3, q3, %q[right]\n\t"
+                                                                    "vmax.s32 q3, q3, %q[lo]\n\t"
+                                                                    "add r2, r2, r1\n\t"
+                                                                    "vmin.s32 q3, q3, q1\n\t"
+                                                                    "cmp %[pixel], %[end]\n\t"
+                                                                    "vadd.i32 q3, q3, r0\n\t"
+                                                                    "vstrb.32 q3, [r2]\n\t"
+                                                                    "bne 3b"
+                         : [pixel] "+r"(pixel)
+                         : [at] "r"(at), [end] "r"(end), [multiplier] "w"(scale.multiplier), [left] "w"(scale.left),
+                           [right] "w"(scale.right), [lo] "w"(range.lo), [hi] "i"(offsetof(some_runs_t, hi)),
+                           [run] "i"(offsetof(some_runs_t, run)), [zp] "i"(offsetof(some_runs_t, zp))
+                         : MVE_REGISTERS, "q3", "r12");
+    }
+    conv->count = 0;
 }
 
 /* All channels of pixels, whatever their number, groups and dilation. */

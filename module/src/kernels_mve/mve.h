@@ -162,29 +162,33 @@ MVE_INLINE mve_zero_t mve_zero(int32_t zp)
     "4:\n\t"
 #define MVE_SUMS "vmov %q[acc][2], %q[acc][0], r0, r4\n\tvmov %q[acc][3], %q[acc][1], r2, r6"
 
-/* A run of inputs times the weights; `flip` changes the inputs, `beside` adds to each sum. */
-#define MVE_PRODUCTS(flip, beside)                                                                                     \
-    MVE_RUN                                                                                                            \
-    "vldrb.8 q0, [%[x]], #16\n\t" flip "vldrb.8 q1, [r1], #16\n\t"                                                     \
+/* A round of a run of inputs times the weights; `flip` changes the inputs, `beside` adds to each sum. */
+#define MVE_PRODUCTS(x, flip, beside)                                                                                  \
+    "vldrb.8 q0, [" x "], #16\n\t" flip "vldrb.8 q1, [r1], #16\n\t"                                                    \
     "vmladava.s8 r0, q0, q1\n\t" beside(                                                                               \
         "r0", "q1") "vldrb.8 q2, [r3], #16\n\t"                                                                        \
                     "vmladava.s8 r2, q0, q2\n\t" beside(                                                               \
                         "r2", "q2") "vldrb.8 q1, [r5], #16\n\t"                                                        \
                                     "vmladava.s8 r4, q0, q1\n\t" beside(                                               \
                                         "r4", "q1") "vldrb.8 q2, [r8], #16\n\t"                                        \
-                                                    "vmladava.s8 r6, q0, q2\n\t" beside("r6", "q2") MVE_RUN_END
+                                                    "vmladava.s8 r6, q0, q2\n\t" beside("r6", "q2")
 #define MVE_LOAD "ldm %[channels], {r0, r2, r4, r6}\n\tadd r8, %[channels], %[weights]\n\tldm r8, {r1, r3, r5, r8}\n\t"
-#define MVE_ONE_ROW(flip, beside) MVE_LOAD MVE_PRODUCTS(flip, beside) MVE_SUMS
+#define MVE_ONE_ROW(flip, beside)                                                                                      \
+    MVE_LOAD MVE_RUN MVE_PRODUCTS("%[x]", flip, beside)                                                                \
+    MVE_RUN_END MVE_SUMS
 #define MVE_ROWS(flip, beside)                                                                                         \
-    MVE_LOAD "3:\n\tldr %[x], [%[row]], #4\n\tldr lr, [%[channels], %[at]]\n\tadd %[x], %[x], lr\n\t" MVE_PRODUCTS(    \
-        flip, beside) MVE_NEXT MVE_SUMS
+    MVE_LOAD                                                                                                           \
+    "3:\n\tldr %[x], [%[row]], #4\n\tldr lr, [%[channels], %[at]]\n\tadd %[x], %[x], lr\n\t" MVE_RUN MVE_PRODUCTS(     \
+        "%[x]", flip, beside)                                                                                          \
+    MVE_RUN_END MVE_NEXT MVE_SUMS
 #define MVE_FLIP "veor q0, q0, %q[flip]\n\t"
 #define MVE_BESIDE(sum, weights) "vmladava.s8 " sum ", " weights ", %q[beside]\n\t"
 #define MVE_NONE(sum, weights)
 
 /*
  * Sums of four channels over a patch whose first tap is at px; of the inputs less their zero point, where both ends of
- * it are to be multiplied by zero->sign, or, with `zero` NULL, as they are. `single`: it has one row.
+ * it are to be multiplied by zero->sign, or, with `zero` NULL, as they are. `single`: it has one row, and `zero` is
+ * given.
  */
 MVE_INLINE int32x4_t mve_dot(const mve_patch_t *patch, const int8_t *px, mve_channels_t *channels,
                              const mve_zero_t *zero, bool single)
@@ -196,14 +200,10 @@ MVE_INLINE int32x4_t mve_dot(const mve_patch_t *patch, const int8_t *px, mve_cha
     int32x4_t acc;
     if (single) {
         register const int8_t *x __asm__("r12") = px;
-        if (zero != NULL) {
-            __asm__ volatile(MVE_ONE_ROW(MVE_FLIP, MVE_BESIDE)
-                             : [acc] "=w"(acc), [x] "+r"(x)
-                             : MVE_PATCH, [flip] "w"(zero->flip), [beside] "w"(zero->beside)
-                             : MVE_REGISTERS);
-        } else {
-            __asm__ volatile(MVE_ONE_ROW("", MVE_NONE) : [acc] "=w"(acc), [x] "+r"(x) : MVE_PATCH : MVE_REGISTERS);
-        }
+        __asm__ volatile(MVE_ONE_ROW(MVE_FLIP, MVE_BESIDE)
+                         : [acc] "=w"(acc), [x] "+r"(x)
+                         : MVE_PATCH, [flip] "w"(zero->flip), [beside] "w"(zero->beside)
+                         : MVE_REGISTERS);
         return acc;
     }
     register const int8_t *const *row __asm__("r11") = patch->row;
