@@ -177,8 +177,8 @@ def tanh_fixed(a: ArrayLike, integer_bits: int) -> Int64:
 def preprocess_softmax_scaling(beta: float, input_scale: float, integer_bits: int = 5) -> tuple[int, int]:
     """(int32 multiplier, left shift) that takes an int8 difference to Q(integer_bits).
 
-    kernels/internal/quantization_util.cc, PreprocessSoftmaxScaling. ValueError where the reference aborts (the product
-    must exceed 1)."""
+    kernels/internal/quantization_util.cc, PreprocessSoftmaxScaling; ``beta`` and ``input_scale`` are float32 values.
+    ValueError where the reference aborts (the product must exceed 1)."""
     real = min(beta * input_scale * (1 << (31 - integer_bits)), (1 << 31) - 1.0)
     if not real > 1.0:
         raise ValueError(f"beta * scale = {beta * input_scale} is too small")
@@ -190,13 +190,6 @@ def calculate_input_radius(integer_bits: int, left_shift: int, total_signed_bits
     ``left_shift`` < 0 (undefined there) gives the mathematical value."""
     rescaled = ((1 << integer_bits) - 1) * 2.0 ** (total_signed_bits - integer_bits - left_shift)
     return math.floor(rescaled)
-
-
-def softmax_parameters(beta: float, input_scale: float) -> tuple[tuple[int, int], int]:
-    """((multiplier, left shift), diff_min) of an int8 softmax. micro/kernels/softmax_common.cc,
-    CalculateSoftmaxParams; ``beta`` and ``input_scale`` are float32 values."""
-    multiplier, shift = preprocess_softmax_scaling(beta, input_scale)
-    return (multiplier, shift), -calculate_input_radius(5, shift)
 
 
 # ---------------------------------------------------------------- tables: int8 (256,), out = table[in + 128]

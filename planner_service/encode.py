@@ -73,7 +73,7 @@ MAX_DIM = 32767
 #: Left shift of ADD and SUB before their inputs are scaled (TFLite's add.cc, sub.cc for int8).
 BINARY_LEFT_SHIFT = 20
 #: QUICK: what a sum with its bias may reach; most of |x - zero point|, |weight| and |weight in a quad|.
-QUICK_MAX, PIXEL_MAX, WEIGHT_MAX, QUAD_WEIGHT_MAX = 1 << 30, 255, 1 << 7, 1 << 15
+QUICK_MAX, PIXEL_MAX, WEIGHT_MAX, QUAD_WEIGHT_MAX = (1 << 30) - 1, 255, 1 << 7, 1 << 15
 #: Channels of a quad as they lie there.
 QUAD_ORDER = (0, 2, 1, 3)
 
@@ -468,7 +468,7 @@ def _reduce(_: Graph, op: Reduce, __: _Layout) -> _Encoded:
     return _Encoded(
         opcode=Opcode.REDUCE,
         flags=flags,
-        params=struct.pack("<2i", *op.multiplier) if op.kind == "mean" else None,
+        params=struct.pack("<ib3x", *op.multiplier) if op.kind == "mean" else None,
         act=(op.act_min, op.act_max),
     )
 
@@ -478,7 +478,7 @@ def _lut(_: Graph, op: Lut, __: _Layout) -> _Encoded:
 
 
 def _softmax(_: Graph, op: Softmax, __: _Layout) -> _Encoded:
-    return _Encoded(opcode=Opcode.SOFTMAX, params=struct.pack("<3i", *op.multiplier, op.diff_min))
+    return _Encoded(opcode=Opcode.SOFTMAX, params=struct.pack("<ib3x", *op.multiplier))
 
 
 def _reshape(_: Graph, __: Reshape, ___: list[int]) -> _Encoded:

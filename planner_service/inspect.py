@@ -626,7 +626,7 @@ class _Decoder:
         if kind == "mean":
             block = self.block(r.params, 8, name, where)
             parts["requantisation"] = len(block)
-            first, second = struct.unpack("<2i", block)
+            first, second = struct.unpack("<ib3x", block)
             multiplier = (first, second)
         return Reduce(
             name=name,
@@ -645,10 +645,10 @@ class _Decoder:
         return Lut(name=name, inputs=inputs, output=r.output, table=np.frombuffer(block, np.int8), function="table")
 
     def softmax(self, r: OpRecord, name: str, inputs: tuple[int, ...], parts: dict[str, int], where: int) -> Op:
-        block = self.block(r.params, 12, name, where)
+        block = self.block(r.params, 8, name, where)
         parts["requantisation"] = len(block)
-        multiplier, shift, diff_min = struct.unpack("<3i", block)
-        return Softmax(name=name, inputs=inputs, output=r.output, multiplier=(multiplier, shift), diff_min=diff_min)
+        multiplier, shift = struct.unpack("<ib3x", block)
+        return Softmax(name=name, inputs=inputs, output=r.output, multiplier=(multiplier, shift))
 
     def reshape(self, r: OpRecord, name: str, inputs: tuple[int, ...], _: dict[str, int], __: int) -> Op:
         return Reshape(name=name, inputs=inputs, output=r.output)

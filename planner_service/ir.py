@@ -144,10 +144,9 @@ class Lut(Op):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Softmax(Op):
     """Over C. TFLite's fixed-point int8 softmax (reference/softmax.h); output scale 1/256, zero point -128.
-    ``multiplier`` is the (int32, left shift) of PreprocessSoftmaxScaling, ``diff_min`` its -CalculateInputRadius."""
+    ``multiplier`` is the (int32, left shift) of PreprocessSoftmaxScaling; CalculateInputRadius follows from it."""
 
     multiplier: tuple[int, int]
-    diff_min: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -244,11 +244,9 @@ class _Builder:
                 table = np.arange(-128, 128).astype(np.int8)[::-1].copy()
                 self._ops.append(Lut(name=f"lut{number}", inputs=(x,), output=y, table=table, function="reverse"))
             case _:
-                multiplier, diff_min = arith.softmax_parameters(1.0, t.scale)
+                multiplier = arith.preprocess_softmax_scaling(1.0, t.scale)
                 y = self._tensor(f"softmax{number}", t.shape, -128, self._spread[x], 1 / 256)
-                self._ops.append(
-                    Softmax(name=f"softmax{number}", inputs=(x,), output=y, multiplier=multiplier, diff_min=diff_min)
-                )
+                self._ops.append(Softmax(name=f"softmax{number}", inputs=(x,), output=y, multiplier=multiplier))
         return y
 
     def _residual(self, x: int, channels: int) -> int:

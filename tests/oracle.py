@@ -212,8 +212,8 @@ def _reduce(graph: Graph, op: Reduce, ins: list[Int8]) -> Int64:
 def _softmax(graph: Graph, op: Softmax, ins: list[Int8]) -> Int64:
     x = ins[0].astype(np.int64)
     diff = x - x.max(axis=2, keepdims=True)
-    used = diff >= op.diff_min
     multiplier, shift = op.multiplier
+    used = diff >= -(31 * 2**26 >> shift)
     exps = _exp(high_mul(np.where(used, diff, 0) << shift, multiplier))
     total = np.where(used, divide_by_pot(exps, 12), 0).sum(axis=2, keepdims=True)
     headroom = 32 - np.vectorize(lambda v: int(v).bit_length(), otypes=[np.int64])(total)

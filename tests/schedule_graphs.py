@@ -125,11 +125,7 @@ class Maker:
 
     def softmax(self, t: int) -> int:
         output = self.tensor(self._name("softmax"), self.shape(t))
-        self.ops.append(
-            ir.Softmax(
-                name=self._name("softmax"), inputs=(t,), output=output, multiplier=(1374389535, 23), diff_min=-248
-            )
-        )
+        self.ops.append(ir.Softmax(name=self._name("softmax"), inputs=(t,), output=output, multiplier=(1374389535, 23)))
         return output
 
     def reduce(self, t: int, axes: tuple[int, ...], kind: str = "mean") -> int:

@@ -169,11 +169,11 @@ QUICK = {
     "usual": (0, 0.01, True, True),
     "factor of almost a half": (0, 0.4999, True, True),
     "factor of a half": (0, 0.5, False, False),
-    "most": (2**30 - 8 * 255 * 128, 0.01, True, False),
-    "least": (-(2**30) + 8 * 255 * 128, 0.01, True, False),
-    "one more": (2**30 - 8 * 255 * 128 + 1, 0.01, False, False),
-    "most in quads": (2**30 - 9 * 255 * 2**15, 0.01, True, True),
-    "one more in quads": (-(2**30) + 9 * 255 * 2**15 - 1, 0.01, True, False),
+    "most": (2**30 - 1 - 8 * 255 * 128, 0.01, True, False),
+    "least": (1 - 2**30 + 8 * 255 * 128, 0.01, True, False),
+    "one more": (2**30 - 8 * 255 * 128, 0.01, False, False),
+    "most in quads": (2**30 - 1 - 9 * 255 * 2**15, 0.01, True, True),
+    "one more in quads": (-(2**30) + 9 * 255 * 2**15, 0.01, True, False),
 }
 
 

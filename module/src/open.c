@@ -20,6 +20,7 @@ static const bytes_t header_bytes[] = {
     {WEFT_HEADER_RESERVED, 8, 0, 0, BAD(UNKNOWN)}, /* and RESERVED2 */
     {WEFT_HEADER_ALIGN_LOG2, 1, 2, 6, BAD(ALIGN)},
     {WEFT_HEADER_ARENA_BYTES + 3, 1, 0, 0x7f, BAD(ARENA)},
+    {WEFT_HEADER_MACS + 7, 1, 0, 0x7f, BAD(DECLARED)}, /* verify_regions.c counts no further */
 };
 
 /* A figure of the header that the caller may limit. */
@@ -101,85 +102,70 @@ int weft_verify_header(const uint8_t *p, size_t len, const weft_limits_t *limits
     return bad != 0 ? finish(p, bad, &place, err) : WEFT_OK;
 }
 
-/* A section that begins with `head_len` bytes of counts, for the plan's members from `head` on; then come `kinds` of
- * records, without a rest. */
-static bool take(weft_plan_t *plan, const uint8_t *at, uint32_t left, void *head, uint32_t head_len,
-                 const weft_kind_t *kinds, const weft_kind_t *end)
-{
-    uint32_t bytes = head_len;
-    if (at == NULL || bytes > left) {
-        return false;
-    }
-    memcpy(head, at, head_len);
-    plan->io_count = (uint16_t)(plan->input_count + plan->output_count);
-    for (;; kinds++) {
-        at += bytes;
-        left -= bytes;
-        if (kinds == end) {
-            return left == 0;
-        }
-        memcpy((uint8_t *)plan + kinds->base, &at, sizeof at);
-        bytes = (uint32_t)kinds->size * weft_rd16((const uint8_t *)plan + kinds->count); /* counts have 16 bits */
-        if (bytes > left) {
-            return false;
-        }
-    }
-}
-
 typedef char
     graph_head[offsetof(weft_plan_t, reserved) + 2 == offsetof(weft_plan_t, tensor_count) + WEFT_GRAPH_SIZE &&
                        offsetof(weft_plan_t, list_count) == offsetof(weft_plan_t, tensor_count) + WEFT_GRAPH_LIST_COUNT
                    ? 1
                    : -1];
 
-/* Section table, of which those that the engine knows come once, and the bounds of every record: fills the plan. */
+/* Section table, in the order of types, and the bounds of every record: fills the plan. */
 static WEFT_APART int parse(weft_plan_t *plan, weft_place_t *place)
 {
     const uint8_t *p = plan->bytes, *s = p + WEFT_HEADER_SIZE;
     const uint32_t total = weft_rd32(p + WEFT_HEADER_TOTAL_LEN), count = p[WEFT_HEADER_SECTION_COUNT];
-    const uint32_t first = WEFT_HEADER_SIZE + count * WEFT_SECTION_SIZE + WEFT_SIGNATURE_LEN;
-    struct {
-        const uint8_t *at; /* NULL if it is not there */
-        uint32_t len;
-    } sections[WEFT_SECTION_NAMES + 1u];
-    memset(sections, 0, sizeof sections);
+    const uint32_t first = weft_rd16(p + WEFT_HEADER_HEADER_LEN) + WEFT_SIGNATURE_LEN;
+    const weft_kind_t *kind = weft_kinds;
+    uint32_t last = 0; /* type */
     for (uint32_t i = 0; i < count; i++, s += WEFT_SECTION_SIZE) {
-        const uint32_t type = weft_rd16(s + WEFT_SECTION_TYPE);
-        const uint32_t offset = weft_rd32(s + WEFT_SECTION_OFFSET), length = weft_rd32(s + WEFT_SECTION_LENGTH);
+        const uint32_t type = weft_rd16(s + WEFT_SECTION_TYPE), offset = weft_rd32(s + WEFT_SECTION_OFFSET);
+        uint32_t left = weft_rd32(s + WEFT_SECTION_LENGTH);
         place->at = s;
         place->record = i;
-        if (offset % 8u != 0 || offset < first || offset > total || length > total - offset) {
+        if (offset % 8u != 0 || offset < first || offset > total || left > total - offset || type <= last ||
+            (i < WEFT_SECTION_WEIGHTS && type != i + 1u)) {
             return BAD(SECTION);
         }
-        const bool known = type - 1u < WEFT_SECTION_NAMES;
-        if (weft_rd16(s + WEFT_SECTION_FLAGS) > known || weft_rd32(s + WEFT_SECTION_RESERVED) != 0) {
+        if (weft_rd16(s + WEFT_SECTION_FLAGS) > (type <= WEFT_SECTION_NAMES) ||
+            weft_rd32(s + WEFT_SECTION_RESERVED) != 0) {
             return BAD(UNKNOWN);
         }
-        if (known) {
-            if (sections[type].at != NULL) {
+        last = type;
+        const uint8_t *at = p + offset;
+        place->at = at;
+        place->record = WEFT_NONE;
+        if (i < 3) { /* of WEIGHTS in the end */
+            plan->weights = at;
+            plan->weights_len = left;
+        }
+        if (i >= 2) {
+            continue;
+        }
+        /* GRAPH and SCHEDULE begin with counts, for the plan's first members; then come records, without a rest. */
+        uint32_t bytes = WEFT_GRAPH_SIZE - i * (WEFT_GRAPH_SIZE - WEFT_SCHEDULE_SIZE);
+        if (bytes > left) {
+            return BAD(SECTION);
+        }
+        memcpy((uint8_t *)plan + i * WEFT_GRAPH_SIZE, at, bytes);
+        plan->io_count = (uint16_t)(plan->input_count + plan->output_count);
+        for (;; kind++) {
+            at += bytes;
+            left -= bytes;
+            if (kind == weft_kinds + WEFT_GRAPH_KINDS + i * (WEFT_KINDS - WEFT_GRAPH_KINDS)) {
+                break;
+            }
+            memcpy((uint8_t *)plan + kind->base, &at, sizeof at);
+            bytes = (uint32_t)kind->size * weft_rd16((const uint8_t *)plan + kind->count); /* counts have 16 bits */
+            if (bytes > left) {
                 return BAD(SECTION);
             }
-            sections[type].at = p + offset;
-            sections[type].len = length;
+        }
+        if (left != 0 || ((plan->tensor_count - 1u) | (plan->op_count - 1u)) >= 4096u ||
+            ((plan->input_count - 1u) | (plan->output_count - 1u)) >= 16u || plan->reserved != 0 ||
+            (i > 0 && plan->stage_count == 0)) {
+            return BAD(SECTION);
         }
     }
-    place->record = WEFT_NONE;
-    place->at = sections[WEFT_SECTION_GRAPH].at;
-    if (!take(plan, place->at, sections[WEFT_SECTION_GRAPH].len, &plan->tensor_count, WEFT_GRAPH_SIZE, weft_kinds,
-              weft_kinds + WEFT_GRAPH_KINDS) ||
-        plan->tensor_count - 1u >= 4095u || plan->op_count - 1u >= 4095u || plan->input_count - 1u >= 16u ||
-        plan->output_count - 1u >= 16u || plan->reserved != 0) {
-        return BAD(SECTION);
-    }
-    place->at = sections[WEFT_SECTION_SCHEDULE].at;
-    if (!take(plan, place->at, sections[WEFT_SECTION_SCHEDULE].len, &plan->stage_count, WEFT_SCHEDULE_SIZE,
-              weft_kinds + WEFT_GRAPH_KINDS, weft_kinds + WEFT_KINDS) ||
-        plan->stage_count == 0) {
-        return BAD(SECTION);
-    }
-    place->at = plan->weights = sections[WEFT_SECTION_WEIGHTS].at;
-    plan->weights_len = sections[WEFT_SECTION_WEIGHTS].len;
-    return plan->weights == NULL ? BAD(SECTION) : 0;
+    return 0;
 }
 
 int weft_open(weft_plan_t *plan, const void *bytes, size_t len, const weft_limits_t *limits, weft_error_t *err)
@@ -190,12 +176,8 @@ int weft_open(weft_plan_t *plan, const void *bytes, size_t len, const weft_limit
         bad = (uintptr_t)bytes % WEFT_PLAN_ALIGN != 0 ? BAD(ALIGN) : check_header(bytes, len, limits, &place);
     }
     if (bad == 0) {
-        memset(plan, 0, sizeof *plan);
         plan->bytes = bytes;
         bad = parse(plan, &place);
-        if (place.at == NULL) { /* a section that is not in the table */
-            place.at = plan->bytes + WEFT_HEADER_SIZE;
-        }
     }
     if (bad == 0) {
         bad = weft_verify_records(plan, &place);

@@ -82,16 +82,24 @@ void weft_field(const weft_op_t *op, uint32_t axis, int32_t *lo, int32_t *hi)
 uint32_t weft_acc_bytes(const weft_plan_t *plan, const weft_op_t *op, const weft_entry_t *e,
                         const weft_segment_t *segment)
 {
-    /* Axes that the operator sums over; what it does not sum over has an accumulator each. */
-    const uint32_t over = WEFT_IS(op, FULLY_CONNECTED) ? ~0u : op->flags;
-    const bool over_h = (over & WEFT_OP_REDUCE_H) != 0, over_w = (over & WEFT_OP_REDUCE_W) != 0;
-    const uint32_t row_steps = over_h ? segment->row_steps : 1, col_steps = over_w ? segment->col_steps : 1;
-    if (!weft_consumes(op) || row_steps * col_steps <= 1) {
+    if (!weft_consumes(op)) {
         return 0;
     }
+    /* Steps of the axes that the operator sums over; what it does not sum over has an accumulator each. */
+    const uint32_t over = WEFT_IS(op, FULLY_CONNECTED) ? ~0u : op->flags;
     const weft_tensor_t *in = weft_tensor_at(plan, op->input0);
-    const int32_t pixels = !over_h ? weft_min(e->row_adv, in->h) : over_w ? 1 : in->w;
-    return 4u * (uint32_t)(pixels * weft_tensor_at(plan, op->output)->c);
+    uint32_t steps = 1, accumulators = weft_tensor_at(plan, op->output)->c;
+    if ((over & WEFT_OP_REDUCE_H) != 0) {
+        steps = segment->row_steps;
+    } else {
+        accumulators *= (uint32_t)weft_min(e->row_adv, in->h);
+    }
+    if ((over & WEFT_OP_REDUCE_W) != 0) {
+        steps *= segment->col_steps;
+    } else {
+        accumulators *= in->w;
+    }
+    return steps > 1 ? 4u * accumulators : 0;
 }
 
 bool weft_read_rows(const weft_reads_t *reads, int32_t step, weft_range_t *rows)

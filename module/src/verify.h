@@ -64,6 +64,12 @@ int weft_check_const(const weft_plan_t *plan, const void *record, uint32_t i);
 int weft_check_io(const weft_plan_t *plan, const void *record, uint32_t i);
 int weft_check_op(const weft_plan_t *plan, const void *record, uint32_t i);
 
+/* The entry that makes a network input or output. */
+const weft_entry_t *weft_io_entry(const weft_plan_t *plan, uint32_t io);
+
+/* The read is of a whole tensor, or of an operand that is broadcast. */
+bool weft_reads_whole(const weft_reads_t *reads);
+
 /* Regions, windows, reads (rules 1 to 5 of docs/design.md), and the declared figures (rule 7). */
 int weft_verify_regions(const weft_plan_t *plan, weft_place_t *place);
 

@@ -2,8 +2,14 @@
 /* Rule 6 of docs/design.md: windows that are live together do not overlap and lie inside the arena. */
 #include "verify.h"
 
-/* Blocks of a stage: counters, scratch, then two per entry, of which the second is its line store or accumulators. */
+/*
+ * Blocks of a stage: counters, scratch, then two per entry, of which the second is its line store or accumulators.
+ * Their offsets are words that follow one another in STAGE and ENTRY.
+ */
 enum { STATE, SCRATCH, WINDOW, AUX };
+
+/* Tiles are live in their segment only. Of some, nothing is kept from one column step to the next. */
+enum { OTHER, KEEPS = 1, PASSES = 2 };
 
 /* A block of the arena. They are walked in the order of the plan: inputs that are placed, then stage by stage. */
 typedef struct {
@@ -14,44 +20,40 @@ typedef struct {
     const weft_stage_t *stage;
     uint32_t part;
     uint32_t entries_left, segments_left, stages_left; /* of the segment, the stage, the plan; with this one */
-    uint32_t begin, end;                               /* UINT32_MAX if it lies beyond */
+    const uint8_t *record;                             /* that tells its offset */
+    uint32_t begin, end;                               /* less than `begin` if it lies beyond 2^32 */
+    uint32_t tile;
 } block_t;
-
-/* Bytes of an entry's window. */
-static uint32_t window_bytes(const weft_entry_t *e, const weft_tensor_t *t)
-{
-    int32_t rows = t->h, columns = t->w, channels = t->c;
-    if (e->policy == WEFT_POLICY_EXTERNAL) {
-        return 0;
-    }
-    if (e->policy == WEFT_POLICY_ROWS) {
-        rows = e->keep;
-    } else if (e->policy == WEFT_POLICY_TILE) {
-        rows = weft_min(e->row_ext - e->keep, rows);
-        columns = weft_min(e->col_ext, columns);
-        channels = e->slice != 0 ? e->slice : channels;
-    }
-    return (uint32_t)(rows * columns * channels);
-}
 
 /* Bytes of the block, and where it begins. */
 static uint32_t extent(block_t *b)
 {
     const weft_plan_t *plan = b->plan;
     const weft_entry_t *e = b->entry;
-    if (b->part < WINDOW) {
-        b->begin = b->part == STATE ? b->stage->state : b->stage->scratch;
+    const bool window = b->part >= WINDOW;
+    b->tile = OTHER;
+    b->record = window ? (const uint8_t *)e : (const uint8_t *)b->stage;
+    b->begin = weft_rd32(b->record + (window ? WEFT_ENTRY_OFFSET - 4 * WINDOW : WEFT_STAGE_STATE) + 4 * b->part);
+    if (!window) {
         return b->part == STATE ? 4u * b->stage->segment_count : b->stage->scratch_len;
     }
     const weft_tensor_t *t = weft_tensor_at(plan, weft_entry_tensor(plan, e));
-    b->begin = b->part == WINDOW ? e->offset : e->aux;
-    if (b->part == WINDOW) {
-        return window_bytes(e, t);
+    int32_t rows = t->h, columns = t->w, channels = t->c;
+    const uint32_t policy = e->policy;
+    if (b->part == AUX && policy != WEFT_POLICY_TILE) {
+        return weft_is_input(e) ? 0 : weft_acc_bytes(plan, weft_op_at(plan, e->op), e, b->segment);
     }
-    if (e->policy == WEFT_POLICY_TILE) {
-        return (uint32_t)(weft_min(e->keep, t->h) * t->w * t->c);
+    if (b->part == AUX || policy == WEFT_POLICY_ROWS) {
+        rows = weft_min(e->keep, rows);
+    } else if (policy == WEFT_POLICY_TILE) {
+        rows = weft_min(e->row_ext - e->keep, rows);
+        columns = weft_min(e->col_ext, columns);
+        channels = e->slice != 0 ? e->slice : channels;
+        b->tile = e->keep == 0 && e->col_ext == e->col_adv ? PASSES : KEEPS;
+    } else if (policy == WEFT_POLICY_EXTERNAL) {
+        return 0;
     }
-    return weft_is_input(e) ? 0 : weft_acc_bytes(plan, weft_op_at(plan, e->op), e, b->segment);
+    return (uint32_t)(rows * columns * channels);
 }
 
 /* Next block that is not empty; false at the end. */
@@ -79,9 +81,6 @@ static bool next(block_t *b)
         size = extent(b);
     } while (size == 0);
     b->end = b->begin + size;
-    if (b->end < size) {
-        b->end = UINT32_MAX;
-    }
     return true;
 }
 
@@ -96,23 +95,11 @@ static const weft_entry_t *last_reader(const weft_plan_t *plan, const weft_entry
         }
     }
     for (uint32_t i = plan->input_count; i < plan->io_count; i++) {
-        if (weft_io_tensor(plan, i) == weft_entry_tensor(plan, e)) {
+        if (weft_io_entry(plan, i) == e) {
             last = r.end;
         }
     }
     return last;
-}
-
-/* A tile, which is live in its segment only. */
-static WEFT_APART bool is_tile(const block_t *b)
-{
-    return b->part == WINDOW && b->entry->policy == WEFT_POLICY_TILE;
-}
-
-/* Nothing of the tile is kept from one column step to the next. */
-static bool passes(const weft_entry_t *e)
-{
-    return e->keep == 0 && e->col_ext == e->col_adv;
 }
 
 /*
@@ -126,8 +113,8 @@ static bool apart(const block_t *x, const block_t *y, const weft_entry_t *last)
     if (x->end <= y->begin || y->end <= x->begin) {
         return true;
     }
-    if (is_tile(x) && is_tile(y)) {
-        return x->segment != y->segment || (passes(x->entry) && passes(e) && last < e);
+    if (x->tile != OTHER && y->tile != OTHER) {
+        return x->segment != y->segment || ((x->tile & y->tile) == PASSES && last < e);
     }
     return x->stage != y->stage && y->part == WINDOW && e->flags != 0 && last <= e && y->begin <= x->begin;
 }
@@ -148,7 +135,7 @@ int weft_verify_arena(const weft_plan_t *plan, weft_place_t *place)
     x.stages_left = plan->stage_count + 1u;
     while (next(&x)) {
         block_t y = x;
-        int r = x.begin % 4u == 0 && x.end <= arena_bytes ? 0 : BAD(ARENA);
+        int r = x.begin % 4u == 0 && x.begin <= x.end && x.end <= arena_bytes ? 0 : BAD(ARENA);
         const weft_entry_t *last = x.part == WINDOW ? last_reader(plan, x.entry) : x.entry;
         while (r == 0 && next(&y) && y.stage_first <= last) {
             if (!apart(&x, &y, last)) {
@@ -156,7 +143,7 @@ int weft_verify_arena(const weft_plan_t *plan, weft_place_t *place)
             }
         }
         if (r != 0) {
-            place->at = y.part < WINDOW ? (const void *)y.stage : y.entry;
+            place->at = y.record;
             return r;
         }
         top = x.end > top ? x.end : top;

@@ -3,7 +3,7 @@
 #include "verify.h"
 
 /* Whether [offset, offset + size) lies in WEIGHTS, 4-aligned. */
-static bool in_weights(const weft_plan_t *plan, uint32_t offset, uint32_t size)
+static WEFT_APART bool in_weights(const weft_plan_t *plan, uint32_t offset, uint32_t size)
 {
     return offset % 4u == 0 && offset <= plan->weights_len && size <= plan->weights_len - offset;
 }
@@ -24,12 +24,11 @@ int weft_check_tensor(const weft_plan_t *plan, const void *record, uint32_t i)
     (void)plan;
     (void)i;
     const weft_tensor_t *t = record;
-    for (uint32_t axis = 0; axis < 3; axis++) {
-        if ((uint32_t)weft_size(t, axis) - 1u >= 32767u) {
-            return BAD(SHAPE);
-        }
+    const uint32_t h = t->h, w = t->w, c = t->c;
+    if ((h | w | c) > 32767u || c == 0 || h * w - 1u >= INT32_MAX / 2u / c) {
+        return BAD(SHAPE);
     }
-    return (uint32_t)t->h * t->w > INT32_MAX / 2u / t->c ? BAD(SHAPE) : t->flags > WEFT_TENSOR_CONST ? BAD(UNKNOWN) : 0;
+    return t->flags > WEFT_TENSOR_CONST ? BAD(UNKNOWN) : 0;
 }
 
 int weft_check_const(const weft_plan_t *plan, const void *record, uint32_t i)
@@ -50,57 +49,19 @@ int weft_check_io(const weft_plan_t *plan, const void *record, uint32_t i)
     (void)i;
     const uint8_t *p = record;
     const uint32_t n = weft_rd16(p + WEFT_IO_TENSOR);
-    return n >= plan->tensor_count                                             ? BAD(INDEX)
-           : is_const(weft_tensor_at(plan, n))                                 ? BAD(GRAPH)
-           : p[WEFT_IO_DTYPE] > WEFT_DTYPE_FLOAT32 || p[WEFT_IO_RESERVED] != 0 ? BAD(UNKNOWN)
-                                                                               : 0;
-}
-
-/* Multiplier at `p`, and its shift, which may be up to `most`. */
-static bool good_scale(const uint8_t *p, int32_t shift, int32_t most)
-{
-    return (int32_t)weft_rd32(p) >= 0 && shift >= -31 && shift <= most;
-}
-
-/*
- * bias, multiplier, shift and weights of the operators that multiply; `taps` is the length of one dot product. Weights
- * in quads have 16 bits, and sums of any such fit.
- */
-static int check_dense(const weft_plan_t *plan, const weft_op_t *op, uint32_t n, uint32_t taps)
-{
-    const bool quick = (op->flags & WEFT_OP_QUICK) != 0, quads = quick && WEFT_IS(op, DWCONV2D);
-    const uint64_t weights = (uint64_t)taps * (quads ? 2u * ((n + 3u) & ~3u) : n);
-    const uint32_t reach = quads ? 255u << 15 : 255u << 7, limit = quick ? 1u << 30 : INT32_MAX; /* of a product */
-    const uint32_t scales = (op->flags & WEFT_OP_PER_TENSOR) != 0 ? 1 : n, shifts = (scales + 3u) & ~3u;
-    if (weights > INT32_MAX || !in_weights(plan, op->params, 4u * n + 4u * scales + shifts + (uint32_t)weights)) {
-        return BAD(WEIGHTS);
-    }
-    if (taps > limit / reach) {
-        return BAD(OVERFLOW);
-    }
-    const uint8_t *p = plan->weights + op->params;
-    const int32_t room = (int32_t)(limit - taps * reach);
-    for (uint32_t i = n; i > 0; i--, p += 4) {
-        const int32_t bias = (int32_t)weft_rd32(p);
-        if (bias > room || bias < -room) {
-            return BAD(OVERFLOW);
-        }
-    }
-    const int8_t *shift = (const int8_t *)p + 4u * scales;
-    for (uint32_t i = scales; i > 0; i--, p += 4) {
-        if (!good_scale(p, *shift++, quick ? -1 : 30)) {
-            return BAD(PARAM);
-        }
-    }
-    return 0;
+    return n >= plan->tensor_count                             ? BAD(INDEX)
+           : is_const(weft_tensor_at(plan, n))                 ? BAD(GRAPH)
+           : weft_rd16(p + WEFT_IO_DTYPE) > WEFT_DTYPE_FLOAT32 ? BAD(UNKNOWN) /* type, or the byte behind it not 0 */
+                                                               : 0;
 }
 
 /*
  * Of each opcode, the flags that it may carry; which pairs of fields it uses: kernel, stride, dilation, padding (the
- * others are 1, padding 0); on which axes the output is as large as
- * each input: times the factor of a RESIZE, 1 where it is summed over, and an operand of 1 is broadcast.
+ * others are 1, padding 0); on which axes the output is as large as each input: times the factor of a RESIZE, 1 where
+ * it is summed over, and an operand of 1 is broadcast.
  */
 #define USES_KERNEL 0x100u
+#define USES_STRIDE 0x200u
 #define USES_PADDING 0x800u
 #define USES_WINDOW 0xf00u
 #define CHANNELS_AGREE 0x1000u
@@ -117,7 +78,7 @@ static const uint16_t uses[WEFT_OPCODE_MAX + 1u] = {
     [WEFT_OP_MUL] = ALL_AGREE,
     [WEFT_OP_CONCAT] = USES_KERNEL | ALL_AGREE,
     [WEFT_OP_PAD] = USES_PADDING | CHANNELS_AGREE,
-    [WEFT_OP_AVGPOOL] = WEFT_OP_COUNT_PAD | USES_WINDOW | CHANNELS_AGREE,
+    [WEFT_OP_AVGPOOL] = WEFT_OP_COUNT_PAD | USES_KERNEL | USES_STRIDE | USES_PADDING | CHANNELS_AGREE,
     [WEFT_OP_MAXPOOL] = USES_WINDOW | CHANNELS_AGREE,
     [WEFT_OP_REDUCE] = WEFT_OP_REDUCE_H | WEFT_OP_REDUCE_W | WEFT_OP_REDUCE_AVG | WEFT_OP_REDUCE_MAX | ALL_AGREE,
     [WEFT_OP_LUT] = ALL_AGREE,
@@ -136,8 +97,8 @@ static int check_fields(const weft_plan_t *plan, const weft_op_t *op)
         return BAD(UNKNOWN);
     }
     const bool concat = WEFT_IS(op, CONCAT);
-    if (concat && (op->kernel_h > 2 || op->input1 - 1u >= WEFT_MAX_INPUTS || op->input0 > plan->list_count ||
-                   op->input1 > plan->list_count - op->input0)) {
+    if (concat &&
+        (op->kernel_h > 2 || op->input1 - 1u >= WEFT_MAX_INPUTS || op->input0 + op->input1 > plan->list_count)) {
         return BAD(INDEX);
     }
     for (uint32_t i = concat ? 2 : 0; i < 8; i++) {
@@ -149,11 +110,6 @@ static int check_fields(const weft_plan_t *plan, const weft_op_t *op)
     if (op->groups == 0 || (op->opcode != WEFT_OP_PAD && op->act_min > op->act_max)) {
         return BAD(PARAM);
     }
-    for (uint32_t k = 0; k < weft_op_inputs(op); k++) {
-        if (weft_op_input(plan, op, k) >= plan->tensor_count) {
-            return BAD(INDEX);
-        }
-    }
     return op->output >= plan->tensor_count ? BAD(INDEX) : is_const(weft_tensor_at(plan, op->output)) ? BAD(GRAPH) : 0;
 }
 
@@ -162,7 +118,7 @@ static WEFT_APART bool axis_agrees(const weft_op_t *op, uint32_t axis, int32_t i
 {
     if (axis == 2) {
         if (WEFT_IS(op, CONV2D)) {
-            return in % op->groups == 0 && out % op->groups == 0;
+            return in % op->groups + out % op->groups == 0;
         }
         if (WEFT_IS(op, DWCONV2D)) {
             return out % in == 0;
@@ -171,7 +127,7 @@ static WEFT_APART bool axis_agrees(const weft_op_t *op, uint32_t axis, int32_t i
         /* Every output position has a tap inside the tensor, so the divisor is not zero. */
         const int32_t dilation = weft_dilation(op, axis), pad = weft_pad_before(op, axis);
         return pad <= (weft_kernel(op, axis) - 1) * dilation && (out - 1) * weft_stride(op, axis) - pad < in &&
-               (dilation == 1 || (in >= dilation && op->opcode == WEFT_OP_MAXPOOL));
+               dilation <= in;
     } else if (WEFT_IS(op, RESIZE)) {
         in *= weft_kernel(op, axis);
         if ((op->flags & WEFT_OP_RESIZE_TABLE) != 0) {
@@ -183,49 +139,84 @@ static WEFT_APART bool axis_agrees(const weft_op_t *op, uint32_t axis, int32_t i
     return in == out || ((uint32_t)uses[op->opcode] << axis & ROWS_AGREE) == 0 || (weft_is_binary(op) && in == 1);
 }
 
-/* Whether the shapes of inputs and output suit the operator. Inputs of a CONCAT add up to the output along its axis. */
-static bool agrees(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *out)
-{
-    int32_t sum = 0;
-    for (uint32_t k = 0; k < weft_op_inputs(op); k++) {
-        const weft_tensor_t *in = weft_tensor_at(plan, weft_op_input(plan, op, k));
-        for (uint32_t axis = 0; axis < 3; axis++) {
-            const int32_t size = weft_size(in, axis);
-            if (WEFT_IS(op, CONCAT) && axis == op->kernel_h) {
-                sum += size;
-            } else if (!axis_agrees(op, axis, size, weft_size(out, axis))) {
-                return false;
-            }
-        }
-    }
-    return !WEFT_IS(op, CONCAT) || sum == weft_size(out, op->kernel_h);
-}
+/*
+ * Of each opcode, what its parameters are made of: a multiple of 8 bytes, and in the two lowest bits, how many
+ * multipliers are among them. Nothing here for those whose parameters depend on shapes.
+ */
+static const uint8_t blocks[WEFT_OPCODE_MAX + 1u] = {
+    [WEFT_OP_ADD] = 16 / 2 | 3, [WEFT_OP_SUB] = 16 / 2 | 3,    [WEFT_OP_MUL] = 16 / 2 | 3,
+    [WEFT_OP_LUT] = 256 / 2,    [WEFT_OP_SOFTMAX] = 8 / 2 | 1, [WEFT_OP_REDUCE] = 8 / 2 | 1,
+};
 
-/* Parameters other than check_dense()'s, at `p`. */
-static WEFT_APART int check_params(const weft_op_t *op, const uint8_t *p, const weft_tensor_t *in,
+/* Parameters, of which none lie outside WEIGHTS; `in`: the first input. */
+static WEFT_APART int check_params(const weft_plan_t *plan, const weft_op_t *op, const weft_tensor_t *in,
                                    const weft_tensor_t *out)
 {
-    bool good = true;
-    if (weft_is_binary(op)) {
-        good = good_scale(p, (int8_t)p[12], 0) && good_scale(p + 4, (int8_t)p[13], 0) &&
-               good_scale(p + 8, (int8_t)p[14], 30) && p[15] <= 20;
-    } else if (WEFT_IS(op, RESIZE)) {
-        for (uint32_t i = 0; good && i < (uint32_t)out->h + out->w; i++, p += 2) {
-            good = weft_rd16(p) < (i < out->h ? in->h : in->w);
+    const uint32_t quick = op->flags / WEFT_OP_QUICK; /* the highest bit */
+    int32_t room = 0;
+    uint32_t size = blocks[op->opcode], scales = size & 3u, biases = 0;
+    size = (size & ~3u) * 2u;
+    if (WEFT_IS(op, CONV2D) || WEFT_IS(op, DWCONV2D) || WEFT_IS(op, FULLY_CONNECTED)) {
+        uint32_t taps = (uint32_t)op->kernel_h * op->kernel_w; /* the length of one dot product */
+        if (WEFT_IS(op, CONV2D)) {
+            taps *= in->c / (uint32_t)op->groups;
         }
-    } else if (WEFT_IS(op, REDUCE) || WEFT_IS(op, SOFTMAX)) {
-        const int32_t shift = (int32_t)weft_rd32(p + 4);
-        good = good_scale(p, shift, 30);
-        if (WEFT_IS(op, SOFTMAX)) {
-            const int32_t diff_min = (int32_t)weft_rd32(p + 8);
-            good = good && shift >= 0 && diff_min <= 0;
-            /* Differences down to diff_min, at most 255, are shifted left; exponentials are Q12.19 sums over C. */
-            if (good && ((diff_min < -255 ? 255 : -diff_min) > INT32_MAX >> shift || in->c >= 4096)) {
-                return BAD(OVERFLOW);
+        if (WEFT_IS(op, FULLY_CONNECTED)) {
+            taps = volume(in);
+        }
+        uint32_t limit = INT32_MAX >> quick, reach = 255u << 7, columns = biases = out->c;
+        if (quick != 0 && WEFT_IS(op, DWCONV2D)) { /* in quads, with 16 bits */
+            reach = 255u << 15;
+            columns = 2u * ((columns + 3u) & ~3u);
+        }
+        if (taps > limit / reach) {
+            return BAD(OVERFLOW);
+        }
+        room = (int32_t)(limit - taps * reach);
+        scales = (op->flags & WEFT_OP_PER_TENSOR) != 0 ? 1 : biases;
+        size = 4u * biases + taps * columns + 4u * scales + ((scales + 3u) & ~3u); /* below 2^32; WEIGHTS, below 2^31 */
+    }
+    /* Exponentials are Q12.19 sums over C. */
+    if ((WEFT_IS(op, SOFTMAX) && in->c >= 4096) || (WEFT_IS(op, REDUCE) && in->h * in->w > INT32_MAX / 256)) {
+        return BAD(OVERFLOW);
+    }
+    if (WEFT_IS(op, REDUCE) && (op->flags & (WEFT_OP_REDUCE_AVG | WEFT_OP_REDUCE_MAX)) != 0) {
+        return 0;
+    }
+    if (WEFT_IS(op, RESIZE) && (op->flags & WEFT_OP_RESIZE_TABLE) != 0) {
+        size = 2u * (((uint32_t)out->h + out->w + 1u) & ~1u);
+    }
+    if (size == 0) {
+        return 0;
+    }
+    if (!in_weights(plan, op->params, size)) {
+        return BAD(WEIGHTS);
+    }
+    const uint8_t *p = plan->weights + op->params;
+    for (; biases > 0; biases--, p += 4) {
+        const int32_t bias = (int32_t)weft_rd32(p);
+        if ((uint32_t)bias + (uint32_t)room > 2u * (uint32_t)room) {
+            return BAD(OVERFLOW);
+        }
+    }
+    const int8_t *shift = (const int8_t *)p + 4u * scales; /* behind the multipliers, one byte each */
+    for (; scales > 0; scales--, p += 4, shift++) {
+        if ((int32_t)weft_rd32(p) < 0 || *shift < -31 || *shift > 30 - 31 * (int32_t)quick) {
+            return BAD(PARAM);
+        }
+    }
+    if ((WEFT_IS(op, SOFTMAX) && shift[-1] < 0) ||
+        (weft_is_binary(op) && (shift[-3] > 0 || shift[-2] > 0 || (uint8_t)shift[0] > 20))) {
+        return BAD(PARAM);
+    }
+    if (WEFT_IS(op, RESIZE)) {
+        for (uint32_t n = 0; n < (uint32_t)out->h + out->w; n++, p += 2) {
+            if (weft_rd16(p) >= (n < out->h ? in->h : in->w)) {
+                return BAD(PARAM);
             }
         }
     }
-    return good ? 0 : BAD(PARAM);
+    return 0;
 }
 
 int weft_check_op(const weft_plan_t *plan, const void *record, uint32_t i)
@@ -236,38 +227,27 @@ int weft_check_op(const weft_plan_t *plan, const void *record, uint32_t i)
     if (bad != 0) {
         return bad;
     }
-    const weft_tensor_t *in = weft_tensor_at(plan, weft_op_input(plan, op, 0)), *out = weft_tensor_at(plan, op->output);
-    if (!agrees(plan, op, out) || (WEFT_IS(op, RESHAPE) && volume(in) != volume(out)) ||
+    const bool concat = WEFT_IS(op, CONCAT);
+    const weft_tensor_t *in, *const out = weft_tensor_at(plan, op->output);
+    int32_t rest = concat ? weft_size(out, op->kernel_h) : 0; /* of the output, that the inputs make up along an axis */
+    uint32_t k = weft_op_inputs(op);
+    do { /* the first one comes last */
+        const uint32_t n = weft_op_input(plan, op, --k);
+        if (n >= plan->tensor_count) {
+            return BAD(INDEX);
+        }
+        in = weft_tensor_at(plan, n);
+        for (uint32_t axis = 0; axis < 3; axis++) {
+            if (concat && axis == op->kernel_h) {
+                rest -= weft_size(in, axis);
+            } else if (!axis_agrees(op, axis, weft_size(in, axis), weft_size(out, axis))) {
+                return BAD(SHAPE);
+            }
+        }
+    } while (k > 0);
+    if (rest != 0 || (WEFT_IS(op, RESHAPE) && volume(in) != volume(out)) ||
         (WEFT_IS(op, REDUCE) && (op->flags & (WEFT_OP_REDUCE_H | WEFT_OP_REDUCE_W)) == 0)) {
         return BAD(SHAPE);
     }
-    if (WEFT_IS(op, CONV2D) || WEFT_IS(op, DWCONV2D) || WEFT_IS(op, FULLY_CONNECTED)) {
-        const uint32_t channels = WEFT_IS(op, CONV2D)            ? in->c / (uint32_t)op->groups
-                                  : WEFT_IS(op, FULLY_CONNECTED) ? volume(in)
-                                                                 : 1;
-        return check_dense(plan, op, out->c, (uint32_t)op->kernel_h * op->kernel_w * channels);
-    }
-    uint32_t size = weft_is_binary(op) ? 16 : 0; /* bytes of parameters */
-    if (WEFT_IS(op, LUT)) {
-        size = 256;
-    }
-    if (WEFT_IS(op, SOFTMAX)) {
-        size = 12;
-    }
-    if (WEFT_IS(op, REDUCE)) {
-        size = 8;
-        if (in->h * in->w > INT32_MAX / 256) {
-            return BAD(OVERFLOW);
-        }
-        if ((op->flags & (WEFT_OP_REDUCE_AVG | WEFT_OP_REDUCE_MAX)) != 0) {
-            return 0;
-        }
-    }
-    if (WEFT_IS(op, RESIZE) && (op->flags & WEFT_OP_RESIZE_TABLE) != 0) {
-        size = 2u * (((uint32_t)out->h + out->w + 1u) & ~1u);
-    }
-    if (size == 0) {
-        return 0;
-    }
-    return in_weights(plan, op->params, size) ? check_params(op, plan->weights + op->params, in, out) : BAD(WEIGHTS);
+    return check_params(plan, op, in, out);
 }

@@ -9,14 +9,6 @@ static int check_stage(const weft_plan_t *plan, const void *record, uint32_t i)
     return ((const weft_stage_t *)record)->segment_count <= WEFT_MAX_SEGMENTS ? 0 : BAD(INDEX);
 }
 
-static int check_segment(const weft_plan_t *plan, const void *record, uint32_t i)
-{
-    (void)plan;
-    (void)i;
-    const weft_segment_t *s = record;
-    return s->row_steps != 0 && s->col_steps != 0 ? 0 : BAD(INDEX);
-}
-
 /*
  * The tensor that an entry produces is mapped to it. What is placed is a network input, resident or external; flags of
  * others are looked at later.
@@ -62,7 +54,7 @@ const weft_kind_t weft_kinds[WEFT_KINDS] = {
     KIND(ios, io_count, WEFT_IO_SIZE, 0, weft_check_io),
     KIND(lists, list_count, 2, 0, NULL),
     KIND(stages, stage_count, WEFT_STAGE_SIZE, OWNS_FROM(reserved), check_stage), /* from 0 */
-    KIND(segments, segment_count, WEFT_SEGMENT_SIZE, OWNS_FROM(placed_count), check_segment),
+    KIND(segments, segment_count, WEFT_SEGMENT_SIZE, OWNS_FROM(placed_count), NULL),
     KIND(entries, entry_count, WEFT_ENTRY_SIZE, 0, check_entry),
     KIND(entry_of, tensor_count, 2, 0, check_produced),
 };
@@ -74,11 +66,12 @@ static uint32_t member16(const weft_plan_t *plan, uint32_t at)
 
 int weft_verify_records(const weft_plan_t *plan, weft_place_t *place)
 {
+    uint32_t mask = 0; /* of opcodes, which are below 32 */
     for (const weft_kind_t *k = weft_kinds; k != weft_kinds + WEFT_KINDS; k++) {
         const uint8_t *record = *(const uint8_t *const *)(const void *)((const uint8_t *)plan + k->base);
         const uint32_t count = member16(plan, k->count);
         uint32_t first = member16(plan, k->owns); /* of those that the record owns */
-        for (uint32_t i = 0; k->check != NULL && i < count; i++, record += k->size) {
+        for (uint32_t i = 0; i < count; i++, record += k->size) {
             place->at = record;
             place->record = i;
             if (k->owns != 0) {
@@ -88,9 +81,12 @@ int weft_verify_records(const weft_plan_t *plan, weft_place_t *place)
                 }
                 first += n;
             }
-            const int bad = k->check(plan, record, i);
+            const int bad = k->check != NULL ? k->check(plan, record, i) : 0;
             if (bad != 0) {
                 return bad;
+            }
+            if (k == &weft_kinds[1]) {
+                mask |= 1u << *record;
             }
         }
     }
@@ -102,11 +98,7 @@ int weft_verify_records(const weft_plan_t *plan, weft_place_t *place)
         plan->tensor_count != plan->entry_count + plan->const_count) {
         return BAD(GRAPH);
     }
-    uint32_t mask = 0; /* opcodes are below 32 */
-    for (uint32_t i = 0; i < plan->op_count; i++) {
-        mask |= 1u << weft_op_at(plan, i)->opcode;
-    }
     place->at = plan->bytes + WEFT_HEADER_OP_MASK;
     place->record = WEFT_NONE;
-    return mask == weft_rd64(plan->bytes + WEFT_HEADER_OP_MASK) ? 0 : BAD(DECLARED);
+    return mask == weft_rd64(place->at) ? 0 : BAD(DECLARED);
 }

@@ -5,8 +5,11 @@
 /* Largest |position| that a region may reach: keeps every sum and product of positions in 32 bits. */
 #define FAR (1 << 30)
 
-/* In the order of the header's fields, of which the first three have 64 bits. */
-enum { MACS, BASE_MACS, ELEMENTS, ROW_STEPS, CALLS, FIGURES };
+/* Figures, as they lie in the header; MACs [0] as executed, [1] without repetition. */
+typedef struct WEFT_RECORD {
+    uint64_t macs[2], elements;
+    uint32_t row_steps, calls;
+} figures_t;
 
 /* The entry that is looked at, and where it is. */
 typedef struct {
@@ -15,31 +18,35 @@ typedef struct {
     weft_span_t rows;                 /* that a step makes */
     const weft_segment_t *segment;
     const weft_entry_t *segment_first, *stage_first;
-    uint32_t channels;     /* of what the segment's first entry makes */
-    bool sink;             /* the stage's last entry */
-    uint64_t sum[FIGURES]; /* of all entries so far */
+    uint32_t channels; /* of what the segment's first entry makes */
+    uint32_t behind;   /* entries of the segment behind it, and 2^16 times the stage's segments behind that */
+    figures_t sum;     /* of all entries so far */
 } entry_t;
 
 /* The policy suits the operator (NULL: a streamed input) and its place, and keeps as many rows as it may. */
 static WEFT_APART bool suits(const entry_t *c, const weft_op_t *op)
 {
     const weft_entry_t *e = c->r.entry;
-    const uint32_t keep = e->keep;
-    const bool consumes = op != NULL && weft_consumes(op);
-    if (op == NULL && (c->segment->entry_count != 1 || c->segment->col_steps != 1)) {
-        return false; /* whole rows, alone in its segment */
+    const uint32_t policy = e->policy, keep = e->keep;
+    if (op == NULL || weft_consumes(op)) {
+        /* An input comes in whole rows, alone in its segment; nothing that runs along can read what is summed up. */
+        const bool alone = op == NULL           ? c->segment->entry_count == 1 && c->segment->col_steps == 1
+                           : weft_ends_rows(op) ? c->behind == 0
+                                                : (uint16_t)c->behind == 0;
+        if (!alone || e->flags != 0 || policy == WEFT_POLICY_TILE) {
+            return false;
+        }
     }
-    if (e->policy == WEFT_POLICY_FULL) {
-        return keep == 0 && (e->flags == 0 || (c->sink && op != NULL && !consumes));
-    }
-    if (c->sink || e->flags != 0) {
+    if (c->behind == 0 ? policy != WEFT_POLICY_FULL : e->flags != 0) {
         return false;
     }
-    if (e->policy == WEFT_POLICY_ROWS) {
-        return keep - 1u < c->over->h && !(consumes && weft_ends_rows(op));
+    if (policy == WEFT_POLICY_FULL) {
+        return keep == 0;
     }
-    return e->policy == WEFT_POLICY_TILE && op != NULL && !consumes && keep < e->row_ext &&
-           (keep == 0 || keep + e->row_adv <= e->row_ext);
+    if (policy == WEFT_POLICY_ROWS) {
+        return keep - 1u < c->over->h;
+    }
+    return policy == WEFT_POLICY_TILE && (keep == 0 || keep + e->row_adv <= e->row_ext);
 }
 
 /* Rules 1, 2 and 5 on one axis: every position of the tensor that the regions are over is produced (or consumed). */
@@ -51,7 +58,7 @@ static WEFT_APART int check_axis(const entry_t *c, const weft_op_t *op, uint32_t
     /* Where the last step begins, less the offset. Two numbers of 16 bits: their product has 32. */
     const uint32_t far = (uint32_t)a->adv * (uint32_t)steps;
     const int32_t last = (int32_t)(far - a->adv);
-    bool good = a->adv != 0 && a->ext != 0 && far <= FAR;
+    bool good = a->ext != 0 && far - 1u < FAR;
     if (e->policy != WEFT_POLICY_TILE) { /* exactly once */
         good = good && a->ext == a->adv && a->off <= 0 && last + end >= size;
     } else if (axis == 0) { /* what is kept has been produced; without, rows that nobody reads may be left out */
@@ -60,7 +67,7 @@ static WEFT_APART int check_axis(const entry_t *c, const weft_op_t *op, uint32_t
         good = good && a->ext >= a->adv && end <= a->adv && last + end >= size;
     }
     if (!good) {
-        return op == NULL ? BAD(POLICY) : BAD(COVERAGE);
+        return BAD(COVERAGE);
     }
     /* Every step's region is the whole axis. */
     return op == NULL || !weft_needs_whole(op) || (steps == 1 && a->off <= 0 && end >= size) ? 0 : BAD(POLICY);
@@ -77,29 +84,27 @@ static WEFT_APART bool holds(const entry_t *c, uint32_t axis)
     const int32_t size = weft_size(c->r.in, axis), steps = weft_steps(c->segment, axis);
     weft_span_t need = axis == 0 ? c->rows : weft_new_cols(c->r.entry);
     weft_field(op, axis, &need.lo, &need.hi);
-    if (WEFT_IS(op, RESIZE)) {
-        const int32_t factor = weft_kernel(op, axis);
-        if (steps > 1 && need.adv % factor != 0) {
-            return false;
-        }
-        need.adv /= factor;
-    } else {
-        need.adv *= WEFT_IS(op, CONCAT) ? 1 : weft_stride(op, axis);
-    }
+    need.adv *= weft_stride(op, axis);
     const weft_region_t *a = weft_region(producer, axis);
     int32_t lo = a->off;
     const int32_t hi = a->off + a->ext;
     if (producer->policy != WEFT_POLICY_TILE) { /* older columns, and older rows up to the ring's capacity, are there */
         lo = axis == 0 && producer->policy == WEFT_POLICY_ROWS && producer->keep < size ? hi - producer->keep : -FAR;
     }
-    const bool along = a->adv == need.adv;
+    const bool along = a->adv * (WEFT_IS(op, RESIZE) ? weft_kernel(op, axis) : 1) == need.adv;
     return ((along && lo <= need.lo) || a->adv * (steps - 1) + lo <= 0) && ((along && hi >= need.hi) || hi >= size);
+}
+
+bool weft_reads_whole(const weft_reads_t *reads)
+{
+    /* Rows and columns are the first four bytes of a TENSOR. */
+    const void *in = reads->in, *out = weft_tensor_at(reads->plan, reads->op->output);
+    return weft_needs_whole(reads->op) || (weft_is_binary(reads->op) && weft_rd32(in) != weft_rd32(out));
 }
 
 /* What an operator reads of a tensor. */
 static WEFT_APART int check_read(const entry_t *c)
 {
-    const weft_op_t *op = c->r.op;
     const weft_entry_t *producer = c->r.producer;
     if (producer == NULL) {
         return 0;
@@ -111,17 +116,10 @@ static WEFT_APART int check_read(const entry_t *c)
     if (producer < c->stage_first) { /* done */
         return policy == WEFT_POLICY_FULL || policy == WEFT_POLICY_EXTERNAL ? 0 : BAD(POLICY);
     }
-    const weft_tensor_t *in = c->r.in, *out = c->made;
-    if ((weft_is_binary(op) && (in->h != out->h || in->w != out->w)) || weft_needs_whole(op)) {
+    if (weft_reads_whole(&c->r)) {
         return BAD(POLICY);
     }
     const bool same_segment = producer >= c->segment_first;
-    if (!weft_is_input(producer)) {
-        const weft_op_t *made_by = weft_op_at(c->r.plan, producer->op);
-        if (same_segment ? weft_consumes(made_by) : weft_ends_rows(made_by)) {
-            return BAD(POLICY);
-        }
-    }
     if (!same_segment) { /* rows are checked by the replay, columns are complete */
         return policy == WEFT_POLICY_TILE ? BAD(POLICY) : 0;
     }
@@ -155,80 +153,50 @@ static bool may_slice(const entry_t *c, const weft_op_t *op)
 
 /* ---------------------------------------------------------------- figures */
 
-/* *sum += a * b, UINT64_MAX if that is too much. */
-static WEFT_APART void add_product(uint64_t *sum, uint32_t a, uint64_t b)
+/*
+ * Taps inside the input of the positions [lo, hi) of an axis; an operator that consumes has one at each position of its
+ * input. Tap k is inside from position first / stride on, which is rounded wrongly where it is negative, to 0 or less.
+ */
+static WEFT_APART uint32_t taps(const entry_t *c, uint32_t axis, int32_t lo, int32_t hi)
 {
-    uint64_t product;
-    if (__builtin_mul_overflow(b, a, &product) || __builtin_add_overflow(*sum, product, sum)) {
-        *sum = UINT64_MAX;
+    const weft_op_t *op = c->r.op;
+    const int32_t stride = weft_stride(op, axis), in = weft_size(c->r.in, axis);
+    int32_t first = weft_pad_before(op, axis) + stride - 1, sum = 0;
+    for (int32_t k = weft_kernel(op, axis); k > 0; k--, first -= weft_dilation(op, axis)) {
+        sum += weft_clamp((first + in) / stride, lo, hi) - weft_clamp(first / stride, lo, hi);
     }
+    return (uint32_t)sum;
 }
 
 /*
- * Sum over row steps i of max(adv*i + c, 0), in closed form, modulo 2^32: what is asked for are differences of such
- * sums, which are below 2^31. 32-bit divisions spare the firmware the routine for 64 bits.
+ * What the row steps of an entry do. MACs of one operator are below 2^63: its parameters and the size of its output let
+ * a row step make less than 2^47. So the sum, which stays where it has passed 2^63, does not come round.
  */
-static WEFT_APART uint32_t sum_above(const entry_t *e, int32_t c)
+static WEFT_APART void add_work(entry_t *c, const weft_op_t *op)
 {
-    const int32_t adv = e->rows.adv, n = e->segment->row_steps, low = c > 0 ? 0 : -c / adv + 1;
-    if (low >= n) {
-        return 0;
-    }
-    const uint32_t ends = (uint32_t)adv * (uint32_t)(low + n - 1) + 2u * (uint32_t)c;
-    return (uint32_t)((uint64_t)ends * (uint32_t)(n - low) / 2);
-}
-
-/* Rows of [first, end) that are made, with repetition. */
-static WEFT_APART uint32_t covered(const entry_t *c, int32_t first, int32_t end)
-{
-    return sum_above(c, c->rows.hi - first) - sum_above(c, c->rows.hi - end) - sum_above(c, c->rows.lo - first) +
-           sum_above(c, c->rows.lo - end);
-}
-
-/*
- * Taps inside the input of the rows that are made, with repetition; `once`: of all positions on an axis. An operator
- * that consumes has one tap at each position of its input.
- */
-static WEFT_APART uint64_t taps(const entry_t *c, uint32_t axis, bool once)
-{
-    const weft_op_t *op = c->r.op;
-    const int32_t in = weft_size(c->r.in, axis), over = weft_size(c->over, axis), stride = weft_stride(op, axis);
-    int32_t shift = weft_pad_before(op, axis);
-    uint64_t sum = 0;
-    for (int32_t k = weft_kernel(op, axis); k > 0; k--, shift -= weft_dilation(op, axis)) {
-        /* Positions whose tap is inside: first <= y < end. */
-        const int32_t first = shift <= 0 ? 0 : (shift + stride - 1) / stride;
-        const int32_t end = in + shift <= 0 ? 0 : weft_min((in + shift + stride - 1) / stride, over);
-        if (first < end) {
-            sum += once ? (uint32_t)(end - first) : covered(c, first, end);
+    const weft_tensor_t *over = c->over;
+    weft_range_t rows = {0, over->h}; /* of BASE_MACS; then those of each step */
+    uint64_t *sum = &c->sum.macs[1];
+    uint64_t macs = 0; /* of a tap of a row */
+    /* CONV2D, DWCONV2D, FULLY_CONNECTED */
+    if (op != NULL && op->opcode <= WEFT_OP_FULLY_CONNECTED && (int64_t)c->sum.macs[0] >= 0) {
+        uint32_t channels = c->made->c;
+        if (!WEFT_IS(op, DWCONV2D)) {
+            channels *= c->r.in->c / (WEFT_IS(op, CONV2D) ? (uint32_t)op->groups : 1u);
         }
+        macs = (uint64_t)channels * taps(c, 1, 0, over->w);
     }
-    return sum;
-}
-
-/* Multiply-accumulates of an operator of which `in` is the only input: those of a tap are channels times channels. */
-static WEFT_APART void add_macs(entry_t *c, uint32_t figure)
-{
-    const weft_op_t *op = c->r.op;
-    uint32_t channels = c->made->c;
-    if (!WEFT_IS(op, DWCONV2D)) {
-        channels *= c->r.in->c / (WEFT_IS(op, CONV2D) ? (uint32_t)op->groups : 1u);
-    }
-    add_product(&c->sum[figure], channels, taps(c, 0, figure == BASE_MACS) * (uint32_t)taps(c, 1, true));
-}
-
-static int check_figures(const weft_plan_t *plan, const uint64_t *sum, weft_place_t *place)
-{
-    const uint8_t *p = plan->bytes + WEFT_HEADER_MACS;
-    for (uint32_t i = 0; i < FIGURES; i++) {
-        const uint64_t declared = i < ROW_STEPS ? weft_rd64(p) : weft_rd32(p);
-        place->at = p;
-        if (sum[i] != declared || sum[i] == UINT64_MAX) {
-            return BAD(DECLARED);
+    for (int32_t i = 0;; i++) {
+        if (macs != 0) {
+            *sum += macs * taps(c, 0, rows.lo, rows.hi);
         }
-        p += i < ROW_STEPS ? 8 : 4;
+        if (i == c->segment->row_steps) {
+            break;
+        }
+        sum = &c->sum.macs[0];
+        rows = weft_at(&c->rows, i, over->h);
+        c->sum.elements += (uint32_t)(rows.hi - rows.lo) * over->w * over->c;
     }
-    return 0;
 }
 
 /* ---------------------------------------------------------------- all entries */
@@ -263,12 +231,13 @@ static WEFT_APART int check_entry(entry_t *c)
     if (!may_slice(c, op)) {
         return BAD(POLICY);
     }
-    add_product(&c->sum[ELEMENTS], covered(c, 0, c->over->h), (uint32_t)c->over->w * c->over->c);
-    if (op != NULL && op->opcode <= WEFT_OP_FULLY_CONNECTED) { /* CONV2D, DWCONV2D or this one */
-        add_macs(c, MACS);
-        add_macs(c, BASE_MACS);
-    }
+    add_work(c, op);
     return 0;
+}
+
+const weft_entry_t *weft_io_entry(const weft_plan_t *plan, uint32_t io)
+{
+    return weft_entry_at(plan, weft_entry_of(plan, weft_io_tensor(plan, io)));
 }
 
 int weft_verify_regions(const weft_plan_t *plan, weft_place_t *place)
@@ -276,38 +245,50 @@ int weft_verify_regions(const weft_plan_t *plan, weft_place_t *place)
     const weft_stage_t *stage = weft_stage_at(plan, 0);
     const weft_segment_t *s = weft_segment_at(plan, 0);
     const weft_entry_t *e = weft_entry_at(plan, plan->placed_count);
-    uint32_t segments_left = 0;
     entry_t c;
+    const uint8_t *declared = plan->bytes + WEFT_HEADER_MACS;
+    uint64_t calls = 0;
     memset(&c, 0, sizeof c);
     c.r.plan = plan;
-    for (uint32_t i = plan->segment_count; i > 0; i--, s++) {
-        if (segments_left == 0) {
-            segments_left = stage->segment_count;
-            stage++;
-            c.stage_first = e;
-        }
-        segments_left--;
-        c.segment = s;
-        c.segment_first = e;
-        c.channels = weft_tensor_at(plan, weft_entry_tensor(plan, e))->c;
-        c.sum[ROW_STEPS] += s->row_steps;
-        add_product(&c.sum[CALLS], (uint32_t)s->row_steps * s->col_steps,
-                    s->entry_count * (e->slice != 0 ? c.channels / e->slice : 1u));
-        for (uint32_t left = s->entry_count; left > 0; left--, e++) {
-            c.sink = left == 1 && segments_left == 0;
-            place->at = c.r.entry = e;
-            const int bad = check_entry(&c);
-            if (bad != 0) {
-                return bad;
+    for (uint32_t stages_left = plan->stage_count; stages_left > 0; stages_left--, stage++) {
+        c.stage_first = e;
+        for (uint32_t segments_left = stage->segment_count; segments_left > 0; s++) {
+            segments_left--;
+            c.segment = s;
+            c.segment_first = e;
+            c.channels = weft_tensor_at(plan, weft_entry_tensor(plan, e))->c;
+            calls += (uint64_t)((uint32_t)s->row_steps * s->col_steps) *
+                     (s->entry_count * (e->slice != 0 ? c.channels / e->slice : 1u));
+            c.sum.calls = (uint32_t)calls;
+            c.sum.row_steps += s->row_steps; /* below 2^32 */
+            place->at = plan->bytes + WEFT_HEADER_ROW_STEPS;
+            /* Row steps, of which the caller limits what is declared, bound the time that all of this takes. */
+            if (c.sum.row_steps > weft_rd32(place->at) || calls > UINT32_MAX) {
+                return BAD(DECLARED);
+            }
+            for (uint32_t left = s->entry_count; left > 0; e++) {
+                left--;
+                c.behind = left + (segments_left << 16);
+                place->at = c.r.entry = e;
+                const int bad = check_entry(&c);
+                if (bad != 0) {
+                    return bad;
+                }
             }
         }
     }
     for (uint32_t i = plan->input_count; i < plan->io_count; i++) {
-        e = weft_entry_at(plan, weft_entry_of(plan, weft_io_tensor(plan, i)));
+        e = weft_io_entry(plan, i);
         place->at = e;
         if (e->policy != WEFT_POLICY_FULL) {
             return BAD(POLICY);
         }
     }
-    return check_figures(plan, c.sum, place);
+    for (uint32_t i = 0; i < sizeof c.sum; i += 4) {
+        place->at = declared + i;
+        if (weft_rd32(declared + i) != weft_rd32((const uint8_t *)&c.sum + i)) {
+            return BAD(DECLARED);
+        }
+    }
+    return 0;
 }

@@ -663,14 +663,12 @@ class _Operators(Lowering):
 
         def emit(want: Want) -> None:
             try:
-                multiplier, diff_min = arith.softmax_parameters(1.0, cell.known)
+                multiplier = arith.preprocess_softmax_scaling(1.0, cell.known)
             except ValueError as error:
                 raise RefusedError("softmax scale", str(cell.known)) from error
             plain = want.cell.same(natural)
             out = want.output if plain else self._new(f"{node.outputs[0]}/softmax", own.shape, natural)
-            self._ops.append(
-                Softmax(name=node.name, inputs=(tensor,), output=out, multiplier=multiplier, diff_min=diff_min)
-            )
+            self._ops.append(Softmax(name=node.name, inputs=(tensor,), output=out, multiplier=multiplier))
             if not plain:
                 real = (CODES + 128) / 256
                 table = np.clip(np.rint(real / want.cell.known) + want.cell.zero_point, -128, 127).astype(np.int8)

@@ -526,14 +526,12 @@ class _Importer:
             tensor = self._canonical(value)
             shape = self._tensors[tensor].shape
             value = _Value(name=value.name, tensor=tensor, order=_order(shape, (0, 1, 2)), shape=value.shape)
-        multiplier, diff_min = arith.softmax_parameters(facts.attributes["beta"], facts.input(0).scale)
+        multiplier = arith.preprocess_softmax_scaling(facts.attributes["beta"], facts.input(0).scale)
         self._unary(
             facts,
             operator,
             value,
-            lambda output: Softmax(
-                name=facts.layer, inputs=(value.tensor,), output=output, multiplier=multiplier, diff_min=diff_min
-            ),
+            lambda output: Softmax(name=facts.layer, inputs=(value.tensor,), output=output, multiplier=multiplier),
         )
 
     # ------------------------------------------------------------ windows, reductions, shapes

@@ -143,7 +143,7 @@ typedef struct {
  * @retval WEFT_OK the plan can be run; otherwise a WEFT_ERR_*, and @p plan is not usable
  *
  * Time is bounded by the number of records, the square of the windows of a stage, and the row steps that the
- * header declares (at most limits->row_steps).
+ * header declares (at most limits->row_steps), each times its operators' kernel rows.
  */
 int weft_open(weft_plan_t *plan, const void *bytes, size_t len, const weft_limits_t *limits, weft_error_t *err);
 

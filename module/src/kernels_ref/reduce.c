@@ -25,7 +25,7 @@ static reduce_t reduce_params(const weft_call_t *call)
     if (!r.average && !r.maximum) {
         r.zp_in = call->in0.zero_point;
         r.multiplier = (int32_t)weft_rd32(call->params);
-        r.shift = (int32_t)weft_rd32(call->params + 4);
+        r.shift = (int8_t)call->params[4];
     }
     return r;
 }

@@ -70,8 +70,9 @@ static int32_t leading_zeros(uint32_t x)
 void weft_softmax(const weft_call_t *call)
 {
     const int32_t multiplier = (int32_t)weft_rd32(call->params);
-    const int32_t left_shift = (int32_t)weft_rd32(call->params + 4);
-    const int32_t diff_min = (int32_t)weft_rd32(call->params + 8);
+    const int32_t left_shift = (int8_t)call->params[4];
+    /* What is further from the maximum is zero; the rest, shifted, fits. */
+    const int32_t diff_min = -((((1 << DIFF_BITS) - 1) << (31 - DIFF_BITS)) >> left_shift);
     const int32_t c = call->out.c;
 
     for (int32_t y = call->y0; y < call->y1; y++) {
