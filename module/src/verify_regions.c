@@ -246,8 +246,6 @@ int weft_verify_regions(const weft_plan_t *plan, weft_place_t *place)
     const weft_segment_t *s = weft_segment_at(plan, 0);
     const weft_entry_t *e = weft_entry_at(plan, plan->placed_count);
     entry_t c;
-    const uint8_t *declared = plan->bytes + WEFT_HEADER_MACS;
-    uint64_t calls = 0;
     memset(&c, 0, sizeof c);
     c.r.plan = plan;
     for (uint32_t stages_left = plan->stage_count; stages_left > 0; stages_left--, stage++) {
@@ -257,8 +255,9 @@ int weft_verify_regions(const weft_plan_t *plan, weft_place_t *place)
             c.segment = s;
             c.segment_first = e;
             c.channels = weft_tensor_at(plan, weft_entry_tensor(plan, e))->c;
-            calls += (uint64_t)((uint32_t)s->row_steps * s->col_steps) *
-                     (s->entry_count * (e->slice != 0 ? c.channels / e->slice : 1u));
+            const uint64_t calls = (uint64_t)((uint32_t)s->row_steps * s->col_steps) *
+                                       (s->entry_count * (e->slice != 0 ? c.channels / e->slice : 1u)) +
+                                   c.sum.calls;
             c.sum.calls = (uint32_t)calls;
             c.sum.row_steps += s->row_steps; /* below 2^32 */
             place->at = plan->bytes + WEFT_HEADER_ROW_STEPS;
@@ -284,9 +283,10 @@ int weft_verify_regions(const weft_plan_t *plan, weft_place_t *place)
             return BAD(POLICY);
         }
     }
-    for (uint32_t i = 0; i < sizeof c.sum; i += 4) {
-        place->at = declared + i;
-        if (weft_rd32(declared + i) != weft_rd32((const uint8_t *)&c.sum + i)) {
+    const uint8_t *declared = plan->bytes + WEFT_HEADER_MACS;
+    for (uint32_t i = 0; i < sizeof c.sum; i += 4, declared += 4) {
+        place->at = declared;
+        if (weft_rd32(declared) != weft_rd32((const uint8_t *)&c.sum + i)) {
             return BAD(DECLARED);
         }
     }
