@@ -31,6 +31,8 @@ FAMILIES: Mapping[str, Family] = {
 _STACK_BYTES = 200
 _STACK_PATCH: Mapping[Family, int] = {"cortexm": 0, "mve": 72, "portable": 64}
 _CHUNK, _SUMS = 128, 128
+#: Elements of a tap row from which on the Helium kernels read it in place.
+_SHORT_ROW = 64
 #: Most rows of a kernel that the fast kernels take.
 _ROWS = 12
 
@@ -51,7 +53,8 @@ def wish(family: Family, graph: Graph, op: Op) -> int:
     if size <= _STACK_PATCH[family]:
         return 0
     if family == "mve":
-        return 4 * size if taps > 1 and op.groups == 1 and op.dilation[1] == 1 else 0  # four patches side by side
+        short = op.kernel[1] * depth < _SHORT_ROW
+        return 4 * size if taps > 1 and short and op.groups == 1 and op.dilation[1] == 1 else 0  # four side by side
     if family == "portable":
         return 4 * size if taps == 1 and op.groups == 1 else 0  # gathering larger kernels takes longer than it saves
     staged = depth % 4 != 0 and not (taps == 1 and not any(op.pads))

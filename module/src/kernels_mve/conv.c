@@ -2,15 +2,16 @@
 /*
  * CONV2D: four output channels at a time, pixel after pixel: 0.17 instructions per MAC and 6 per output. Several pixels
  * with the same taps inside share the sums of the weights, which take the zero point off; a single one adds the zero
- * point's products as it goes, 0.23 per MAC. Pointwise, pixels are read in place. Other patches are gathered if there
- * is memory for them: the plan's scratch, or the stack for short ones. Then there is one run, and taps outside are the
- * zero point. Else tap rows are read in place.
+ * point's products as it goes, 0.23 per MAC. Pointwise, pixels are read in place. Patches of short tap rows are
+ * gathered if there is memory for them: the plan's scratch, or the stack. Then there is one run, and taps outside are
+ * the zero point. Else tap rows are read in place.
  */
 #include "mve.h"
 
 #if WEFT_KERNELS_MVE
 
 #define PIXELS 7     /* at once, as the stack allows */
+#define SHORT_ROW 64 /* elements of a tap row shorter than which patches are gathered */
 #define GATHERED 144 /* bytes of patches that are gathered on the stack */
 
 typedef struct {
@@ -416,9 +417,10 @@ void weft_conv2d_mve(const weft_call_t *call)
         conv_pointwise(&conv);
     } else if (conv.joined && conv.patch.size <= GATHERED / 2) {
         conv_stack(&conv);
-    } else if (conv.joined && call->scratch_len / 4 >= (uint32_t)conv.patch.size) {
+    } else if (conv.joined && op->kernel_w * conv.depth < SHORT_ROW &&
+               call->scratch_len / 4 >= (uint32_t)conv.patch.size) {
         conv_scratch(&conv);
-    } else if (conv.joined && conv.patch.size <= GATHERED) {
+    } else if (conv.joined && conv.patch.size <= GATHERED && call->x1 - call->x0 <= 2) {
         conv_stack(&conv);
     } else {
         conv_rows(&conv);
