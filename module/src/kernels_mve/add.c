@@ -4,17 +4,38 @@
 
 #if WEFT_KERNELS_MVE
 
+/* A scale that is the same for all channels, as mve_scale_t; `down`: whether it shifts to the right, in all bits. */
 typedef struct {
-    int32_t zp0, zp1, left;
-    mve_scale_t scale0, scale1, scale;
+    int32_t multiplier, left, right;
+    int32x4_t down;
+} scale_t;
+
+typedef struct {
+    int32_t zp0, zp1;
+    scale_t scale0, scale1, scale;
     mve_range_t range;
 } add_t;
 
+MVE_INLINE scale_t scale_of(int32_t multiplier, int32_t shift, int32_t before)
+{
+    const scale_t scale = {multiplier, before + weft_max(shift, 0), weft_min(shift, 0),
+                           vdupq_n_s32(shift < 0 ? -1 : 0)};
+    return scale;
+}
+
+/* As mve_mbqm(). */
+MVE_INLINE int32x4_t scaled(int32x4_t acc, const scale_t *scale)
+{
+    const int32x4_t v = vqrdmulhq_n_s32(vshlq_r_s32(acc, scale->left), scale->multiplier);
+    return vrshlq_n_s32(vqaddq_s32(v, vshrq_n_s32(vandq_s32(v, scale->down), 31)), scale->right);
+}
+
 MVE_INLINE int32x4_t add(const add_t *a, int32x4_t x0, int32x4_t x1)
 {
-    const int32x4_t v0 = mve_mbqm(vshlq_r_s32(vsubq_n_s32(x0, a->zp0), a->left), a->scale0);
-    const int32x4_t v1 = mve_mbqm(vshlq_r_s32(vsubq_n_s32(x1, a->zp1), a->left), a->scale1);
-    return mve_out(vaddq_s32(v0, v1), a->scale, a->range);
+    const int32x4_t v0 = scaled(vsubq_n_s32(x0, a->zp0), &a->scale0);
+    const int32x4_t v1 = scaled(vsubq_n_s32(x1, a->zp1), &a->scale1);
+    const int32x4_t v = scaled(vaddq_s32(v0, v1), &a->scale);
+    return vaddq_n_s32(vminq_s32(vmaxq_s32(v, a->range.lo), a->range.hi), a->range.zp);
 }
 
 void weft_add_mve(const weft_call_t *call)
@@ -31,10 +52,9 @@ void weft_add_mve(const weft_call_t *call)
     add_t a;
     a.zp0 = in0->zero_point;
     a.zp1 = in1->zero_point;
-    a.left = s[3];
-    a.scale0 = mve_scale_of(vdupq_n_s32(m[0]), vdupq_n_s32(s[0]));
-    a.scale1 = mve_scale_of(vdupq_n_s32(m[1]), vdupq_n_s32(s[1]));
-    a.scale = mve_scale_of(vdupq_n_s32(m[2]), vdupq_n_s32(s[2]));
+    a.scale0 = scale_of(m[0], s[0], s[3]);
+    a.scale1 = scale_of(m[1], s[1], s[3]);
+    a.scale = scale_of(m[2], s[2], 0);
     a.range = (mve_range_t){vdupq_n_s32(call->op->act_min - zp), vdupq_n_s32(call->op->act_max - zp), zp};
     const mve_pred16_t last = vctp32q((uint32_t)n & 3u);
 
