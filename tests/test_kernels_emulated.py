@@ -85,6 +85,7 @@ def test_compiles_with_clang(core: str, tmp_path: Path) -> None:
     folders = [f"-isystem{line.strip()}" for line in library.splitlines() if "picolibc" in line and line[:1] == " "]
     include = [f"-I{kernels.SOURCE.parent / 'include'}", f"-I{kernels.SOURCE}"]
     flags = ["--target=arm-none-eabi", f"-mcpu={core}", "-mthumb", "-std=c99", "-O2", "-ffreestanding"]
+    flags += ["-mfloat-abi=hard", "-DWEFT_KERNELS_MVE=1"] if core == "cortex-m55" else []  # no Helium without
     warnings = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
     for source in MVE if core == "cortex-m55" else CORTEXM:
         command = ["clang", *flags, *warnings, *include, *folders, "-c", str(source), "-o", str(tmp_path / "x.o")]
