@@ -334,14 +334,9 @@ void dsp_wide_pixel(const dsp_pixel_t *px, int32_t n)
 }
 #endif
 
-DSP_SMALL void dsp_pixel(const dsp_pixel_t *px, int32_t n)
+/* dsp_pixel() of any kind. */
+static DSP_SMALL void any_pixel(const dsp_pixel_t *px, int32_t n)
 {
-#if DSP_ASM
-    if (px->plain && px->columns == 0 && px->step > 0 && ((px->step | n) & 3) == 0) {
-        plain_pixel(px, n);
-        return;
-    }
-#endif
     for (int32_t o = 0;; o = weft_min(o + 4, n - 4)) {
         const int32_t *const start = px->start + o;
         acc_t acc = {start[0], start[1], start[2], start[3]};
@@ -367,6 +362,17 @@ DSP_SMALL void dsp_pixel(const dsp_pixel_t *px, int32_t n)
             return;
         }
     }
+}
+
+void dsp_pixel(const dsp_pixel_t *px, int32_t n)
+{
+#if DSP_ASM
+    if (px->plain && px->columns == 0 && px->step > 0 && ((px->step | n) & 3) == 0) {
+        plain_pixel(px, n);
+        return;
+    }
+#endif
+    any_pixel(px, n);
 }
 
 void dsp_clamp(int8_t *p, int32_t n, int32_t lo, int32_t hi)
