@@ -63,6 +63,10 @@ def wish(family: Family, graph: Graph, op: Op) -> int:
         return 0
     if size <= _CHUNK:
         return element * _up(size, 4)
+    joined = op.groups == 1 and op.dilation[1] == 1
+    quick = len(op.multipliers) > 1 and float(op.multipliers.max()) < 0.5
+    if op.kernel[0] > 1 and joined and quick and (op.kernel[1] * depth | len(op.bias)) % 4 == 0:
+        return 0  # in place is quicker than in chunks
     chunks = -(-size // _CHUNK)
     return _SUMS + element * _up(-(-size // chunks), 8)
 

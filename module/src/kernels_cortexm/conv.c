@@ -543,15 +543,24 @@ static DSP_SMALL bool divide(conv_t *conv, void *memory, uint32_t bytes, bool wh
     return conv->chunk >= 8 && (last == 0 || last >= 8);
 }
 
-/* Whether pixels can go two by two: an even number of channels with multipliers of their own, memory.
+/*
+ * Whether pixels can go two by two: an even number of channels with multipliers of their own, memory. Several tap rows
+ * in place are quicker than in chunks.
  */
 static bool in_pairs(conv_t *conv, void *stack)
 {
     const weft_call_t *call = conv->call;
+    const weft_op_t *op = call->op;
     const int32_t channels = call->channels;
-    return (call->y1 - call->y0) * (call->x1 - call->x0) > 1 && !conv->p.per_tensor &&
-           (channels / call->op->groups & 1) == 0 &&
-           (divide(conv, stack, STACK_BYTES, true) || divide(conv, call->scratch, call->scratch_len, false));
+    if ((call->y1 - call->y0) * (call->x1 - call->x0) <= 1 || conv->p.per_tensor || (channels / op->groups & 1) != 0) {
+        return false;
+    }
+    const bool plain = op->kernel_h > 1 && op->kernel_h <= WEFT_HOISTED_ROWS && conv->joined && conv->quick &&
+                       ((op->kernel_w * conv->depth) | channels) % 4 == 0;
+    if (plain && 4 * conv->size > STACK_BYTES && 4 * conv->size > (int32_t)call->scratch_len) {
+        return false;
+    }
+    return divide(conv, stack, STACK_BYTES, true) || divide(conv, call->scratch, call->scratch_len, plain);
 }
 
 DSP_SMALL void weft_conv2d_dsp(const weft_call_t *call)
