@@ -355,6 +355,12 @@ static DSP_FAST void multiply_part(const conv_t *conv, int32_t k0, int32_t n, in
 
 static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
 {
+    if (conv->joined && conv->chunk == conv->size && !conv->in_place) {
+        gather(conv, a, 0, 0, conv->size, conv->pair, conv->stage);
+        gather(conv, b, 0, 0, conv->size, conv->pair + 2, conv->stage);
+        multiply_whole(conv, 0, conv->call->channels, a->out, b->out);
+        return;
+    }
     const int32_t groups = conv->call->op->groups, per_group = conv->call->channels / groups;
     const bool whole = conv->chunk == conv->size;
 
