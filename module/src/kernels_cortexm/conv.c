@@ -463,7 +463,7 @@ static DSP_SMALL void conv_singles(const conv_t *conv, int32_t y, int32_t x, mem
 /* ---------------------------------------------------------------- two by two */
 
 /* conv_pairs() of whole patches in place. */
-static DSP_SMALL bool conv_pairs_in_place(const conv_t *conv, bool singles)
+static DSP_FAST bool conv_pairs_in_place(const conv_t *conv, bool singles)
 {
     const weft_call_t *call = conv->call;
     const int32_t stride_h = call->op->stride_h, stride_w = call->op->stride_w, c = call->out.c;
