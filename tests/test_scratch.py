@@ -88,7 +88,7 @@ def test_stages_that_do_not_pack_widened_keep_the_others_wide() -> None:
 
 
 def test_layers_get_scratch_within_the_budget() -> None:
-    graph = shared("mlperf-tiny-ic-resnet8")
+    graph = shared("mlperf-tiny-vww")
     plain, fast = planner.layers(graph), planner.layers(graph, target=targets.load("mps2-an386"))
     assert all(stage.scratch == 0 for stage in plain.schedule.stages)
     wished = [max(scratch.wishes("cortex-m4", graph, [op]), default=0) for op in range(len(graph.ops))]

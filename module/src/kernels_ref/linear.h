@@ -10,8 +10,7 @@ typedef struct {
     const uint8_t *bias, *multiplier; /* int32, little-endian */
     const int8_t *shift, *weights;
     bool per_tensor;
-    int32_t zp_out;
-    const weft_op_t *op;
+    int32_t zp_out, lo, hi; /* clamp before zp_out is added */
 } weft_linear_t;
 
 /* The block of `n` output channels, from the call's first on, whose weights are `step` bytes apart. */
@@ -31,7 +30,8 @@ static inline weft_linear_t weft_linear(const weft_call_t *call, int32_t n, int3
     }
     p.weights += call->channel * step;
     p.zp_out = call->out.zero_point;
-    p.op = call->op;
+    p.lo = call->op->act_min - p.zp_out;
+    p.hi = call->op->act_max - p.zp_out;
     return p;
 }
 
@@ -44,7 +44,7 @@ static inline int8_t weft_linear_out(const weft_linear_t *p, int32_t o, int32_t 
 {
     int32_t m = p->per_tensor ? 0 : o;
     int32_t scaled = weft_mbqm(acc, (int32_t)weft_rd32(p->multiplier + (size_t)4 * (uint32_t)m), p->shift[m]);
-    return (int8_t)(weft_clamp(scaled, p->op->act_min - p->zp_out, p->op->act_max - p->zp_out) + p->zp_out);
+    return (int8_t)(weft_clamp(scaled, p->lo, p->hi) + p->zp_out);
 }
 
 /* DWCONV2D: output channels of an input channel. */
