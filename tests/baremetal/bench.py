@@ -71,7 +71,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """Bytes of a model's file, of its plan for the first machine and of that plan's weights and biases; opcodes."""
+    """Bytes of a model's file, of its largest plan and of that plan's weights and biases; opcodes."""
 
     model: int
     plan: int
@@ -117,7 +117,7 @@ def runs(machines: Sequence[str], models: Sequence[str], sizes: dict[str, Sizes]
                 request_for = api.PlanRequest(target=TARGETS[machine], **request)
                 (planned,) = api.create_plans(data, model, request_for)
                 yield Measured(row=measure(machine, model, schedule, planned), overhead_factor=planned.overhead_factor)
-                if model not in sizes:
+                if model not in sizes or sizes[model].plan < len(planned.plan):
                     explained = api.explain_plan(planned.plan, None, "").to_json()
                     sizes[model] = Sizes(
                         model=len(data),

@@ -132,24 +132,6 @@ static DSP_SMALL void gather(const conv_t *conv, const pixel_t *px, int32_t chan
     const weft_taps_t rows = weft_taps(px->y, op->kernel_h, op->dilation_h, in->h);
     const weft_taps_t cols = weft_taps(px->x, op->kernel_w, op->dilation_w, in->w);
     const int32_t x = px->x + cols.lo * op->dilation_w;
-    if (n == conv->size && stage != NULL && conv->joined && rows.hi - rows.lo == op->kernel_h &&
-        cols.hi - cols.lo == op->kernel_w) {
-        const int32_t run = op->kernel_w * in->c, end = px->y + op->kernel_h * op->dilation_h;
-        const int8_t *src = weft_px_inline(in, px->y, x);
-        int8_t *dst = stage;
-        for (int32_t y = px->y;; dst += run) {
-            copy(dst, src, run);
-            y += op->dilation_h;
-            if (y == end) {
-                break;
-            }
-            src = weft_px_below(in, src, op->dilation_h, y, x);
-        }
-        if (pair != NULL) {
-            widen(pair, stage, n, conv->offset);
-        }
-        return;
-    }
     const int32_t row_size = op->kernel_w * conv->depth, tap_step = op->dilation_w * in->c;
     const int32_t runs = conv->joined ? 1 : cols.hi - cols.lo;
     const int32_t run = conv->joined ? (cols.hi - cols.lo) * conv->depth : conv->depth;
@@ -186,6 +168,34 @@ static DSP_SMALL void gather(const conv_t *conv, const pixel_t *px, int32_t chan
     }
     if (stage != NULL && pair != NULL) {
         widen(pair, stage, n, conv->offset);
+    }
+}
+
+/* A whole patch whose tap rows are runs of memory; by way of `stage` and only so far as gather() does. */
+static DSP_FAST void gather_whole(const conv_t *conv, const pixel_t *px, int16x2_t *pair, int8_t *stage)
+{
+    const weft_op_t *op = conv->call->op;
+    const weft_view_t *in = &conv->call->in0;
+    const int32_t rows = op->dilation_h, run = op->kernel_w * conv->depth, end = px->y + op->kernel_h * rows;
+    if (px->y < 0 || end - rows >= in->h || px->x < 0 || px->x + op->kernel_w > in->w) {
+        gather(conv, px, 0, 0, conv->size, pair, stage);
+        return;
+    }
+    const int8_t *src = weft_px_inline(in, px->y, px->x);
+    for (int32_t y = px->y, at = 0;; at += run) {
+        if (stage != NULL) {
+            copy(stage + at, src, run);
+        } else {
+            widen(pair + at, src, run, conv->offset);
+        }
+        y += rows;
+        if (y == end) {
+            break;
+        }
+        src = weft_px_below(in, src, rows, y, px->x);
+    }
+    if (stage != NULL && pair != NULL) {
+        widen(pair, stage, conv->size, conv->offset);
     }
 }
 
@@ -356,8 +366,8 @@ static DSP_FAST void multiply_part(const conv_t *conv, int32_t k0, int32_t n, in
 static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
 {
     if (conv->joined && conv->chunk == conv->size && !conv->in_place) {
-        gather(conv, a, 0, 0, conv->size, conv->pair, conv->stage);
-        gather(conv, b, 0, 0, conv->size, conv->pair + 2, conv->stage);
+        gather_whole(conv, a, conv->pair, conv->stage);
+        gather_whole(conv, b, conv->pair + 2, conv->stage);
         multiply_whole(conv, 0, conv->call->channels, a->out, b->out);
         return;
     }
@@ -446,7 +456,7 @@ static DSP_SMALL void conv_singles(const conv_t *conv, int32_t y, int32_t x, mem
                 patch = weft_px(&call->in0, y * op->stride_h, x * op->stride_w);
             } else if (gathered) {
                 const pixel_t px = {.y = y * op->stride_h - op->pad_top, .x = x * op->stride_w - op->pad_left};
-                gather(conv, &px, 0, 0, conv->size, NULL, stage);
+                gather_whole(conv, &px, NULL, stage);
                 patch = stage;
             } else {
                 rows_single(conv, &memory->rows, x, &one);
