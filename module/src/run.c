@@ -21,20 +21,31 @@ static inline int32_t tile_x(const weft_entry_t *e, int32_t j, int32_t w)
     return weft_clamp(e->col_adv * j + e->col_off, 0, w);
 }
 
+static inline uint32_t word_at(const int8_t *p)
+{
+    return weft_rd32((const uint8_t *)p);
+}
+
+static inline void put_word(int8_t *p, uint32_t word)
+{
+    __builtin_memcpy(__builtin_assume_aligned(p, 4), &word, sizeof word);
+}
+
 /* Copy n bytes, by words where both ends allow: to anywhere else, or down within the same bytes. */
 static void copy_down(int8_t *dst, const int8_t *src, int32_t n)
 {
-    if ((((uintptr_t)dst | (uintptr_t)src) & 3u) == 0) {
-        for (; n >= 16; n -= 16, dst += 16, src += 16) {
-            uint32_t words[4];
-            __builtin_memcpy(words, __builtin_assume_aligned(src, 4), sizeof words);
-            __builtin_memcpy(__builtin_assume_aligned(dst, 4), words, sizeof words);
-        }
-        for (; n >= 4; n -= 4, dst += 4, src += 4) {
-            uint32_t word;
-            __builtin_memcpy(&word, __builtin_assume_aligned(src, 4), sizeof word);
-            __builtin_memcpy(__builtin_assume_aligned(dst, 4), &word, sizeof word);
-        }
+    if (n >= 16 && (((uintptr_t)dst | (uintptr_t)src) & 3u) == 0) {
+        const int8_t *const stop = src + (n & ~15);
+        n &= 15;
+        do {
+            const uint32_t a = word_at(src), b = word_at(src + 4), c = word_at(src + 8), d = word_at(src + 12);
+            put_word(dst, a);
+            put_word(dst + 4, b);
+            put_word(dst + 8, c);
+            put_word(dst + 12, d);
+            src += 16;
+            dst += 16;
+        } while (src != stop);
     }
     for (; n > 0; n--) {
         *dst++ = *src++;

@@ -48,6 +48,12 @@ static inline void weft_tap_rows_inline(weft_rows_t *rows, const weft_call_t *ca
     int32_t k = rows->taps.lo, in_y = rows->first + k * rows->dilation;
     if (k < rows->taps.hi && k < WEFT_HOISTED_ROWS) {
         rows->row[k] = weft_px_inline(&call->in0, in_y, rows->x);
+        if (in_y >= call->in0.split) { /* so are all below */
+            const int32_t step = rows->dilation * call->in0.tile_stride;
+            while (++k < rows->taps.hi && k < WEFT_HOISTED_ROWS) {
+                rows->row[k] = rows->row[k - 1] + step;
+            }
+        }
         while (++k < rows->taps.hi && k < WEFT_HOISTED_ROWS) {
             in_y += rows->dilation;
             rows->row[k] = weft_px_below(&call->in0, rows->row[k - 1], rows->dilation, in_y, rows->x);
