@@ -137,10 +137,10 @@ static DSP_SMALL void gather(const conv_t *conv, const pixel_t *px, int32_t chan
     const int32_t run = conv->joined ? (cols.hi - cols.lo) * conv->depth : conv->depth;
 
     if ((rows.hi - rows.lo) * (cols.hi - cols.lo) != op->kernel_h * op->kernel_w) {
-        if (stage != NULL) {
-            memset(stage, in->zero_point, (size_t)n);
-        } else {
-            for (int32_t k = 0; k < n; k += 4) {
+        for (int32_t k = 0; k < n; k += 4) {
+            if (stage != NULL) { /* there is room for whole words */
+                dsp_store(stage + k, (uint32_t)(uint8_t)in->zero_point * 0x01010101u);
+            } else {
                 pair[k] = pair[k + 1] = 0;
             }
         }
