@@ -95,7 +95,7 @@ typedef struct {
 int8_t *weft_px(const weft_view_t *v, int32_t y, int32_t x);
 
 /* The same, where a call would take longer than what is done with the pixel. */
-static inline int8_t *weft_px_inline(const weft_view_t *v, int32_t y, int32_t x)
+WEFT_INLINE int8_t *weft_px_inline(const weft_view_t *v, int32_t y, int32_t x)
 {
     if (y >= v->split) {
         return v->tile + (y - v->tile_y) * v->tile_stride + (x - v->tile_x) * v->c;
@@ -109,7 +109,7 @@ WEFT_INLINE int8_t *weft_px_below(const weft_view_t *v, const int8_t *above, int
 {
     int8_t *px = (int8_t *)(uintptr_t)above;
     if (y >= v->split) {
-        return y - rows >= v->split ? px + rows * v->tile_stride : weft_px_inline(v, y, x);
+        return y - rows >= v->split ? px + rows * v->tile_stride : weft_px(v, y, x);
     }
     px += rows * v->ring_stride;
     return px >= v->ring + v->cap * v->ring_stride ? px - v->cap * v->ring_stride : px;
