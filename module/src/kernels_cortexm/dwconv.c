@@ -341,7 +341,7 @@ static DSP_SMALL void quads_region(const weft_call_t *call, const weft_linear_t 
 {
     const weft_op_t *op = call->op;
     const int32_t n = call->channels, x0 = call->x0, x1 = call->x1, quad = op->kernel_h * op->kernel_w * QUAD_TAP;
-    const uint8_t *const quads = (const uint8_t *)p->weights + call->channel / 4 * quad;
+    const uint8_t *const quads = (const uint8_t *)p->weights + (call->channel >> 2) * quad;
     weft_rows_t rows;
     if (call->y1 - call->y0 == 1 && x1 - x0 < RUN) {
         weft_rows(&rows, call, call->y0);

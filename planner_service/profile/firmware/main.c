@@ -198,9 +198,15 @@ static int on_row(void *ctx, unsigned input, unsigned row, int8_t *dst, size_t n
     const run_t *run = ctx;
     const int8_t *src = run->input[input] + (size_t)row * nbytes;
     for (; nbytes >= 16; nbytes -= 16, src += 16, dst += 16) {
-        uint32_t words[4];
-        __builtin_memcpy(words, src, sizeof words);
-        __builtin_memcpy(dst, words, sizeof words);
+        uint32_t a, b, c, d;
+        __builtin_memcpy(&a, src, 4);
+        __builtin_memcpy(&b, src + 4, 4);
+        __builtin_memcpy(&c, src + 8, 4);
+        __builtin_memcpy(&d, src + 12, 4);
+        __builtin_memcpy(dst, &a, 4);
+        __builtin_memcpy(dst + 4, &b, 4);
+        __builtin_memcpy(dst + 8, &c, 4);
+        __builtin_memcpy(dst + 12, &d, 4);
     }
     while (nbytes-- > 0) {
         *dst++ = *src++;
