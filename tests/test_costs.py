@@ -72,6 +72,19 @@ def test_latency_is_no_worse_than_with_fewest_macs(seed: int) -> None:
     assert within.overhead_factor <= 1.1 + 1e-9
 
 
+@pytest.mark.parametrize("f_max", [1.0, 1.3, None])
+@pytest.mark.parametrize("name", ["mbv2-w0.35-r144", "mn2-vww5-r80"])
+def test_least_ram_is_no_slower_than_fewest_macs_in_as_much(name: str, f_max: float | None) -> None:
+    """P1 took what it had found first, and fused what P2, given the same bytes, left apart."""
+    graph, board = workloads.workload(name, "full"), targets.load("mps2-an386")
+    least = planner.plan(graph, planner.Constraint(kind="p1", f_max=f_max), target=board)
+    fewest = planner.plan(graph, planner.Constraint(kind="p2", ram_max=least.counted_bytes), target=board)
+    assert least.instructions is not None
+    assert fewest.instructions is not None
+    assert (fewest.counted_bytes, fewest.macs) <= (least.counted_bytes, least.macs)
+    assert least.instructions <= fewest.instructions
+
+
 def test_progress_of_latency_moves_and_it_can_be_cancelled() -> None:
     graph, board = workloads.workload("mn2-vww5-r80", "full"), targets.load("mps2-an386")
     constraint = planner.Constraint(kind="p2", ram_max=40_000, objective="latency")
