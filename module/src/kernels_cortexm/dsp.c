@@ -217,15 +217,7 @@ static quads_t quads_of(const dsp_pixel_t *px, int32_t n)
     "ldrd %[v2], %[v3], [%[t]], #8\n\t"                                                                                \
     "str %[t], [%[quads]]\n\t"
 
-/* Sum `v`, multiplier `m`; `out`, `right` and `zp` in registers. */
-#define QUAD_OUT(v, m)                                                                                                 \
-    "lsls %[" v "], %[" v "], #1\n\t"                                                                                  \
-    "smmulr %[" v "], %[" v "], %[" m "]\n\t"                                                                          \
-    "add %[" v "], %[" v "], %[" v "], asr #31\n\t"                                                                    \
-    "asrs %[" v "], %[" v "], %[odd]\n\t"                                                                              \
-    "adc %[" v "], %[" v "], %[x]\n\t"                                                                                 \
-    "ssat %[" v "], #8, %[" v "]\n\t"                                                                                  \
-    "strb %[" v "], [%[u]], #1\n\t"
+#define QUAD_OUT(v, m) DSP_OUT(v, m, "odd", "u")
 #define QUAD_NEXT "lsrs %[odd], %[odd], #8\n\t"
 
 #define QUAD_END                                                                                                       \

@@ -38,6 +38,19 @@
     "smlatt %[v2], %[e], %[we], %[v2]\n\t"                                                                             \
     "smlabb %[v1], %[x], %[wo], %[v1]\n\t"                                                                             \
     "smlatt %[v3], %[x], %[wo], %[v3]\n\t"
+
+/*
+ * Writes a sum, requantised, to where `out` points and moves that on: by multiplier `m` and the low byte of `right`,
+ * with the zero point in `x`.
+ */
+#define DSP_OUT(v, m, right, out)                                                                                      \
+    "lsls %[" v "], %[" v "], #1\n\t"                                                                                  \
+    "smmulr %[" v "], %[" v "], %[" m "]\n\t"                                                                          \
+    "add %[" v "], %[" v "], %[" v "], asr #31\n\t"                                                                    \
+    "asrs %[" v "], %[" v "], %[" right "]\n\t"                                                                        \
+    "adc %[" v "], %[" v "], %[x]\n\t"                                                                                 \
+    "ssat %[" v "], #8, %[" v "]\n\t"                                                                                  \
+    "strb %[" v "], [%[" out "]], #1\n\t"
 #endif
 
 #define DSP_INLINE static inline __attribute__((always_inline))

@@ -67,14 +67,7 @@ typedef struct {
     "ldr %[x], [%[pixel], #12]\n\t"                                                                                    \
     "add %[px], %[px], %[x]\n\t" MAC_TAP("", w0) MAC_TAP(STEP_1, w1) MAC_TAP(STEP_2, w2)
 
-#define OUT(v, m)                                                                                                      \
-    "lsls %[" v "], %[" v "], #1\n\t"                                                                                  \
-    "smmulr %[" v "], %[" v "], %[" m "]\n\t"                                                                          \
-    "add %[" v "], %[" v "], %[" v "], asr #31\n\t"                                                                    \
-    "asrs %[" v "], %[" v "], %[e]\n\t"                                                                                \
-    "adc %[" v "], %[" v "], %[x]\n\t"                                                                                 \
-    "ssat %[" v "], #8, %[" v "]\n\t"                                                                                  \
-    "strb %[" v "], [%[row]], #1\n\t"
+#define OUT(v, m) DSP_OUT(v, m, "e", "row")
 #define OUT_NEXT "lsrs %[e], %[e], #8\n\t"
 #endif
 
