@@ -481,7 +481,7 @@ def _softmax(_: Graph, op: Softmax, __: _Layout) -> _Encoded:
     return _Encoded(opcode=Opcode.SOFTMAX, params=struct.pack("<ib3x", *op.multiplier))
 
 
-def _reshape(_: Graph, __: Reshape, ___: list[int]) -> _Encoded:
+def _reshape(_: Graph, __: Reshape, ___: _Layout) -> _Encoded:
     return _Encoded(opcode=Opcode.RESHAPE)
 
 

@@ -598,8 +598,7 @@ def _as_small(run: _Run, known: PlanResult) -> PlanResult:
     if not run.feasible(search, cap, extra, 0.92, 0.95):
         return known
     found = run.fit(search, cap)
-    better = found is not None and found.macs <= known.macs and found.counted_bytes <= cap
-    if not better or found is None or _instructions(found) >= _instructions(known):
+    if found is None or found.macs > known.macs or _instructions(found) >= _instructions(known):
         return known
     return replace(found, lower_bound=known.lower_bound)
 

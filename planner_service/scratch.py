@@ -41,7 +41,7 @@ def _up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
-def wish(family: Family, graph: Graph, op: Op) -> int:
+def wish(family: Family, op: Op) -> int:
     """Bytes, a multiple of 4, with which an operator's kernel runs at its best; 0 if it uses none."""
     if not isinstance(op, Conv2D) or op.kernel[0] > _ROWS:
         return 0
@@ -82,5 +82,5 @@ def wishes(core: str | None, graph: Graph, ops: Iterable[int]) -> list[int]:
     family = FAMILIES.get(core or "")
     if family is None:
         return []
-    found = {wish(family, graph, graph.ops[op]) for op in ops if op >= 0}
+    found = {wish(family, graph.ops[op]) for op in ops if op >= 0}
     return sorted(found - {0}, reverse=True)

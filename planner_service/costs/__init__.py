@@ -23,7 +23,6 @@ from planner_service.ir import (
     Concat,
     Conv2D,
     FullyConnected,
-    Graph,
     Lut,
     Op,
     Pad,
@@ -104,7 +103,7 @@ class Model:
     def unit_costs(self, facts: Facts, op: int) -> tuple[tuple[int, ...], int, int]:
         """What an operator's kernel without scratch costs in units: rows [0, y) for each y, each row of each call, and
         each call."""
-        node, figures = facts.nodes[op], self.kernel(kernel_of(self.core, facts.graph, facts.graph.ops[op], 0))
+        node, figures = facts.nodes[op], self.kernel(kernel_of(self.core, facts.graph.ops[op], 0))
         columns = node.size[1]
         row = figures["elements"] * node.row_elements + columns * (
             figures["pixels"] + figures["gathered"] * patch(facts.graph.ops[op])
@@ -127,7 +126,7 @@ class Model:
         for segment in stage.segments:
             for entry in segment.entries:
                 if entry.op >= 0:
-                    name = kernel_of(self.core, facts.graph, facts.graph.ops[entry.op], stage.scratch)
+                    name = kernel_of(self.core, facts.graph.ops[entry.op], stage.scratch)
                     total += _dot(self.kernel(name), work(facts, entry, segment))
         return total
 
@@ -163,11 +162,11 @@ _NAMES: Mapping[type[Op], str] = {
 }
 
 
-def kernel_of(core: str, graph: Graph, op: Op, scratch_bytes: int) -> str:
+def kernel_of(core: str, op: Op, scratch_bytes: int) -> str:
     """Which of the kernels with figures of their own runs an operator, given its stage's scratch."""
     if isinstance(op, Conv2D):
         square = f"{op.kernel[0]}x{op.kernel[1]}"
-        lacks = scratch.wish(_FAMILY[core], graph, op) > scratch_bytes
+        lacks = scratch.wish(_FAMILY[core], op) > scratch_bytes
         if op.depthwise:
             kind = "DWCONV2D 3x3" if square == "3x3" else "DWCONV2D"
         else:

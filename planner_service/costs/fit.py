@@ -121,7 +121,7 @@ def fit(core: str, samples: Iterable[Sample]) -> Model:
                 for entry in segment.entries:
                     if entry.op >= 0:
                         graph = sample.facts.graph
-                        name = costs.kernel_of(core, graph, graph.ops[entry.op], stage.scratch)
+                        name = costs.kernel_of(core, graph.ops[entry.op], stage.scratch)
                         took = sample.operators[entry.op]
                         kernels[name].append((costs.work(sample.facts, entry, segment), took))
                         inside += took

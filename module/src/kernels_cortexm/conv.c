@@ -365,7 +365,7 @@ static DSP_FAST void multiply_part(const conv_t *conv, int32_t k0, int32_t n, in
 
 static void two_pixels(const conv_t *conv, const pixel_t *a, const pixel_t *b)
 {
-    if (conv->joined && conv->chunk == conv->size && !conv->in_place) {
+    if (conv->joined && conv->chunk == conv->size) { /* in place, it is conv_pairs_in_place()'s */
         gather_whole(conv, a, conv->pair, conv->stage);
         gather_whole(conv, b, conv->pair + 2, conv->stage);
         multiply_whole(conv, 0, conv->call->channels, a->out, b->out);
@@ -484,14 +484,12 @@ static DSP_FAST bool conv_pairs_in_place(const conv_t *conv, bool singles)
         int8_t *to = out;
         const int8_t *from = patch, *const stop = patch + columns * step;
         for (; from != stop; from += step, to += c) {
-            if (first == NULL && (singles || y != call->y1 - 1 || from + step != stop)) {
+            if (first == NULL) {
                 first = from;
                 first_out = to;
-                continue;
-            }
-            if (first == NULL) { /* the last one goes with itself */
-                first = from;
-                first_out = to;
+                if (singles || y != call->y1 - 1 || from + step != stop) { /* the last one may go with itself */
+                    continue;
+                }
             }
             widen_two(conv->pair, first, from, conv->size, conv->offset);
             multiply_whole(conv, 0, call->channels, first_out, to);

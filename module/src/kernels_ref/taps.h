@@ -36,31 +36,6 @@ typedef struct {
 /* Rows under `taps` taps from the first one of output row y on; the call's output columns start at call->x0. */
 void weft_tap_rows(weft_rows_t *rows, const weft_call_t *call, int32_t y, int32_t taps);
 
-/* The same, for kernels that ask for a few pixels of a row only. */
-static inline void weft_tap_rows_inline(weft_rows_t *rows, const weft_call_t *call, int32_t y, int32_t taps)
-{
-    const weft_op_t *op = call->op;
-    rows->view = &call->in0;
-    rows->dilation = op->dilation_h;
-    rows->first = y * op->stride_h - op->pad_top;
-    rows->taps = weft_taps(rows->first, taps, op->dilation_h, call->in0.h);
-    rows->x = weft_clamp(call->x0 * op->stride_w - op->pad_left, 0, call->in0.w - 1);
-    int32_t k = rows->taps.lo, in_y = rows->first + k * rows->dilation;
-    if (k < rows->taps.hi && k < WEFT_HOISTED_ROWS) {
-        rows->row[k] = weft_px_inline(&call->in0, in_y, rows->x);
-        if (in_y >= call->in0.split) { /* so are all below */
-            const int32_t step = rows->dilation * call->in0.tile_stride;
-            while (++k < rows->taps.hi && k < WEFT_HOISTED_ROWS) {
-                rows->row[k] = rows->row[k - 1] + step;
-            }
-        }
-        while (++k < rows->taps.hi && k < WEFT_HOISTED_ROWS) {
-            in_y += rows->dilation;
-            rows->row[k] = weft_px_below(&call->in0, rows->row[k - 1], rows->dilation, in_y, rows->x);
-        }
-    }
-}
-
 /* Rows under output row y. */
 static inline void weft_rows(weft_rows_t *rows, const weft_call_t *call, int32_t y)
 {
