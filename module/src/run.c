@@ -2,6 +2,10 @@
 /* The executor: the one loop nest of docs/design.md section 2. Everything was proved by weft_open(). */
 #include "plan.h"
 
+#if WEFT_KERNELS_MVE
+#include "kernels_mve/copy.h"
+#endif
+
 /* A run in progress. */
 typedef struct {
     const weft_plan_t *plan;
@@ -21,6 +25,7 @@ static inline int32_t tile_x(const weft_entry_t *e, int32_t j, int32_t w)
     return weft_clamp(e->col_adv * j + e->col_off, 0, w);
 }
 
+#if !WEFT_KERNELS_MVE
 static inline uint32_t word_at(const int8_t *p)
 {
     return weft_rd32((const uint8_t *)p);
@@ -32,7 +37,7 @@ static inline void put_word(int8_t *p, uint32_t word)
 }
 
 /* Copy n bytes, by words where both ends allow: to anywhere else, or down within the same bytes. */
-static void copy_down(int8_t *dst, const int8_t *src, int32_t n)
+static void weft_copy_down(int8_t *dst, const int8_t *src, int32_t n)
 {
     if (n >= 16 && (((uintptr_t)dst | (uintptr_t)src) & 3u) == 0) {
         const int8_t *const stop = src + (n & ~15);
@@ -51,6 +56,7 @@ static void copy_down(int8_t *dst, const int8_t *src, int32_t n)
         *dst++ = *src++;
     }
 }
+#endif
 
 /* How kernels see the tensor that an entry produces at the current step. */
 static void view_of(const run_t *run, const weft_tensor_t *tensor, const weft_entry_t *e, weft_view_t *v)
@@ -112,7 +118,7 @@ static void save_lines(const run_t *run, const weft_entry_t *e, const weft_view_
     int8_t *lines = v->ring + from * v->c;
     int32_t slot = y % e->keep;
     for (; y < end; y++, src += v->tile_stride) {
-        copy_down(lines + slot * v->ring_stride, src, (to - from) * v->c);
+        weft_copy_down(lines + slot * v->ring_stride, src, (to - from) * v->c);
         slot = slot + 1 == e->keep ? 0 : slot + 1;
     }
 }
@@ -138,7 +144,7 @@ static void slide(const run_t *run, const weft_entry_t *e, const weft_view_t *v,
     const int32_t gone = (now - before) * v->c, left = (before_end - now) * v->c;
     int8_t *row = v->tile;
     for (int32_t y = v->tile_y; y < end; y++, row += v->tile_stride) {
-        copy_down(row, row + gone, left);
+        weft_copy_down(row, row + gone, left);
     }
 }
 

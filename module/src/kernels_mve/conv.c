@@ -6,6 +6,7 @@
  * gathered if there is memory for them: the plan's scratch, or the stack. Then there is one run, and taps outside are
  * the zero point. Else tap rows are read in place.
  */
+#include "copy.h"
 #include "mve.h"
 
 #if WEFT_KERNELS_MVE
@@ -76,104 +77,109 @@ static MVE_NOINLINE void some_patches(conv_t *conv)
 
 /* What the loop over channels of one_run() is about, four at a time. */
 typedef struct {
-    uint32_t weights[4], lane[4]; /* lane: of multipliers and shifts, 0 if there is one for all */
-    const int8_t *px;
-    int32_t run, sign, zp;
+    const int32_t *bias, *multiplier;
     const int8_t *shift;
     int8_t *out;
-    int32_t lanes, next; /* multipliers and bytes of weights to the next four channels */
-    const int32_t *end;  /* of biases */
+    const int8_t *weights;
+    int32_t size;                /* weights of a channel */
+    int32_t sign, zp, run, skip; /* skip: bytes from where a round leaves a channel's weights to the fourth one on */
+    const int8_t *px;
+    const int32_t *end; /* of biases */
 } one_run_t;
 
-/* As one_patch() for patches of one row; biases and multipliers in r10 and r11. */
+#define LEFT                                                                                                           \
+    "vshr.s32 q2, q1, #31\n\t"                                                                                         \
+    "vand q2, q2, q1\n\t"                                                                                              \
+    "vsub.i32 q1, q1, q2\n\t"                                                                                          \
+    "vshl.s32 q0, q0, q1\n\t"
+#define RIGHT(shift) "vrshl.s32 q0, q0, " shift "\n\t"
+/* Shifts to the left and right, as mve_mbqm(). */
+#define BOTH_WAYS                                                                                                      \
+    LEFT "vqrdmulh.s32 q0, q0, q3\n\t"                                                                                 \
+         "vand q1, q0, q2\n\t"                                                                                         \
+         "vshr.s32 q1, q1, #31\n\t"                                                                                    \
+         "vqadd.s32 q0, q0, q1\n\t" RIGHT("q2")
+/* All to the right. */
+#define RIGHT_ONLY                                                                                                     \
+    "vqrdmulh.s32 q0, q0, q3\n\t"                                                                                      \
+    "vshr.s32 q2, q0, #31\n\t"                                                                                         \
+    "vqadd.s32 q0, q0, q2\n\t" RIGHT("q1")
+/* From `bias` on up to `end`. The first round of products makes the sums. */
+#define ONE_RUN(scaled)                                                                                                \
+    __asm__ volatile(                                                                                                  \
+        "ldrd r1, r8, [%[at], %[weights]]\n\t"                                                                         \
+        "add r3, r1, r8\n\t"                                                                                           \
+        "add r5, r3, r8\n\t"                                                                                           \
+        "add r8, r5, r8\n\t"                                                                                           \
+        "ldrd r10, r11, [%[at], %[run]]\n\t"                                                                           \
+        "b 3f\n\t"                                                                                                     \
+        "1:\n\t" MVE_PRODUCTS("a", "r12", MVE_FLIP, MVE_BESIDE) "letp lr, 1b\n\t"                                      \
+                                                                "b 2f\n\t"                                             \
+                                                                "3:\n\t"                                               \
+                                                                "ldr r12, [%[at], %[px]]\n\t"                          \
+                                                                "dlstp.8 lr, r10\n\t" MVE_PRODUCTS(                    \
+                                                                    "", "r12", MVE_FLIP,                               \
+                                                                    MVE_BESIDE) "letp lr, 1b\n\t"                      \
+                                                                                "2:\n\t"                               \
+                                                                                "vmov q3[2], q3[0], r0, r4\n\t"        \
+                                                                                "vmov q3[3], q3[1], r2, r6\n\t"        \
+                                                                                "ldm %[at], {r0, r2, r4, r6}\n\t"      \
+                                                                                "vldrw.32 q0, [r0], #16\n\t"           \
+                                                                                "ldrd r12, lr, [%[at], %[sign]]\n\t"   \
+                                                                                "vmla.s32 q0, q3, r12\n\t"             \
+                                                                                "vldrb.s32 q1, [r4], #4\n\t"           \
+                                                                                "vldrw.32 q3, [r2], #16\n\t" scaled    \
+                                                                                "vmax.s32 q0, q0, %q[lo]\n\t"          \
+                                                                                "vmin.s32 q0, q0, %q[hi]\n\t"          \
+                                                                                "vadd.i32 q0, q0, lr\n\t"              \
+                                                                                "vstrb.32 q0, [r6], #4\n\t"            \
+                                                                                "stm %[at], {r0, r2, r4, r6}\n\t"      \
+                                                                                "add r1, r1, r11\n\t"                  \
+                                                                                "add r3, r3, r11\n\t"                  \
+                                                                                "add r5, r5, r11\n\t"                  \
+                                                                                "ldr r12, [%[at], %[end]]\n\t"         \
+                                                                                "add r8, r8, r11\n\t"                  \
+                                                                                "cmp r0, r12\n\t"                      \
+                                                                                "bne 3b"                               \
+        :                                                                                                              \
+        : [at] "r"(at), [flip] "w"(zero.flip), [beside] "w"(zero.beside), [lo] "w"(range.lo), [hi] "w"(range.hi),      \
+          [weights] "i"(offsetof(one_run_t, weights)), [run] "i"(offsetof(one_run_t, run)),                            \
+          [px] "i"(offsetof(one_run_t, px)), [sign] "i"(offsetof(one_run_t, sign)),                                    \
+          [end] "i"(offsetof(one_run_t, end))                                                                          \
+        : MVE_REGISTERS, "q3", "r10", "r11", "r12")
+
+/* As one_patch() for patches of one row, not empty, whose channels have multipliers of their own. */
 static MVE_NOINLINE void one_run(conv_t *conv)
 {
     const weft_linear_t *p = &conv->p;
     const int32_t n = conv->call->channels, size = conv->patch.size;
     const mve_zero_t zero = mve_zero(conv->call->in0.zero_point);
     const mve_range_t range = mve_range(p);
-    const uint32x4_t lane = {0, 1, 2, 3};
+    const bool quick = (conv->call->op->flags & WEFT_OP_QUICK) != 0;
     one_run_t loop;
-    register const one_run_t *at __asm__("r9") = &loop;
-    register const int32_t *bias __asm__("r10") = mve_words(p->bias);
-    register const int32_t *multiplier __asm__("r11") = mve_words(p->multiplier);
+    register one_run_t *const at __asm__("r9") = &loop;
+    conv->count = 0;
     loop.px = conv->pixel[0].px;
     loop.run = conv->patch.run;
+    loop.skip = 4 * size - ((conv->patch.run + 15) & ~15);
+    loop.size = size;
     loop.sign = zero.sign;
     loop.zp = range.zp;
-    loop.shift = p->shift;
-    loop.out = conv->pixel[0].out;
-    loop.lanes = p->per_tensor ? 0 : 4;
-    loop.next = 4 * size;
-    loop.end = bias + (n & ~3);
-    conv->count = 0;
-    vstrwq_u32(loop.weights, mve_weights(p->weights + conv->weight, size, 4));
-    vstrwq_u32(loop.lane, p->per_tensor ? vdupq_n_u32(0) : lane);
-    for (;;) {
-        __asm__ volatile(
-            "3:\n\t"
-            "add r8, %[at], %[weights]\n\t"
-            "ldm r8, {r1, r3, r5, r8}\n\t"
-            "movs r0, #0\n\t"
-            "movs r2, #0\n\t"
-            "movs r4, #0\n\t"
-            "movs r6, #0\n\t"
-            "ldr r12, [%[at], %[px]]\n\t"
-            "ldr lr, [%[at], %[run]]\n\t"
-            "wlstp.8 lr, lr, 2f\n\t"
-            "1:\n\t" MVE_PRODUCTS("r12", MVE_FLIP,
-                                  MVE_BESIDE) "letp lr, 1b\n\t"
-                                              "2:\n\t"
-                                              "vmov q3[2], q3[0], r0, r4\n\t"
-                                              "vmov q3[3], q3[1], r2, r6\n\t"
-                                              "ldrd r0, r1, [%[at], %[sign]]\n\t"
-                                              "vldrw.32 q0, [%[bias]], #16\n\t"
-                                              "vmla.s32 q0, q3, r0\n\t"
-                                              "vldrw.32 q2, [%[at], %[lane]]\n\t"
-                                              "ldrd r2, r3, [%[at], %[shift]]\n\t"
-                                              "vldrb.s32 q1, [r2, q2]\n\t"
-                                              "vldrw.32 q3, [%[multiplier], q2, uxtw #2]\n\t"
-                                              "vshr.s32 q2, q1, #31\n\t"
-                                              "vand q2, q2, q1\n\t"
-                                              "vsub.i32 q1, q1, q2\n\t"
-                                              "vshl.s32 q0, q0, q1\n\t"
-                                              "vqrdmulh.s32 q0, q0, q3\n\t" /* from here on as mve_out() */
-                                              "vand q1, q0, q2\n\t"
-                                              "vshr.s32 q1, q1, #31\n\t"
-                                              "vqadd.s32 q0, q0, q1\n\t"
-                                              "vrshl.s32 q0, q0, q2\n\t"
-                                              "vmax.s32 q0, q0, %q[lo]\n\t"
-                                              "vmin.s32 q0, q0, %q[hi]\n\t"
-                                              "vadd.i32 q0, q0, r1\n\t"
-                                              "vstrb.32 q0, [r3], #4\n\t"
-                                              "ldrd r4, r5, [%[at], %[lanes]]\n\t"
-                                              "add r2, r2, r4\n\t"
-                                              "add %[multiplier], %[multiplier], r4, lsl #2\n\t"
-                                              "strd r2, r3, [%[at], %[shift]]\n\t"
-                                              "vldrw.32 q1, [%[at], %[weights]]\n\t"
-                                              "vadd.i32 q1, q1, r5\n\t"
-                                              "vstrw.32 q1, [%[at], %[weights]]\n\t"
-                                              "ldr r6, [%[at], %[end]]\n\t"
-                                              "cmp %[bias], r6\n\t"
-                                              "bne 3b"
-            : [bias] "+r"(bias), [multiplier] "+r"(multiplier)
-            : [at] "r"(at), [flip] "w"(zero.flip), [beside] "w"(zero.beside), [lo] "w"(range.lo), [hi] "w"(range.hi),
-              [weights] "i"(offsetof(one_run_t, weights)), [lane] "i"(offsetof(one_run_t, lane)),
-              [px] "i"(offsetof(one_run_t, px)), [run] "i"(offsetof(one_run_t, run)),
-              [sign] "i"(offsetof(one_run_t, sign)), [shift] "i"(offsetof(one_run_t, shift)),
-              [lanes] "i"(offsetof(one_run_t, lanes)), [end] "i"(offsetof(one_run_t, end))
-            : MVE_REGISTERS, "q3", "r12");
-        const int32_t over = bias == mve_words(p->bias) + n ? 0 : 4 - (n & 3);
-        if (over == 0) {
+    for (int32_t o = 0, end = n & ~3;; o = n - 4, end = n) { /* at last channels that overlap those before */
+        loop.bias = mve_words(p->bias) + o;
+        loop.multiplier = mve_words(p->multiplier) + o;
+        loop.shift = p->shift + o;
+        loop.out = conv->pixel[0].out + o;
+        loop.end = mve_words(p->bias) + end;
+        loop.weights = p->weights + conv->weight + o * size;
+        if (quick) {
+            ONE_RUN(RIGHT_ONLY);
+        } else {
+            ONE_RUN(BOTH_WAYS);
+        }
+        if (end == n) {
             break;
         }
-        /* The last channels overlap those before. */
-        bias -= over;
-        multiplier -= p->per_tensor ? 0 : over;
-        loop.shift -= p->per_tensor ? 0 : over;
-        loop.out -= over;
-        loop.end = bias + 4;
-        vstrwq_u32(loop.weights, vsubq_n_u32(vldrwq_u32(loop.weights), (uint32_t)(over * size)));
     }
 }
 
@@ -205,38 +211,39 @@ static MVE_NOINLINE void some_runs(conv_t *conv)
         register const pixel_t *pixel __asm__("r10") = conv->pixel;
         register const pixel_t *const end __asm__("r11") = pixel + conv->count;
         loop.o = o;
-        __asm__ volatile("3:\n\t"
-                         "ldm %[at], {r0, r2, r4, r6}\n\t"
-                         "add r8, %[at], #16\n\t"
-                         "ldm r8, {r1, r3, r5, r8}\n\t"
-                         "ldr r12, [%[pixel]], #4\n\t"
-                         "ldr lr, [%[at], %[run]]\n\t"
-                         "wlstp.8 lr, lr, 2f\n\t"
-                         "1:\n\t" MVE_PRODUCTS("r12", "", MVE_NONE) "letp lr, 1b\n\t"
-                                                                    "2:\n\t"
-                                                                    "vmov q3[2], q3[0], r0, r4\n\t"
-                                                                    "vmov q3[3], q3[1], r2, r6\n\t"
-                                                                    "ldrd r0, r1, [%[at], %[zp]]\n\t"
-                                                                    "vshl.s32 q3, q3, %q[left]\n\t" /* as mve_out() */
-                                                                    "ldr r2, [%[pixel]], #4\n\t"
-                                                                    "vqrdmulh.s32 q3, q3, %q[multiplier]\n\t"
-                                                                    "vand q0, q3, %q[right]\n\t"
-                                                                    "vshr.s32 q0, q0, #31\n\t"
-                                                                    "vqadd.s32 q3, q3, q0\n\t"
-                                                                    "vldrw.32 q1, [%[at], %[hi]]\n\t"
-                                                                    "vrshl.s32 q3, q3, %q[right]\n\t"
-                                                                    "vmax.s32 q3, q3, %q[lo]\n\t"
-                                                                    "add r2, r2, r1\n\t"
-                                                                    "vmin.s32 q3, q3, q1\n\t"
-                                                                    "cmp %[pixel], %[end]\n\t"
-                                                                    "vadd.i32 q3, q3, r0\n\t"
-                                                                    "vstrb.32 q3, [r2]\n\t"
-                                                                    "bne 3b"
-                         : [pixel] "+r"(pixel)
-                         : [at] "r"(at), [end] "r"(end), [multiplier] "w"(scale.multiplier), [left] "w"(scale.left),
-                           [right] "w"(scale.right), [lo] "w"(range.lo), [hi] "i"(offsetof(some_runs_t, hi)),
-                           [run] "i"(offsetof(some_runs_t, run)), [zp] "i"(offsetof(some_runs_t, zp))
-                         : MVE_REGISTERS, "q3", "r12");
+        __asm__ volatile(
+            "3:\n\t"
+            "ldm %[at], {r0, r2, r4, r6}\n\t"
+            "add r8, %[at], #16\n\t"
+            "ldm r8, {r1, r3, r5, r8}\n\t"
+            "ldr r12, [%[pixel]], #4\n\t"
+            "ldr lr, [%[at], %[run]]\n\t"
+            "wlstp.8 lr, lr, 2f\n\t"
+            "1:\n\t" MVE_PRODUCTS("a", "r12", "", MVE_NONE) "letp lr, 1b\n\t"
+                                                            "2:\n\t"
+                                                            "vmov q3[2], q3[0], r0, r4\n\t"
+                                                            "vmov q3[3], q3[1], r2, r6\n\t"
+                                                            "ldrd r0, r1, [%[at], %[zp]]\n\t"
+                                                            "vshl.s32 q3, q3, %q[left]\n\t" /* as mve_out() */
+                                                            "ldr r2, [%[pixel]], #4\n\t"
+                                                            "vqrdmulh.s32 q3, q3, %q[multiplier]\n\t"
+                                                            "vand q0, q3, %q[right]\n\t"
+                                                            "vshr.s32 q0, q0, #31\n\t"
+                                                            "vqadd.s32 q3, q3, q0\n\t"
+                                                            "vldrw.32 q1, [%[at], %[hi]]\n\t"
+                                                            "vrshl.s32 q3, q3, %q[right]\n\t"
+                                                            "vmax.s32 q3, q3, %q[lo]\n\t"
+                                                            "add r2, r2, r1\n\t"
+                                                            "vmin.s32 q3, q3, q1\n\t"
+                                                            "cmp %[pixel], %[end]\n\t"
+                                                            "vadd.i32 q3, q3, r0\n\t"
+                                                            "vstrb.32 q3, [r2]\n\t"
+                                                            "bne 3b"
+            : [pixel] "+r"(pixel)
+            : [at] "r"(at), [end] "r"(end), [multiplier] "w"(scale.multiplier), [left] "w"(scale.left),
+              [right] "w"(scale.right), [lo] "w"(range.lo), [hi] "i"(offsetof(some_runs_t, hi)),
+              [run] "i"(offsetof(some_runs_t, run)), [zp] "i"(offsetof(some_runs_t, zp))
+            : MVE_REGISTERS, "q3", "r12");
     }
     conv->count = 0;
 }
@@ -279,7 +286,7 @@ static void flush(conv_t *conv)
     } else if (conv->count > 1) {
         (single ? some_runs : some_patches)(conv);
     } else if (conv->count == 1) {
-        (single ? one_run : one_patch)(conv);
+        (single && conv->patch.run > 0 && !conv->p.per_tensor ? one_run : one_patch)(conv);
     }
 }
 
@@ -305,17 +312,7 @@ static void gather(const conv_t *conv, const weft_rows_t *rows, int32_t x, int8_
     }
     patch += (rows->taps.lo * op->kernel_w + cols.lo) * in->c;
     for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, patch += op->kernel_w * in->c) {
-        const int8_t *from = rows->row[ky] + column;
-        int8_t *to = patch;
-        __asm__ volatile("wlstp.8 lr, %[n], 2f\n\t"
-                         "1:\n\t"
-                         "vldrb.8 q0, [%[from]], #16\n\t"
-                         "vstrb.8 q0, [%[to]], #16\n\t"
-                         "letp lr, 1b\n\t"
-                         "2:"
-                         : [from] "+r"(from), [to] "+r"(to)
-                         : [n] "r"(run)
-                         : "q0", "lr", "cc", "memory");
+        weft_copy_down(patch, rows->row[ky] + column, run);
     }
 }
 
@@ -328,7 +325,7 @@ MVE_INLINE void conv_patches(conv_t *conv, int8_t *memory, uint32_t length)
     conv->most = (int32_t)weft_min((int32_t)length / conv->patch.size, PIXELS);
     for (int32_t y = call->y0; y < call->y1; y++) {
         int8_t *out = weft_px(&call->out, y, call->x0);
-        weft_rows(&rows, call, y);
+        mve_tap_rows(&rows, call, y);
         for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
             int8_t *patch = memory + conv->count * conv->patch.size;
             gather(conv, &rows, x, patch);
@@ -376,7 +373,7 @@ static MVE_NOINLINE void conv_rows(conv_t *conv)
     for (int32_t y = call->y0; y < call->y1; y++) {
         int8_t *out = weft_px(&call->out, y, call->x0);
         weft_taps_t last = {0, 0};
-        weft_rows(&rows, call, y);
+        mve_tap_rows(&rows, call, y);
         const bool none = rows.taps.lo == rows.taps.hi; /* then runs of none from any address */
         const int8_t *const *row = none ? &conv->p.weights : rows.row + rows.taps.lo;
         for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {

@@ -1,127 +1,151 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * DWCONV2D with one output channel per input channel: eight channels of one output pixel, or of two neighbours, whose
- * weights are loaded once. The weights' sum goes along, for the zero point. Fewer channels, as slices have, go four at
- * a time with two neighbouring taps.
+ * DWCONV2D with one output channel per input channel: 16 channels of a pixel, or eight, in one block of assembly from
+ * biases to outputs. Fewer channels, as slices have, and those that share a multiplier go four at a time with two
+ * neighbouring taps.
  */
 #include "mve.h"
 
 #if WEFT_KERNELS_MVE
 
-#define TAPS_MAX 255 /* sums of as many weights fit int16 */
-
-/* Neighbouring output pixels that have the same taps inside. */
+/* All channels of a pixel: what does not stay in registers. */
 typedef struct {
-    const weft_call_t *call;
-    const weft_linear_t *p;
-    const int8_t *const *row; /* tap rows */
-    int32_t rows, columns;
-    int32_t column, weight; /* bytes: from a row's address to the first tap; to the first weight */
-} window_t;
+    const int8_t *const *row, *const *end; /* tap rows, at least one */
+    const int8_t *w;
+    const int32_t *bias, *multiplier;
+    const int8_t *shift;
+    int8_t *out, *stop; /* stop: after the last channel */
+    int32_t zp_out, skip, column, columns;
+    int16_t lo[8], hi[8];
+} pixel_t;
 
-/* Sums of eight channels, even ones and odd ones: products of pairs of int16 come out like that. */
-typedef struct {
-    int32x4_t even, odd;
-} sums_t;
+/* A tap of eight channels, `at` bytes on: q0 to q2 are free. Sums of even channels and of odd ones. */
+#define TAP(even, odd, at)                                                                                             \
+    "vldrb.s16 q0, [r4" at "]\n\t"                                                                                     \
+    "vldrb.s16 q1, [r5" at "]\n\t"                                                                                     \
+    "vsub.i16 q0, q0, r6\n\t"                                                                                          \
+    "vmullb.s16 q2, q0, q1\n\t"                                                                                        \
+    "vadd.i32 " even ", " even ", q2\n\t"                                                                              \
+    "vmullt.s16 q2, q0, q1\n\t"                                                                                        \
+    "vadd.i32 " odd ", " odd ", q2\n\t"
+/* As mve_mbqm(), with sums and shifts of the same channels. */
+#define SCALED(sum, shift)                                                                                             \
+    "vand q2, " sum ", " shift "\n\t"                                                                                  \
+    "vshr.s32 q2, q2, #31\n\t"                                                                                         \
+    "vqadd.s32 " sum ", " sum ", q2\n\t"                                                                               \
+    "vrshl.s32 " sum ", " sum ", " shift "\n\t"
+/* Sums of eight channels to outputs in int16, yet to be clamped; q7 is zero. */
+#define OUT(even, odd)                                                                                                 \
+    "vldrb.s16 q0, [r4], #8\n\t"                                                                                       \
+    "vmax.s16 q1, q0, q7\n\t"                                                                                          \
+    "vmovlb.s16 q2, q1\n\t"                                                                                            \
+    "vshl.s32 " even ", " even ", q2\n\t"                                                                              \
+    "vmovlt.s16 q2, q1\n\t"                                                                                            \
+    "vshl.s32 " odd ", " odd ", q2\n\t"                                                                                \
+    "vmin.s16 q0, q0, q7\n\t"                                                                                          \
+    "vld20.32 {q1, q2}, [r1]\n\t"                                                                                      \
+    "vld21.32 {q1, q2}, [r1]!\n\t"                                                                                     \
+    "vqrdmulh.s32 " even ", " even ", q1\n\t"                                                                          \
+    "vqrdmulh.s32 " odd ", " odd ", q2\n\t"                                                                            \
+    "vmovlb.s16 q1, q0\n\t" SCALED(even, "q1") "vmovlt.s16 q1, q0\n\t" SCALED(odd, "q1") "vqmovnb.s32 " even ", " even \
+                                                                                         "\n\t"                        \
+                                                                                         "vqmovnt.s32 " even ", " odd  \
+                                                                                         "\n\t"                        \
+                                                                                         "vqadd.s16 " even ", " even   \
+                                                                                         ", r0\n\t"
+#define PUT(v)                                                                                                         \
+    "vmax.s16 " v ", " v ", q0\n\t"                                                                                    \
+    "vmin.s16 " v ", " v ", q1\n\t"                                                                                    \
+    "vstrb.16 " v ", [r5], #8\n\t"
+#define START(even, odd) "vld20.32 {" even ", " odd "}, [r1]\n\tvld21.32 {" even ", " odd "}, [r1]!\n\t"
+/* A round of channels, `bytes` of them. */
+#define CHANNELS(bytes, start, tap, out, put)                                                                          \
+    "4:\n\t"                                                                                                           \
+    "ldr r5, [r9, %[w]]\n\t"                                                                                           \
+    "add r1, r5, #" bytes "\n\t"                                                                                       \
+    "str r1, [r9, %[w]]\n\t"                                                                                           \
+    "ldr r1, [r9, %[bias]]\n\t" start "str r1, [r9, %[bias]]\n\t"                                                      \
+    "ldrd r0, r1, [r9]\n\t"                                                                                            \
+    "3:\n\t"                                                                                                           \
+    "ldr r4, [r0], #4\n\t"                                                                                             \
+    "add r4, r4, r10\n\t"                                                                                              \
+    "wls lr, r11, 2f\n\t"                                                                                              \
+    "1:\n\t" tap "add r5, r5, r2\n\t"                                                                                  \
+    "add r4, r4, r3\n\t"                                                                                               \
+    "le lr, 1b\n\t"                                                                                                    \
+    "2:\n\t"                                                                                                           \
+    "cmp r0, r1\n\t"                                                                                                   \
+    "add r5, r5, r8\n\t"                                                                                               \
+    "bne 3b\n\t"                                                                                                       \
+    "ldm r12, {r1, r4, r5}\n\t"                                                                                        \
+    "ldr r0, [r9, %[zp_out]]\n\t" out "vldrw.32 q0, [r9, %[lo]]\n\t"                                                   \
+    "vldrw.32 q1, [r9, %[hi]]\n\t" put "stm r12, {r1, r4, r5}\n\t"                                                     \
+    "add r10, r10, #" bytes "\n\t"                                                                                     \
+    "ldr r1, [r9, %[stop]]\n\t"                                                                                        \
+    "cmp r5, r1\n\t"                                                                                                   \
+    "bne 4b"
+#define EIGHT CHANNELS("8", START("q3", "q4"), TAP("q3", "q4", ""), OUT("q3", "q4"), PUT("q3"))
+#define SIXTEEN                                                                                                        \
+    CHANNELS("16", START("q3", "q4") START("q5", "q6"), TAP("q3", "q4", "") TAP("q5", "q6", ", #8"),                   \
+             OUT("q3", "q4") OUT("q5", "q6"), PUT("q3") PUT("q5"))
+/* Written out, as it needs all vector registers. */
+#define ROUNDS(rounds)                                                                                                 \
+    __asm__ volatile(                                                                                                  \
+        "vmov.i32 q7, #0\n\t"                                                                                          \
+        "add r12, r9, %[multiplier]\n\t"                                                                               \
+        "ldrd r10, r11, [r9, %[column]]\n\t"                                                                           \
+        "ldr r8, [r9, %[skip]]\n\t" rounds                                                                             \
+        :                                                                                                              \
+        : "r"(at), "r"(n), "r"(step), "r"(zp), [w] "i"(offsetof(pixel_t, w)), [bias] "i"(offsetof(pixel_t, bias)),     \
+          [multiplier] "i"(offsetof(pixel_t, multiplier)), [stop] "i"(offsetof(pixel_t, stop)),                        \
+          [zp_out] "i"(offsetof(pixel_t, zp_out)), [skip] "i"(offsetof(pixel_t, skip)),                                \
+          [column] "i"(offsetof(pixel_t, column)), [lo] "i"(offsetof(pixel_t, lo)), [hi] "i"(offsetof(pixel_t, hi))    \
+        : "r0", "r1", "r4", "r5", "r8", "r10", "r11", "r12", "lr", "q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7",     \
+          "cc", "memory")
 
-/* A row of taps; written out, as it needs all vector registers. */
-#define TAPS(neighbour, next)                                                                                          \
-    "wls lr, %[columns], 2f\n\t"                                                                                       \
-    "1:\n\t"                                                                                                           \
-    "vldrb.s16 q0, [%[w]]\n\t"                                                                                         \
-    "vldrb.s16 q1, [%[px]]\n\t"                                                                                        \
-    "vadd.i16 %q[sum], %q[sum], q0\n\t"                                                                                \
-    "vmullb.s16 q2, q1, q0\n\t"                                                                                        \
-    "vadd.i32 %q[ae], %q[ae], q2\n\t"                                                                                  \
-    "vmullt.s16 q2, q1, q0\n\t"                                                                                        \
-    "vadd.i32 %q[ao], %q[ao], q2\n\t" neighbour "add %[w], %[w], %[n]\n\t"                                             \
-    "add %[px], %[px], %[step]\n\t" next "le lr, 1b\n\t"                                                               \
-    "2:"
-#define NEIGHBOUR                                                                                                      \
-    "vldrb.s16 q1, [%[neighbour]]\n\t"                                                                                 \
-    "vmullb.s16 q2, q1, q0\n\t"                                                                                        \
-    "vadd.i32 %q[be], %q[be], q2\n\t"                                                                                  \
-    "vmullt.s16 q2, q1, q0\n\t"                                                                                        \
-    "vadd.i32 %q[bo], %q[bo], q2\n\t"
-
-/* What every second channel from o on needs: where sums start, given those of the weights, and their scale. */
-typedef struct {
-    int32x4_t start;
-    mve_scale_t scale;
-} half_t;
-
-MVE_INLINE half_t half_of(const weft_linear_t *p, int32_t o, int32x4_t weights, int32_t zp)
+/* `count` neighbours with the same taps inside: as many channels as go by rounds of 16, then by eight. */
+static MVE_NOINLINE void some_pixels(const weft_call_t *call, const weft_linear_t *p, pixel_t *px, int8_t *out,
+                                     int32_t count)
 {
-    const uint32x4_t second = {0, 2, 4, 6};
-    half_t half;
-    half.start = vmlaq_n_s32(vldrwq_gather_shifted_offset_s32(mve_words(p->bias) + o, second), weights, zp);
-    if (p->per_tensor) {
-        half.scale = mve_scale_of(vdupq_n_s32(*mve_words(p->multiplier)), vdupq_n_s32(*p->shift));
-    } else {
-        half.scale = mve_scale_of(vldrwq_gather_shifted_offset_s32(mve_words(p->multiplier) + o, second),
-                                  vldrbq_gather_offset_s32(p->shift + o, second));
-    }
-    return half;
-}
-
-/* All channels of one pixel, or of `two` neighbours. */
-MVE_INLINE void pixels(const window_t *win, bool two, int8_t *out)
-{
-    const weft_call_t *call = win->call;
-    const weft_linear_t p = *win->p; /* a copy: bytes written could be its members */
-    const int16x8_t lo = vdupq_n_s16(call->op->act_min), hi = vdupq_n_s16(call->op->act_max);
-    const int16_t zp_out = (int16_t)p.zp_out;
-    const int32_t n = call->total, step = call->op->dilation_w * call->in0.c, next = call->op->stride_w * call->in0.c;
-    const int32_t pixel = call->out.c, channels = call->channels;
-    const int32_t columns = win->columns, row_weights = (call->op->kernel_w - columns) * n, column = win->column;
-    const int32_t zp = -call->in0.zero_point;
-    const int8_t *const weights = p.weights + win->weight;
-    const int8_t *const *const begin = win->row, *const *const end = begin + win->rows;
-    for (int32_t channel = 0; channel < channels; channel += 8) {
-        const int32_t o = weft_min(channel, channels - 8); /* the last channels overlap those before */
-        const int8_t *w = weights + o;
-        sums_t a, b;
-        int16x8_t sum = vdupq_n_s16(0);
-        a.even = a.odd = b.even = b.odd = vdupq_n_s32(0);
-        for (const int8_t *const *row = begin; row != end; row++, w += row_weights) {
-            const int8_t *px = *row + column + o;
-            const int8_t *neighbour = px + next;
-            if (two) {
-                __asm__ volatile(TAPS(NEIGHBOUR, "add %[neighbour], %[neighbour], %[step]\n\t")
-                                 : [sum] "+w"(sum), [ae] "+w"(a.even), [ao] "+w"(a.odd), [be] "+w"(b.even),
-                                   [bo] "+w"(b.odd), [px] "+l"(px), [neighbour] "+l"(neighbour), [w] "+l"(w)
-                                 : [columns] "r"(columns), [step] "r"(step), [n] "r"(n)
-                                 : "q0", "q1", "q2", "lr", "cc", "memory");
-            } else {
-                __asm__ volatile(TAPS("", "")
-                                 : [sum] "+w"(sum), [ae] "+w"(a.even), [ao] "+w"(a.odd), [px] "+l"(px), [w] "+l"(w)
-                                 : [columns] "r"(columns), [step] "r"(step), [n] "r"(n)
-                                 : "q0", "q1", "q2", "lr", "cc", "memory");
+    register pixel_t *const at __asm__("r9") = px;
+    register const int32_t n __asm__("r2") = call->total;
+    register const int32_t step __asm__("r3") = call->op->dilation_w * call->in0.c;
+    register const int32_t zp __asm__("r6") = call->in0.zero_point;
+    const int32_t channels = call->channels, rounds = channels & ~15;
+    const int8_t *const w = px->w;
+    for (;;) {
+        px->bias = mve_words(p->bias);
+        px->multiplier = mve_words(p->multiplier);
+        px->shift = p->shift;
+        px->out = out;
+        px->stop = out + rounds;
+        if (rounds != 0) {
+            ROUNDS(SIXTEEN);
+        }
+        if (rounds != channels) {
+            px->column += rounds; /* not kept up to date above */
+            for (int32_t left = channels - rounds; left > 0; left -= 8) {
+                if (left < 8) { /* the last channels overlap those before */
+                    px->column -= 8 - left;
+                    px->w -= 8 - left;
+                    px->bias -= 8 - left;
+                    px->multiplier -= 8 - left;
+                    px->shift -= 8 - left;
+                    px->out -= 8 - left;
+                }
+                px->stop = px->out + 8;
+                ROUNDS(EIGHT);
+                px->column += 8;
             }
+            px->column -= channels;
         }
-        half_t half = half_of(&p, o, vmovlbq_s16(sum), zp);
-        int16x8_t out_a = vqmovnbq_s32(sum, mve_mbqm(vaddq_s32(a.even, half.start), half.scale)), out_b = out_a;
-        if (two) {
-            out_b = vqmovnbq_s32(sum, mve_mbqm(vaddq_s32(b.even, half.start), half.scale));
+        if (--count == 0) {
+            break;
         }
-        half = half_of(&p, o + 1, vmovltq_s16(sum), zp);
-        out_a = vqmovntq_s32(out_a, mve_mbqm(vaddq_s32(a.odd, half.start), half.scale));
-        vstrbq_s16(out + o, vminq_s16(vmaxq_s16(vqaddq_n_s16(out_a, zp_out), lo), hi));
-        if (two) {
-            out_b = vqmovntq_s32(out_b, mve_mbqm(vaddq_s32(b.odd, half.start), half.scale));
-            vstrbq_s16(out + pixel + o, vminq_s16(vmaxq_s16(vqaddq_n_s16(out_b, zp_out), lo), hi));
-        }
+        out += call->out.c;
+        px->w = w;
+        px->column += call->op->stride_w * call->in0.c;
     }
-}
-
-static MVE_NOINLINE void one_pixel(const window_t *win, int8_t *out)
-{
-    pixels(win, false, out);
-}
-
-static MVE_NOINLINE void two_pixels(const window_t *win, int8_t *out)
-{
-    pixels(win, true, out);
 }
 
 /* Two taps of four channels a round: those of the first are the even halfwords. */
@@ -161,7 +185,7 @@ static MVE_NOINLINE void few_channels(const weft_call_t *call, const weft_linear
         const int32x4_t bias = vldrwq_z_s32(mve_words(p.bias) + o, lanes);
         for (int32_t y = call->y0; y < call->y1; y++) {
             int8_t *out = weft_px(&call->out, y, call->x0) + o;
-            weft_rows(&rows, call, y);
+            mve_tap_rows(&rows, call, y);
             for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
                 const int32_t first = x * op->stride_w - op->pad_left;
                 const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, call->in0.w);
@@ -195,9 +219,9 @@ void weft_dwconv2d_mve(const weft_call_t *call)
     const weft_view_t *in = &call->in0;
     const int32_t pixel = call->out.c;
     const int32_t apart = weft_max(op->dilation_w * in->c, call->total); /* bytes between taps */
-    const bool few = call->channels < 8;
-    if (weft_multiplier(call) != 1 || op->kernel_h > WEFT_HOISTED_ROWS || op->kernel_h * op->kernel_w > TAPS_MAX ||
-        weft_in_quads(op) || (few && apart > UINT16_MAX - 3)) {
+    const bool few = call->channels < 8 || (op->flags & WEFT_OP_PER_TENSOR) != 0;
+    if (weft_multiplier(call) != 1 || op->kernel_h > WEFT_HOISTED_ROWS || weft_in_quads(op) ||
+        (few && apart > UINT16_MAX - 3)) {
         weft_dwconv2d(call);
         return;
     }
@@ -207,28 +231,29 @@ void weft_dwconv2d_mve(const weft_call_t *call)
         return;
     }
     weft_rows_t rows;
-    window_t win;
-    win.call = call;
-    win.p = &p;
+    pixel_t px;
+    px.zp_out = p.zp_out;
+    vstrhq_s16(px.lo, vdupq_n_s16(op->act_min));
+    vstrhq_s16(px.hi, vdupq_n_s16(op->act_max));
     for (int32_t y = call->y0; y < call->y1; y++) {
         int8_t *out = weft_px(&call->out, y, call->x0);
-        weft_rows(&rows, call, y);
-        win.row = rows.row + rows.taps.lo;
-        win.rows = rows.taps.hi - rows.taps.lo;
-        for (int32_t x = call->x0; x < call->x1; x++, out += pixel) {
+        mve_tap_rows(&rows, call, y);
+        const bool none = rows.taps.lo == rows.taps.hi; /* then no columns from any address */
+        px.row = none ? &p.weights : rows.row + rows.taps.lo;
+        px.end = none ? px.row + 1 : rows.row + rows.taps.hi;
+        for (int32_t x = call->x0, count = 1; x < call->x1; x += count, out += count * pixel) {
             const int32_t first = x * op->stride_w - op->pad_left;
             const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, in->w);
-            const weft_taps_t then = weft_taps(first + op->stride_w, op->kernel_w, op->dilation_w, in->w);
-            win.columns = cols.hi - cols.lo;
-            win.column = (first + cols.lo * op->dilation_w - rows.x) * in->c;
-            win.weight = (rows.taps.lo * op->kernel_w + cols.lo) * call->total;
-            if (x + 1 < call->x1 && then.lo == cols.lo && then.hi == cols.hi) {
-                two_pixels(&win, out);
-                x++;
-                out += pixel;
-            } else {
-                one_pixel(&win, out);
+            count = 1;
+            px.columns = none ? 0 : cols.hi - cols.lo;
+            if (px.columns == op->kernel_w && x + 1 < call->x1) { /* so have all neighbours whose last tap is inside */
+                const int32_t left = in->w - 1 - first - (op->kernel_w - 1) * op->dilation_w;
+                count = weft_min(left / op->stride_w + 1, call->x1 - x);
             }
+            px.column = (first + cols.lo * op->dilation_w - rows.x) * in->c;
+            px.skip = (op->kernel_w - px.columns) * call->total;
+            px.w = p.weights + (rows.taps.lo * op->kernel_w + cols.lo) * call->total;
+            some_pixels(call, &p, &px, out, count);
         }
     }
     weft_count_macs(call, call->channels);

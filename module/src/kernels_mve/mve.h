@@ -162,24 +162,28 @@ MVE_INLINE mve_zero_t mve_zero(int32_t zp)
     "4:\n\t"
 #define MVE_SUMS "vmov %q[acc][2], %q[acc][0], r0, r4\n\tvmov %q[acc][3], %q[acc][1], r2, r6"
 
-/* A round of a run of inputs times the weights; `flip` changes the inputs, `beside` adds to each sum. */
-#define MVE_PRODUCTS(x, flip, beside)                                                                                  \
+/*
+ * A round of a run of inputs times the weights, added to the sums or, with `a` empty, as what these start from; `flip`
+ * changes the inputs, `beside` adds to each sum.
+ */
+#define MVE_PRODUCTS(a, x, flip, beside)                                                                               \
     "vldrb.8 q0, [" x "], #16\n\t" flip "vldrb.8 q1, [r1], #16\n\t"                                                    \
-    "vmladava.s8 r0, q0, q1\n\t" beside(                                                                               \
-        "r0", "q1") "vldrb.8 q2, [r3], #16\n\t"                                                                        \
-                    "vmladava.s8 r2, q0, q2\n\t" beside(                                                               \
-                        "r2", "q2") "vldrb.8 q1, [r5], #16\n\t"                                                        \
-                                    "vmladava.s8 r4, q0, q1\n\t" beside(                                               \
-                                        "r4", "q1") "vldrb.8 q2, [r8], #16\n\t"                                        \
-                                                    "vmladava.s8 r6, q0, q2\n\t" beside("r6", "q2")
+    "vmladav" a                                                                                                        \
+    ".s8 r0, q0, q1\n\t" beside("r0", "q1") "vldrb.8 q2, [r3], #16\n\t"                                                \
+                                            "vmladav" a ".s8 r2, q0, q2\n\t" beside(                                   \
+                                                "r2", "q2") "vldrb.8 q1, [r5], #16\n\t"                                \
+                                                            "vmladav" a ".s8 r4, q0, q1\n\t" beside(                   \
+                                                                "r4", "q1") "vldrb.8 q2, [r8], #16\n\t"                \
+                                                                            "vmladav" a                                \
+                                                                            ".s8 r6, q0, q2\n\t" beside("r6", "q2")
 #define MVE_LOAD "ldm %[channels], {r0, r2, r4, r6}\n\tadd r8, %[channels], %[weights]\n\tldm r8, {r1, r3, r5, r8}\n\t"
 #define MVE_ONE_ROW(flip, beside)                                                                                      \
-    MVE_LOAD MVE_RUN MVE_PRODUCTS("%[x]", flip, beside)                                                                \
+    MVE_LOAD MVE_RUN MVE_PRODUCTS("a", "%[x]", flip, beside)                                                           \
     MVE_RUN_END MVE_SUMS
 #define MVE_ROWS(flip, beside)                                                                                         \
     MVE_LOAD                                                                                                           \
     "3:\n\tldr %[x], [%[row]], #4\n\tldr lr, [%[channels], %[at]]\n\tadd %[x], %[x], lr\n\t" MVE_RUN MVE_PRODUCTS(     \
-        "%[x]", flip, beside)                                                                                          \
+        "a", "%[x]", flip, beside)                                                                                     \
     MVE_RUN_END MVE_NEXT MVE_SUMS
 #define MVE_FLIP "veor q0, q0, %q[flip]\n\t"
 #define MVE_BESIDE(sum, weights) "vmladava.s8 " sum ", " weights ", %q[beside]\n\t"
@@ -247,6 +251,9 @@ MVE_INLINE int32x4_t mve_sums(const mve_patch_t *patch, const mve_channels_t *ch
                      : MVE_REGISTERS);
     return acc;
 }
+
+/* As weft_rows(), quicker: for at most WEFT_HOISTED_ROWS rows; fills in `row`, `taps` and `x`. */
+void mve_tap_rows(weft_rows_t *rows, const weft_call_t *call, int32_t y);
 
 /* Kernels of this folder; what they have no quick way for they hand to the reference kernels. */
 void weft_conv2d_mve(const weft_call_t *call);
