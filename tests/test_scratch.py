@@ -21,6 +21,8 @@ from schedule_graphs import random_graph
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "models"
 BOARDS = {"m3": "mps2-an385", "m4": "mps2-an386"}
+#: What scratch makes of the instructions at most; without SIMD pixels one by one are nearly as quick.
+GAIN = {"m3": 0.99, "m4": 0.98}
 
 
 def shared(name: str) -> Graph:
@@ -53,7 +55,7 @@ def test_kernels_get_what_they_can_use_and_no_more(core: str, name: str) -> None
         return instructions(core, plan, sum(facts.bytes_of[io.tensor] for io in graph.inputs))
 
     none, wished, twice = (cost(factor) for factor in (0, 1, 2))
-    assert wished < 0.98 * none
+    assert wished < GAIN[core] * none
     assert wished <= 1.005 * twice
 
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * CONV2D: two output channels and two pixels at a time, 2 instructions per MAC where multiply-accumulate is one.
- * Patches that fit the memory at hand are gathered first, their zero point taken off; then edges are no different.
- * Longer ones are read in place, with the zero point in the bias; pixels with taps outside, and few pixels, which are
- * not worth the sum over the weights, are done one by one for four channels.
+ * CONV2D: two output channels and two pixels at a time, 2 instructions per MAC where multiply-accumulate is one. Their
+ * patches are gathered first, their zero point taken off; then edges are no different. Pixels without a second one, and
+ * those of patches two of which are too long for the memory at hand, are done one by one for four channels, a part of
+ * the patch after the other; if their zero point is the least byte, as after a ReLU, what is left are bytes again.
  */
 #include "portable.h"
 
-#define FEW 4          /* pixels that are not worth the sum over the weights */
-#define STACK_PATCH 64 /* elements of a patch that are gathered on the stack */
+#define MEMORY 256 /* bytes on the stack: two patches of short ones, or sums and a part of the patch of one pixel */
+#define SUMS 32    /* channels of one pixel at once */
 
 typedef struct {
     int32_t a0, a1, b0, b1; /* pixels a, b; channels 0, 1 */
@@ -48,14 +48,199 @@ typedef struct {
         }                                                                                                              \
     } while (0)
 
-/* ---------------------------------------------------------------- gathered */
-
 typedef struct {
     const weft_call_t *call;
     const weft_linear_t *p;
-    int32_t size;   /* elements of a patch */
-    int16_t *patch; /* two of them */
+    int32_t size;    /* elements of a patch */
+    void *memory;    /* two patches, but at least MEMORY bytes; 4-aligned */
+    uint32_t length; /* of it */
 } gathered_t;
+
+/* ---------------------------------------------------------------- one pixel */
+
+/*
+ * Eight taps of four channels, or more: x[] and w0[] to w3[] move on, `steps` times. A compiler for Thumb-2 takes five
+ * instructions more for that.
+ */
+#if defined(__thumb2__) && defined(__GNUC__)
+#define ONE_TAP(load, x, w)                                                                                            \
+    load " %[t], [%[x]" x "\n"                                                                                         \
+         "ldrsb %[u], [%[w0]" w "\n"                                                                                   \
+         "mla %[v0], %[t], %[u], %[v0]\n"                                                                              \
+         "ldrsb %[u], [%[w1]" w "\n"                                                                                   \
+         "mla %[v1], %[t], %[u], %[v1]\n"                                                                              \
+         "ldrsb %[u], [%[w2]" w "\n"                                                                                   \
+         "mla %[v2], %[t], %[u], %[v2]\n"                                                                              \
+         "ldrsb %[u], [%[w3]" w "\n"                                                                                   \
+         "mla %[v3], %[t], %[u], %[v3]\n"
+#define TAP_OF(load, size, k) ONE_TAP(load, ", #" #size "*" #k "]", ", #" #k "]")
+#define EIGHT_TAPS(load, size)                                                                                         \
+    do {                                                                                                               \
+        int32_t t_, u_;                                                                                                \
+        __asm__ volatile("1:\n" TAP_OF(load, size, 1) TAP_OF(load, size, 2) TAP_OF(load, size, 3)                      \
+                             TAP_OF(load, size, 4) TAP_OF(load, size, 5) TAP_OF(load, size, 6) TAP_OF(load, size, 7)   \
+                                 ONE_TAP(load, "], #" #size "*8", "], #8") "cmp %[x], %[end]\n"                        \
+                                                                           "bne 1b"                                    \
+                         : [v0] "+r"(v0), [v1] "+r"(v1), [v2] "+r"(v2), [v3] "+r"(v3), [x] "+r"(at), [w0] "+r"(w0),    \
+                           [w1] "+r"(w1), [w2] "+r"(w2), [w3] "+r"(w3), [t] "=&r"(t_), [u] "=&r"(u_)                   \
+                         : [end] "r"(end)                                                                              \
+                         : "cc", "memory");                                                                            \
+    } while (0)
+#else
+#define EIGHT_TAPS(load, size)                                                                                         \
+    do {                                                                                                               \
+        ONE_TAP(0);                                                                                                    \
+        ONE_TAP(1);                                                                                                    \
+        ONE_TAP(2);                                                                                                    \
+        ONE_TAP(3);                                                                                                    \
+        ONE_TAP(4);                                                                                                    \
+        ONE_TAP(5);                                                                                                    \
+        ONE_TAP(6);                                                                                                    \
+        ONE_TAP(7);                                                                                                    \
+        at += 8;                                                                                                       \
+        w0 += 8;                                                                                                       \
+        w1 += 8;                                                                                                       \
+        w2 += 8;                                                                                                       \
+        w3 += 8;                                                                                                       \
+    } while (at != end)
+#if defined(__riscv) && defined(__GNUC__)
+/* Compilers load early, and run out of registers. */
+#define IN_ORDER() __asm__ volatile("" ::: "memory")
+#else
+#define IN_ORDER() ((void)0)
+#endif
+#define ONE_TAP(k)                                                                                                     \
+    do {                                                                                                               \
+        const int32_t x_ = at[k];                                                                                      \
+        v0 += x_ * w0[k];                                                                                              \
+        v1 += x_ * w1[k];                                                                                              \
+        v2 += x_ * w2[k];                                                                                              \
+        v3 += x_ * w3[k];                                                                                              \
+        IN_ORDER();                                                                                                    \
+    } while (0)
+#endif
+
+/* sum[] = from[] + products of n elements with the weights of each channel, `row` bytes from one to the next. */
+#define DEFINE_DOT(name, type, load, size)                                                                             \
+    static PORTABLE_NOINLINE void name(portable_word_t *sum, const portable_word_t *from, int32_t channels,            \
+                                       const int8_t *w, int32_t row, const type *x, int32_t n)                         \
+    {                                                                                                                  \
+        const type *const end = x + (n & ~7), *const tail_end = x + n;                                                 \
+        for (; channels >= 4; channels -= 4, sum += 4, from += 4, w += 4 * row) {                                      \
+            const int8_t *w0 = w, *w1 = w0 + row, *w2 = w1 + row, *w3 = w2 + row;                                      \
+            int32_t v0 = from[0], v1 = from[1], v2 = from[2], v3 = from[3];                                            \
+            const type *at = x;                                                                                        \
+            if (at != end) {                                                                                           \
+                EIGHT_TAPS(load, size);                                                                                \
+            }                                                                                                          \
+            for (; at != tail_end; at++) {                                                                             \
+                const int32_t x_ = *at;                                                                                \
+                v0 += x_ * *w0++;                                                                                      \
+                v1 += x_ * *w1++;                                                                                      \
+                v2 += x_ * *w2++;                                                                                      \
+                v3 += x_ * *w3++;                                                                                      \
+            }                                                                                                          \
+            sum[0] = v0;                                                                                               \
+            sum[1] = v1;                                                                                               \
+            sum[2] = v2;                                                                                               \
+            sum[3] = v3;                                                                                               \
+        }                                                                                                              \
+        for (; channels > 0; channels--, w += row) {                                                                   \
+            int32_t v = *from++;                                                                                       \
+            for (int32_t k = 0; k < n; k++) {                                                                          \
+                v += x[k] * w[k];                                                                                      \
+            }                                                                                                          \
+            *sum++ = v;                                                                                                \
+        }                                                                                                              \
+    }
+
+DEFINE_DOT(dot_bytes, uint8_t, "ldrb", 1)
+DEFINE_DOT(dot_halves, int16_t, "ldrsh", 2)
+
+/* n bytes less their zero point, which is INT8_MIN. */
+static PORTABLE_NOINLINE void widen_bytes(uint8_t *to, const int8_t *px, int32_t n)
+{
+    const int8_t *const end = px + n;
+    if (PORTABLE_UNALIGNED || (((uintptr_t)px | (uintptr_t)to) & 3u) == 0) {
+        for (const int8_t *const words = px + (n & ~3); px != words; px += 4, to += 4) {
+            portable_store(to, portable_load(px) ^ 0x80808080u);
+        }
+    }
+    while (px != end) {
+        *to++ = (uint8_t)(*px++ - INT8_MIN);
+    }
+}
+
+static PORTABLE_NOINLINE void widen_halves(int16_t *to, const int8_t *px, int32_t n, int32_t zp)
+{
+    for (const int8_t *const fours = px + (n & ~3); px != fours; px += 4, to += 4) {
+        to[0] = (int16_t)(px[0] - zp);
+        to[1] = (int16_t)(px[1] - zp);
+        to[2] = (int16_t)(px[2] - zp);
+        to[3] = (int16_t)(px[3] - zp);
+    }
+    for (int32_t k = n & 3; k > 0; k--) {
+        *to++ = (int16_t)(*px++ - zp);
+    }
+}
+
+/* All channels of output pixel (y, x), from as much of its patch at once as there is room for. */
+static PORTABLE_NOINLINE void one_pixel(const gathered_t *conv, int32_t y, int32_t x, int8_t *out)
+{
+    const weft_call_t *call = conv->call;
+    const weft_op_t *op = call->op;
+    const weft_view_t *in = &call->in0;
+    const weft_linear_t *p = conv->p;
+    const int32_t zp = in->zero_point, size = conv->size, row = op->kernel_w * in->c;
+    const int32_t top = y * op->stride_h - op->pad_top, left = x * op->stride_w - op->pad_left;
+    const weft_taps_t rows = weft_taps(top, op->kernel_h, op->dilation_h, in->h);
+    const weft_taps_t cols = weft_taps(left, op->kernel_w, 1, in->w);
+    const int32_t run = (cols.hi - cols.lo) * in->c; /* of a row of taps */
+    const int32_t last = run > 0 ? rows.hi : rows.lo;
+
+    for (int32_t o = 0; o < call->channels; o += SUMS) {
+        const int32_t n = weft_min(call->channels - o, SUMS);
+        portable_word_t *const sum = conv->memory;
+        uint8_t *const bytes = (uint8_t *)(sum + n);
+        int16_t *const halves = (int16_t *)(sum + n);
+        const int32_t room = ((int32_t)conv->length - 4 * n) >> (zp != INT8_MIN);
+        const portable_word_t *from = (const portable_word_t *)(const void *)(p->bias + 4 * o);
+        const int8_t *w = p->weights + o * size + rows.lo * row + cols.lo * in->c;
+        int32_t ky = rows.lo, done = 0;
+        do { /* a part of a row, or several rows whose weights follow each other */
+            int32_t length = 0;
+            while (ky < last && length < room) {
+                const int32_t part = weft_min(run - done, room - length);
+                const int8_t *px = weft_px(in, top + ky * op->dilation_h, left + cols.lo) + done;
+                if (zp == INT8_MIN) {
+                    widen_bytes(bytes + length, px, part);
+                } else {
+                    widen_halves(halves + length, px, part, zp);
+                }
+                length += part;
+                done += part;
+                if (done < run) {
+                    break;
+                }
+                done = 0;
+                ky++;
+                if (run < row) {
+                    break;
+                }
+            }
+            if (zp == INT8_MIN) {
+                dot_bytes(sum, from, n, w, size, bytes, length);
+            } else {
+                dot_halves(sum, from, n, w, size, halves, length);
+            }
+            from = sum;
+            w += length + (done == 0 ? row - run : 0);
+        } while (ky < last);
+        portable_outs(p, o, sum, n, out + o);
+    }
+}
+
+/* ---------------------------------------------------------------- gathered */
 
 /* The patch under output pixel (y, x); zero where taps are outside. */
 static PORTABLE_NOINLINE void gather(const gathered_t *conv, int32_t y, int32_t x, int16_t *patch)
@@ -72,17 +257,7 @@ static PORTABLE_NOINLINE void gather(const gathered_t *conv, int32_t y, int32_t 
     }
     patch += rows.lo * row_size + cols.lo * in->c;
     for (int32_t ky = rows.lo; ky < rows.hi; ky++, patch += row_size) {
-        const int8_t *px = weft_px(in, top + ky * op->dilation_h, left + cols.lo);
-        int16_t *to = patch;
-        for (const int8_t *const fours = px + (run & ~3); px != fours; px += 4, to += 4) {
-            to[0] = (int16_t)(px[0] - zp);
-            to[1] = (int16_t)(px[1] - zp);
-            to[2] = (int16_t)(px[2] - zp);
-            to[3] = (int16_t)(px[3] - zp);
-        }
-        for (int32_t k = run & 3; k > 0; k--) {
-            *to++ = (int16_t)(*px++ - zp);
-        }
+        widen_halves(patch, weft_px(in, top + ky * op->dilation_h, left + cols.lo), run, zp);
     }
 }
 
@@ -94,7 +269,7 @@ static PORTABLE_NOINLINE void two_pixels(const gathered_t *conv, int8_t *out_a, 
     const int8_t *w = p.weights;
     for (int32_t o = 0; o < n; o += 2) {
         const int32_t second = o + 1 < n;
-        const int16_t *a = conv->patch, *b = a + size;
+        const int16_t *a = conv->memory, *b = a + size;
         const int8_t *w0 = w, *w1 = w + second * size;
         square_t acc;
         acc.a0 = acc.b0 = weft_linear_bias(&p, o);
@@ -110,177 +285,46 @@ static PORTABLE_NOINLINE void two_pixels(const gathered_t *conv, int8_t *out_a, 
     }
 }
 
-/* All channels of one pixel. */
-static PORTABLE_NOINLINE void one_pixel(const gathered_t *conv, int8_t *out)
-{
-    const int32_t n = conv->call->channels, size = conv->size;
-    const weft_linear_t p = *conv->p;
-    for (int32_t o = 0; o < n; o += 4) {
-        const int32_t left = weft_min(n - o, 4);
-        portable_sums_t acc = {{0, 0, 0, 0}};
-        acc = portable_dot_wide(acc, conv->patch, p.weights + o * size, size, left, size, 0);
-        for (int32_t q = 0; q < left; q++) {
-            out[o + q] = portable_out(&p, portable_scale(&p, o + q), acc.v[q] + weft_linear_bias(&p, o + q));
-        }
-    }
-}
-
-/* Output pixels two by two, as they come. */
-static PORTABLE_NOINLINE void conv_gathered(const gathered_t *conv)
+/* Output pixels as they come, two by two if there is room for their patches. */
+static PORTABLE_NOINLINE void all_pixels(const gathered_t *conv)
 {
     const weft_call_t *call = conv->call;
+    const bool pairs = conv->size <= (int32_t)(conv->length / (2u * sizeof(int16_t)));
+    int32_t left = (call->y1 - call->y0) * (call->x1 - call->x0);
+    int16_t *const patch = conv->memory;
     int8_t *before = NULL;
     for (int32_t y = call->y0; y < call->y1; y++) {
         int8_t *out = weft_px(&call->out, y, call->x0);
-        for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
-            gather(conv, y, x, conv->patch + (before != NULL ? conv->size : 0));
+        for (int32_t x = call->x0; x < call->x1; x++, left--, out += call->out.c) {
             if (before != NULL) {
+                gather(conv, y, x, patch + conv->size);
                 two_pixels(conv, before, out);
                 before = NULL;
-            } else {
+            } else if (pairs && left > 1) {
+                gather(conv, y, x, patch);
                 before = out;
-            }
-        }
-    }
-    if (before != NULL) {
-        one_pixel(conv, before);
-    }
-}
-
-/* ---------------------------------------------------------------- in place */
-
-/* Four output channels, or what is left of them, and what the loops over pixels need. */
-typedef struct {
-    const weft_call_t *call;
-    const weft_linear_t *p;
-    const weft_rows_t *rows;
-    int32_t o, left;   /* first channel, number of channels */
-    int32_t run, size; /* bytes of a row of taps, and of all of them */
-    int32_t bias[4];   /* less zero point times sum of the weights */
-    portable_scale_t scale[4];
-} channels_t;
-
-/* Output columns [x, x1), one after the other. */
-static PORTABLE_NOINLINE void singles(const channels_t *ch, int32_t x, int32_t x1, int8_t *out)
-{
-    const weft_op_t *op = ch->call->op;
-    const weft_view_t *in = &ch->call->in0;
-    const weft_rows_t *rows = ch->rows;
-    const int32_t depth = in->c, n = ch->call->out.c;
-    for (; x < x1; x++, out += n) {
-        const int32_t first = x * op->stride_w - op->pad_left;
-        const weft_taps_t cols = weft_taps(first, op->kernel_w, 1, in->w);
-        const int32_t column = (first + cols.lo - rows->x) * depth, run = (cols.hi - cols.lo) * depth;
-        const int8_t *w = ch->p->weights + ch->o * ch->size + rows->taps.lo * ch->run + cols.lo * depth;
-        portable_sums_t acc = {{0, 0, 0, 0}};
-        for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, w += ch->run) {
-            acc = portable_dot(acc, rows->row[ky] + column, w, ch->size, ch->left, run, in->zero_point);
-        }
-        for (int32_t q = 0; q < ch->left; q++) {
-            out[q] = portable_out(ch->p, ch->scale[q], acc.v[q] + weft_linear_bias(ch->p, ch->o + q));
-        }
-    }
-}
-
-/*
- * Channels q and, if there is one, q + 1 of `count` output columns, an even number, all of whose taps are inside;
- * `column`: bytes to the first tap.
- */
-static PORTABLE_NOINLINE void squares(const channels_t *ch, int32_t q, int32_t column, int32_t count, int8_t *out)
-{
-    const weft_rows_t *rows = ch->rows;
-    const weft_linear_t *p = ch->p;
-    const int32_t n = ch->call->out.c, stride = ch->call->op->stride_w * ch->call->in0.c;
-    const int32_t second = q + 1 < ch->left;
-    for (; count > 0; count -= 2, column += 2 * stride, out += 2 * n) {
-        const int8_t *w0 = p->weights + (ch->o + q) * ch->size, *w1 = w0 + second * ch->size;
-        square_t acc = {0, 0, 0, 0};
-        for (int32_t ky = 0; ky < rows->taps.hi; ky++) {
-            const int8_t *a = rows->row[ky] + column, *b = a + stride;
-            SQUARE_DOT(acc, a, b, w0, w1, ch->run);
-        }
-        out[q] = portable_out(p, ch->scale[q], weft_wrap_add(acc.a0, ch->bias[q]));
-        out[n + q] = portable_out(p, ch->scale[q], weft_wrap_add(acc.b0, ch->bias[q]));
-        if (second) {
-            out[q + 1] = portable_out(p, ch->scale[q + 1], weft_wrap_add(acc.a1, ch->bias[q + 1]));
-            out[n + q + 1] = portable_out(p, ch->scale[q + 1], weft_wrap_add(acc.b1, ch->bias[q + 1]));
-        }
-    }
-}
-
-/* Sum of n weights, four at once as bytes from 0 to 255, in two halves of a word. */
-static PORTABLE_NOINLINE int32_t sum_weights(const int8_t *w, int32_t n)
-{
-    int32_t sum = 0;
-    if ((((uintptr_t)w | (uintptr_t)n) & 3u) == 0) {
-        sum = -128 * n;
-        while (n > 0) {
-            const int8_t *const end = w + weft_min(n, 512); /* so that no half overflows */
-            uint32_t halves = 0;
-            for (n -= 512; w != end; w += 4) {
-                const uint32_t bytes = weft_rd32((const uint8_t *)w) ^ 0x80808080u;
-                halves += (bytes & 0xff00ffu) + (bytes >> 8 & 0xff00ffu);
-            }
-            sum += (int32_t)((halves & 0xffffu) + (halves >> 16));
-        }
-        return sum;
-    }
-    return portable_sum(w, n, 1);
-}
-
-static PORTABLE_NOINLINE void conv_in_place(const weft_call_t *call, const weft_linear_t *p, int32_t size)
-{
-    const weft_op_t *op = call->op;
-    const weft_view_t *in = &call->in0;
-    const int32_t n = call->channels, pixel = call->out.c;
-    const portable_span_t span = portable_inside(call);
-    const int32_t even = (span.end - span.begin) & ~1;
-    const bool few = even * (call->y1 - call->y0) < FEW;
-    weft_rows_t rows;
-    channels_t ch;
-    ch.call = call;
-    ch.p = p;
-    ch.rows = &rows;
-    ch.run = op->kernel_w * in->c;
-    ch.size = size;
-
-    for (ch.o = 0; ch.o < n; ch.o += 4) {
-        ch.left = weft_min(n - ch.o, 4);
-        for (int32_t q = 0; q < ch.left; q++) {
-            const int32_t o = ch.o + q;
-            const int32_t sum = few ? 0 : sum_weights(p->weights + o * size, size);
-            ch.bias[q] = weft_wrap_sub(weft_linear_bias(p, o), in->zero_point * sum);
-            ch.scale[q] = portable_scale(p, o);
-        }
-        for (int32_t y = call->y0; y < call->y1; y++) {
-            int8_t *out = weft_px(&call->out, y, call->x0) + ch.o;
-            weft_rows(&rows, call, y);
-            if (few || rows.taps.hi - rows.taps.lo < op->kernel_h) {
-                singles(&ch, call->x0, call->x1, out);
-                continue;
-            }
-            singles(&ch, call->x0, span.begin, out);
-            singles(&ch, span.begin + even, call->x1, out + (span.begin + even - call->x0) * pixel);
-            const int32_t column = (span.begin * op->stride_w - op->pad_left - rows.x) * in->c;
-            for (int32_t q = 0; q < ch.left; q += 2) {
-                squares(&ch, q, column, even, out + (span.begin - call->x0) * pixel);
+            } else {
+                one_pixel(conv, y, x, out);
             }
         }
     }
 }
 
-/* Patches on the stack. */
-static PORTABLE_NOINLINE void conv_short(gathered_t *conv)
+static PORTABLE_NOINLINE void on_the_stack(gathered_t *conv)
 {
-    int16_t patches[2 * STACK_PATCH];
-    conv->patch = patches;
-    conv_gathered(conv);
+    union {
+        portable_word_t sum[SUMS];
+        int16_t patch[MEMORY / 2];
+    } memory;
+    conv->memory = &memory;
+    conv->length = sizeof memory;
+    all_pixels(conv);
 }
 
 void weft_conv2d_portable(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
-    if (op->groups != 1 || op->dilation_w != 1 || op->kernel_h > WEFT_HOISTED_ROWS) {
+    if (op->groups != 1 || op->dilation_w != 1) {
         weft_conv2d(call);
         return;
     }
@@ -289,13 +333,12 @@ void weft_conv2d_portable(const weft_call_t *call)
     conv.call = call;
     conv.p = &p;
     conv.size = op->kernel_h * op->kernel_w * call->in0.c;
-    if (conv.size <= STACK_PATCH) {
-        conv_short(&conv);
-    } else if ((uint32_t)conv.size <= call->scratch_len / (2u * sizeof *conv.patch)) {
-        conv.patch = call->scratch;
-        conv_gathered(&conv);
+    conv.memory = call->scratch;
+    conv.length = call->scratch_len;
+    if (conv.length > MEMORY) {
+        all_pixels(&conv);
     } else {
-        conv_in_place(call, &p, conv.size);
+        on_the_stack(&conv);
     }
     portable_clamp_region(call);
     weft_count_macs(call, call->in0.c * call->channels);

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * DWCONV2D: a few channels at a time. Their weights are gathered once for all their pixels, and the input's zero point
- * is in the bias where no tap is outside. That does not pay for a few pixels, of which all channels are done in a row.
+ * is in the bias where no tap is outside. That does not pay for a few pixels: of those, and of the others with taps
+ * outside to the left or right, all channels are done in a row, four at a time.
  */
 #include "portable.h"
 
 #define TAPS_MAX 49 /* taps of a kernel whose weights fit the stack */
 #define CHANNELS 4  /* channels at a time if their weights fit the same memory */
-#define FEW 4       /* pixels that are not worth the gathering */
-#define FEW_NINE 8  /* the same with 3x3 taps */
+#define FEW 8       /* pixels that are not worth the gathering */
 #define FEW_WIDE 40 /* the same where channels go one at a time, for each of which rows are looked up */
+#define SUMS 32     /* channels of one pixel at once */
 
 typedef struct {
     int32_t bias, full_bias; /* full_bias: less zero point times sum of the weights */
@@ -27,105 +28,123 @@ typedef struct {
 } channels_t;
 
 /* `taps` pixels, `step` bytes apart. */
-PORTABLE_INLINE int32_t dot_row(int32_t acc, const int8_t *x, const int8_t *w, int32_t taps, int32_t step, int32_t zp)
+PORTABLE_INLINE int32_t dot_row(int32_t acc, const int8_t *x, const int8_t *w, int32_t taps, int32_t step)
 {
     for (; taps > 0; taps--, x += step) {
-        acc += (*x - zp) * *w++;
+        acc += *x * *w++;
     }
     return acc;
 }
 
 /* The tap rows of one output pixel of a channel. */
-PORTABLE_INLINE int32_t dot_rows(const weft_rows_t *rows, int32_t column, const int8_t *w, int32_t width, int32_t taps,
-                                 int32_t step, int32_t zp)
+PORTABLE_INLINE int32_t dot_rows(const weft_rows_t *rows, int32_t column, const int8_t *w, int32_t width, int32_t step)
 {
     int32_t acc = 0;
     for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, w += width) {
-        acc = dot_row(acc, rows->row[ky] + column, w, taps, step, zp);
+        acc = dot_row(acc, rows->row[ky] + column, w, width, step);
     }
     return acc;
 }
 
-/* One pixel of a few, from the weights in place; `n` bytes from a tap's weights to the next's. */
-PORTABLE_INLINE int8_t direct(const channels_t *group, weft_taps_t cols, int32_t column, int32_t o, int32_t taps)
+/* ---------------------------------------------------------------- one pixel */
+
+/* The taps of an output pixel that are inside. */
+typedef struct {
+    const int8_t *const *row; /* addresses of `rows` rows */
+    int32_t rows, column;     /* bytes from there to the first tap */
+    const int8_t *weights;    /* of the first tap */
+    int32_t next_row;         /* bytes from there to those of the next row */
+    int32_t step, n, zp;      /* bytes from tap to tap of inputs and weights */
+} taps_t;
+
+/* One tap of four channels; `least`: the zero point is INT8_MIN, which a word loses at once. */
+#define QUAD_TAP(least)                                                                                                \
+    do {                                                                                                               \
+        if (PORTABLE_UNALIGNED && (least)) {                                                                           \
+            const uint32_t x_ = portable_load(px) ^ 0x80808080u;                                                       \
+            v0 += (int32_t)(x_ & 255u) * w[0];                                                                         \
+            v1 += (int32_t)(x_ >> 8 & 255u) * w[1];                                                                    \
+            v2 += (int32_t)(x_ >> 16 & 255u) * w[2];                                                                   \
+            v3 += (int32_t)(x_ >> 24) * w[3];                                                                          \
+        } else {                                                                                                       \
+            v0 += (px[0] - zp) * w[0];                                                                                 \
+            v1 += (px[1] - zp) * w[1];                                                                                 \
+            v2 += (px[2] - zp) * w[2];                                                                                 \
+            v3 += (px[3] - zp) * w[3];                                                                                 \
+        }                                                                                                              \
+        px += step;                                                                                                    \
+        w += n;                                                                                                        \
+    } while (0)
+
+/* Sums of channels o to o + count, a multiple of four, `width` columns of which are inside. */
+PORTABLE_INLINE void quads(const taps_t *taps, portable_word_t *sum, const portable_word_t *from, int32_t o,
+                           int32_t count, int32_t width, bool least)
 {
-    const weft_op_t *op = group->call->op;
-    const weft_rows_t *rows = group->rows;
-    const int32_t n = group->call->total, step = op->dilation_w * group->call->in0.c, zp = group->call->in0.zero_point;
-    const int8_t *w = group->p->weights + (rows->taps.lo * op->kernel_w + cols.lo) * n + o;
-    int32_t acc = weft_linear_bias(group->p, o);
-    for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, w += op->kernel_w * n) {
-        const int8_t *px = rows->row[ky] + column + o;
-        for (int32_t k = 0; k < taps; k++) {
-            acc += (px[k * step] - zp) * w[k * n];
+    const int32_t step = taps->step, n = taps->n, zp = taps->zp;
+    for (const int32_t end = o + count; o != end; o += 4, sum += 4, from += 4) {
+        int32_t v0 = from[0], v1 = from[1], v2 = from[2], v3 = from[3];
+        const int8_t *first = taps->weights + o, *const *row = taps->row;
+        for (int32_t ky = taps->rows; ky > 0; ky--, row++, first += taps->next_row) {
+            const int8_t *px = *row + taps->column + o, *w = first;
+            if (width == 3) {
+                QUAD_TAP(least);
+                QUAD_TAP(least);
+                QUAD_TAP(least);
+            } else {
+                for (int32_t k = width; k > 0; k--) {
+                    QUAD_TAP(least);
+                }
+            }
         }
-    }
-    return portable_out(group->p, portable_scale(group->p, o), acc);
-}
-
-/* All channels of one pixel, 3x3 taps all of which are inside. */
-static PORTABLE_NOINLINE void nine_taps(const channels_t *group, int32_t column, int8_t *out)
-{
-    const weft_call_t *call = group->call;
-    const weft_linear_t p = *group->p; /* a copy: bytes written could be its members */
-    const int32_t n = call->total, step = call->op->dilation_w * call->in0.c, zp = call->in0.zero_point;
-    const int32_t channels = call->channels;
-    const int8_t *const *row = group->rows->row;
-    const int8_t *a = row[0] + column, *b = row[1] + column, *d = row[2] + column;
-    const int8_t *u = p.weights, *v = u + 3 * n, *w = v + 3 * n;
-    for (int32_t o = 0; o < channels; o++, a++, b++, d++, u++, v++, w++) {
-        int32_t acc = weft_linear_bias(&p, o);
-        acc += (a[0] - zp) * u[0] + (a[step] - zp) * u[n] + (a[2 * step] - zp) * u[2 * n];
-        acc += (b[0] - zp) * v[0] + (b[step] - zp) * v[n] + (b[2 * step] - zp) * v[2 * n];
-        acc += (d[0] - zp) * w[0] + (d[step] - zp) * w[n] + (d[2 * step] - zp) * w[2 * n];
-        out[o] = portable_out(&p, portable_scale(&p, o), acc);
+        sum[0] = v0;
+        sum[1] = v1;
+        sum[2] = v2;
+        sum[3] = v3;
     }
 }
 
-static PORTABLE_NOINLINE void few_pixels(channels_t *group, weft_rows_t *rows)
+/* All channels of output column x. */
+static PORTABLE_NOINLINE void one_pixel(const weft_call_t *call, const weft_linear_t *p, const weft_rows_t *rows,
+                                        int32_t x, int8_t *out)
 {
-    const weft_call_t *call = group->call;
     const weft_op_t *op = call->op;
-    const int32_t n = call->channels;
-    for (int32_t y = call->y0; y < call->y1; y++) {
-        int8_t *out = weft_px(&call->out, y, call->x0);
-        weft_rows(rows, call, y);
-        for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
-            const int32_t first = x * op->stride_w - op->pad_left;
-            const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, call->in0.w);
-            const int32_t column = (first + cols.lo * op->dilation_w - rows->x) * call->in0.c, taps = cols.hi - cols.lo;
-            if (rows->taps.hi - rows->taps.lo == 3 && taps == 3 && op->kernel_h == 3 && op->kernel_w == 3) {
-                nine_taps(group, column, out);
-                continue;
-            }
-            for (int32_t o = 0; o < n; o++) {
-                out[o] = direct(group, cols, column, o, taps);
-            }
+    const int32_t first = x * op->stride_w - op->pad_left;
+    const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, call->in0.w);
+    const int32_t width = cols.hi - cols.lo;
+    portable_word_t sum[SUMS];
+    taps_t taps;
+    taps.row = rows->row + rows->taps.lo;
+    taps.rows = rows->taps.hi - rows->taps.lo;
+    taps.column = (first + cols.lo * op->dilation_w - rows->x) * call->in0.c;
+    taps.n = call->total;
+    taps.next_row = op->kernel_w * taps.n;
+    taps.weights = p->weights + rows->taps.lo * taps.next_row + cols.lo * taps.n;
+    taps.step = op->dilation_w * call->in0.c;
+    taps.zp = call->in0.zero_point;
+    for (int32_t o = 0; o < call->channels; o += SUMS) {
+        const int32_t count = weft_min(call->channels - o, SUMS), fours = count & ~3;
+        const portable_word_t *from = (const portable_word_t *)(const void *)(p->bias + 4 * o);
+        const bool least = PORTABLE_UNALIGNED && taps.zp == INT8_MIN;
+        if (width == 3) {
+            least ? quads(&taps, sum, from, o, fours, 3, true) : quads(&taps, sum, from, o, fours, 3, false);
+        } else {
+            least ? quads(&taps, sum, from, o, fours, width, true) : quads(&taps, sum, from, o, fours, width, false);
         }
+        for (int32_t q = fours; q < count; q++) {
+            int32_t acc = from[q];
+            for (int32_t ky = 0; ky < taps.rows; ky++) {
+                const int8_t *px = taps.row[ky] + taps.column + o + q, *w = taps.weights + ky * taps.next_row + o + q;
+                for (int32_t k = 0; k < width; k++) {
+                    acc += (px[k * taps.step] - taps.zp) * w[k * taps.n];
+                }
+            }
+            sum[q] = acc;
+        }
+        portable_outs(p, o, sum, count, out + o);
     }
 }
 
-/* Output columns [x, x1), taps of which may be outside. */
-static PORTABLE_NOINLINE void edge(const channels_t *group, int32_t x, int32_t x1, int8_t *out)
-{
-    const weft_op_t *op = group->call->op;
-    const weft_view_t *in = &group->call->in0;
-    const weft_rows_t *rows = group->rows;
-    const int32_t step = op->dilation_w * in->c, zp = in->zero_point, width = op->kernel_w;
-    for (; x < x1; x++, out += group->call->out.c) {
-        const int32_t first = x * op->stride_w - op->pad_left;
-        const weft_taps_t cols = weft_taps(first, width, op->dilation_w, in->w);
-        const int32_t taps = cols.hi - cols.lo, at = rows->taps.lo * width + cols.lo;
-        int32_t column = (first + cols.lo * op->dilation_w - rows->x) * in->c + group->o;
-        const channel_t *ch = group->channel;
-        for (int32_t q = 0; q < group->count; q++, ch++, column++) {
-            const int8_t *w = ch->weight + at;
-            const int32_t acc = taps == 2 ? dot_rows(rows, column, w, width, 2, step, zp)
-                                          : dot_rows(rows, column, w, width, taps, step, zp);
-            out[q] = portable_out(group->p, ch->scale, acc + ch->bias);
-        }
-    }
-}
+/* ---------------------------------------------------------------- many pixels */
 
 /*
  * `count` output columns of a channel, no tap outside to the left or right; `column`: bytes from the rows' addresses to
@@ -138,7 +157,7 @@ PORTABLE_INLINE void columns(const channels_t *group, const channel_t *ch, int32
     const int32_t c = group->call->in0.c, step = op->dilation_w * c, stride = op->stride_w * c;
     const int8_t *const w = ch->weight + group->rows->taps.lo * width;
     for (; count > 0; count--, column += stride, out += group->call->out.c) {
-        const int32_t acc = dot_rows(group->rows, column, w, width, width, step, 0);
+        const int32_t acc = dot_rows(group->rows, column, w, width, step);
         *out = portable_out(group->p, ch->scale, weft_wrap_add(acc, bias));
     }
 }
@@ -201,28 +220,29 @@ static void load_channels(channels_t *group, int32_t taps)
     }
 }
 
-static PORTABLE_NOINLINE void all_pixels(channels_t *group, weft_rows_t *rows, int32_t taps)
+/* Output columns [span.begin, span.end), no taps of which are outside to the left or right. */
+static PORTABLE_NOINLINE void many_pixels(const weft_call_t *call, const weft_linear_t *p, weft_rows_t *rows,
+                                          portable_span_t span)
 {
-    const weft_call_t *call = group->call;
     const weft_op_t *op = call->op;
-    const int32_t n = call->channels, pixel = call->out.c;
-    const portable_span_t span = portable_inside(call);
+    const int32_t n = call->channels, taps = op->kernel_h * op->kernel_w;
     const int32_t at_once = CHANNELS * taps <= TAPS_MAX ? CHANNELS : 1;
     const bool nine = op->kernel_h == 3 && op->kernel_w == 3;
+    channels_t group;
+    group.call = call;
+    group.p = p;
+    group.rows = rows;
 
-    for (group->o = 0; group->o < n; group->o += at_once) {
-        group->count = weft_min(at_once, n - group->o);
-        load_channels(group, taps);
+    for (group.o = 0; group.o < n; group.o += at_once) {
+        group.count = weft_min(at_once, n - group.o);
+        load_channels(&group, taps);
         for (int32_t y = call->y0; y < call->y1; y++) {
-            int8_t *out = weft_px(&call->out, y, call->x0) + group->o;
+            int8_t *out = weft_px(&call->out, y, span.begin) + group.o;
             weft_rows(rows, call, y);
             const bool all = nine && rows->taps.hi - rows->taps.lo == 3;
-            edge(group, call->x0, span.begin, out);
-            edge(group, span.end, call->x1, out + (span.end - call->x0) * pixel);
-            const int32_t column = (span.begin * op->stride_w - op->pad_left - rows->x) * call->in0.c + group->o;
-            out += (span.begin - call->x0) * pixel;
-            for (int32_t q = 0; q < group->count; q++) {
-                (all ? columns_3x3 : columns_any)(group, &group->channel[q], column + q, span.end - span.begin,
+            const int32_t column = (span.begin * op->stride_w - op->pad_left - rows->x) * call->in0.c + group.o;
+            for (int32_t q = 0; q < group.count; q++) {
+                (all ? columns_3x3 : columns_any)(&group, &group.channel[q], column + q, span.end - span.begin,
                                                   out + q);
             }
         }
@@ -239,17 +259,21 @@ void weft_dwconv2d_portable(const weft_call_t *call)
     }
     const weft_linear_t p = weft_linear(call, call->total, 1);
     weft_rows_t rows;
-    channels_t group;
-    group.call = call;
-    group.p = &p;
-    group.rows = &rows;
-
-    const bool nine = op->kernel_h == 3 && op->kernel_w == 3;
-    const int32_t few = nine ? FEW_NINE : CHANNELS * taps > TAPS_MAX ? FEW_WIDE : FEW;
-    if ((call->y1 - call->y0) * (call->x1 - call->x0) < few) {
-        few_pixels(&group, &rows);
-    } else {
-        all_pixels(&group, &rows, taps);
+    portable_span_t span = portable_inside(call);
+    if ((call->y1 - call->y0) * (span.end - span.begin) < (CHANNELS * taps > TAPS_MAX ? FEW_WIDE : FEW)) {
+        span.end = span.begin;
+    }
+    for (int32_t y = call->y0; y < call->y1; y++) {
+        int8_t *out = weft_px(&call->out, y, call->x0);
+        weft_rows(&rows, call, y);
+        for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
+            if (x < span.begin || x >= span.end) {
+                one_pixel(call, &p, &rows, x, out);
+            }
+        }
+    }
+    if (span.begin < span.end) {
+        many_pixels(call, &p, &rows, span);
     }
     portable_clamp_region(call);
     weft_count_macs(call, call->channels);

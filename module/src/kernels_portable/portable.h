@@ -80,6 +80,12 @@ PORTABLE_INLINE int8_t portable_out(const weft_linear_t *p, portable_scale_t sca
 /* Clamps what a call wrote where the operator's range is not all of int8. */
 void portable_clamp_region(const weft_call_t *call);
 
+/* Words among bytes: sums in scratch, biases. */
+typedef WEFT_RECORD int32_t portable_word_t;
+
+/* The same of sums of output channels o to o + n, n > 0. */
+void portable_outs(const weft_linear_t *p, int32_t o, const portable_word_t *sum, int32_t n, int8_t *out);
+
 /* Sums of four output channels. */
 typedef struct {
     int32_t v[4];
@@ -130,7 +136,36 @@ typedef struct {
     } while (0)
 
 PORTABLE_DEFINE_DOT4(portable_dot, int8_t)
-PORTABLE_DEFINE_DOT4(portable_dot_wide, int16_t)
+
+/* Cores that load and store words at any address. */
+#if defined(__ARM_FEATURE_UNALIGNED) && defined(__GNUC__)
+#define PORTABLE_UNALIGNED 1
+#else
+#define PORTABLE_UNALIGNED 0
+#endif
+
+/* Four bytes, which are aligned unless PORTABLE_UNALIGNED. */
+PORTABLE_INLINE uint32_t portable_load(const int8_t *p)
+{
+#if PORTABLE_UNALIGNED
+    uint32_t v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+#else
+    return weft_rd32((const uint8_t *)p);
+#endif
+}
+
+PORTABLE_INLINE void portable_store(uint8_t *p, uint32_t v)
+{
+#if PORTABLE_UNALIGNED
+    __builtin_memcpy(p, &v, sizeof v);
+#elif defined(__GNUC__)
+    __builtin_memcpy(__builtin_assume_aligned(p, 4), &v, sizeof v);
+#else
+    memcpy(p, &v, sizeof v);
+#endif
+}
 
 /* Sum of n weights. */
 PORTABLE_INLINE int32_t portable_sum(const int8_t *w, int32_t n, int32_t step)

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* What becomes of sums. */
 #include "portable.h"
 
 void portable_clamp_region(const weft_call_t *call)
@@ -14,5 +15,15 @@ void portable_clamp_region(const weft_call_t *call)
                 *p = (int8_t)weft_clamp(*p, lo, hi);
             }
         }
+    }
+}
+
+void portable_outs(const weft_linear_t *p, int32_t o, const portable_word_t *sum, int32_t n, int8_t *out)
+{
+    const int32_t step = p->per_tensor ? 0 : 1, zp = p->zp_out;
+    const uint8_t *multiplier = p->multiplier + 4 * step * o;
+    const int8_t *shift = p->shift + step * o;
+    for (const int8_t *const end = out + n; out != end; out++, sum++, multiplier += 4 * step, shift += step) {
+        *out = portable_byte(*sum, (int32_t)weft_rd32(multiplier), *shift, zp);
     }
 }
