@@ -26,18 +26,23 @@ Cancelled = Callable[[], bool]
 
 #: The arena's size is a u32 in the plan.
 MAX_RAM = 2**32 - 1
+#: The most that calls of kernels may cost, unless somebody says otherwise: a tenth of what layer by layer costs.
+CALL_OVERHEAD = 1.1
 MAX_NAME = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
-    """What is to be planned. ``f_max`` belongs to p1 (least RAM), ``ram_max`` to p2 (least compute; None: the target's
-    arena budget). ``objective`` of both: what compute is counted in. ``plan_version`` 0: the store's next of ``line``
+    """What is to be planned. ``f_max`` belongs to p1 (least RAM), and so does ``call_overhead``: at most so many
+    predicted instructions for each that the same MACs would take layer by layer (None: ``CALL_OVERHEAD`` where the
+    target's core was measured; infinite: any). ``ram_max`` belongs to p2 (least compute; None: the target's arena
+    budget). ``objective`` of both: what compute is counted in. ``plan_version`` 0: the store's next of ``line``
     ('': the model's name), 1 without a store."""
 
     target: str = "native"
     kind: Kind = "p2"
     f_max: float | None = None
+    call_overhead: float | None = None
     ram_max: int | None = None
     input_mode: InputMode = "streamed"
     objective: Objective = "macs"
@@ -63,6 +68,13 @@ class PlanRequest:
             "1.0 allows no recomputation, 1.3 allows 30 % more MACs",
         )
         need(self.f_max is None or self.kind == "p1", "f_max", "applies to the least RAM only")
+        need(
+            self.call_overhead is None or self.call_overhead >= 1.0,
+            "call_overhead",
+            f"{self.call_overhead} is not a number of 1.0 or more",
+            "1.1 allows calls to cost a tenth of what layer by layer costs",
+        )
+        need(self.call_overhead is None or self.kind == "p1", "call_overhead", "applies to the least RAM only")
         need(
             self.ram_max is None or 1 <= self.ram_max <= MAX_RAM,
             "ram_max",
@@ -115,7 +127,7 @@ class ModelInfo:
 class Planned:
     """A plan and its figures. ``arena_bytes`` is the peak RAM, ``lower_bound`` what no placement of the same windows
     can go below (of a P1 request, no schedule). ``predicted_instructions`` of one inference, not cycles; None if the
-    target's core was not measured."""
+    target's core was not measured; ``call_overhead``: for each that the same MACs would take layer by layer."""
 
     plan: bytes
     sha256: str
@@ -130,6 +142,7 @@ class Planned:
     base_macs: int
     overhead_factor: float
     predicted_instructions: int | None
+    call_overhead: float | None
     fit: fit.Fit
 
     def to_json(self) -> dict[str, Any]:
@@ -147,6 +160,7 @@ class Planned:
             "base_macs": self.base_macs,
             "overhead_factor": self.overhead_factor,
             "predicted_instructions": self.predicted_instructions,
+            "call_overhead": self.call_overhead,
             "fits": self.fit.fits,
             "shortfalls": [
                 {
@@ -220,6 +234,7 @@ def create_plans(
         constraint = planner.Constraint(
             kind=request.kind,
             f_max=request.f_max,
+            call_overhead=_call_overhead(request, target),
             ram_max=target.arena_budget if request.kind == "p2" and request.ram_max is None else request.ram_max,
             objective=request.objective,
         )
@@ -230,7 +245,7 @@ def create_plans(
     short = [fit.lacks(target, arena=r.arena_bytes, plan=len(r.plan), budget=request.ram_max) for r in results]
     if any(fit.Resource.ARENA in lacks for lacks in short):
         smallest = min(results, key=lambda r: r.arena_bytes)
-        if request.kind != "front" and (request.kind, request.f_max) != ("p1", None):
+        if request.kind != "front":
             smallest = planner.plan(
                 graph, planner.Constraint(kind="p1"), options, target=target, progress=progress, cancelled=cancelled
             )
@@ -251,6 +266,7 @@ def create_plans(
             base_macs=result.base_macs,
             overhead_factor=result.overhead_factor,
             predicted_instructions=result.instructions,
+            call_overhead=result.call_overhead,
             fit=fit.fit(
                 target,
                 arena=result.arena_bytes,
@@ -263,6 +279,15 @@ def create_plans(
         )
         for result, lacks in zip(results, short, strict=True)
     )
+
+
+def _call_overhead(request: PlanRequest, target: targets.Target) -> float | None:
+    """The bound of a request, None for none."""
+    from planner_service import costs
+
+    if request.call_overhead is not None or costs.measured_as(target.core) is None:
+        return None if request.call_overhead == math.inf else request.call_overhead
+    return CALL_OVERHEAD if request.kind == "p1" else None
 
 
 def explain_plan(plan: bytes, model: bytes | None, name: str) -> Report:

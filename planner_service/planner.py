@@ -50,6 +50,8 @@ LONG = 150
 TIGHT = 1 / 8
 #: Packings tried to make room for wider steps and scratch; with more effort for so many stages that get none.
 SPEED_TRIES, HARD_TRIES = 80, 4
+#: Bytes that make calls fewer are found to within so many, or this share of them.
+ROOM_STEP, ROOM_SHARE = 64, 64
 
 Objective = Literal["macs", "latency"]
 Progress = Callable[[float, str], None]
@@ -58,7 +60,9 @@ Cancelled = Callable[[], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """p1: least RAM with F <= ``f_max`` (None: any). p2: least compute with at most ``ram_max`` bytes (None: any).
+    """p1: least RAM with F <= ``f_max`` (None: any), and, where the target's core was measured, with predicted
+    instructions of at most ``call_overhead`` times F times those of layer by layer (None: any).
+    p2: least compute with at most ``ram_max`` bytes (None: any).
     ``objective``: what compute is: MACs, or instructions as the target's cost model predicts them. F stays one of MACs;
     of p1 the objective decides between schedules of the same RAM."""
 
@@ -66,6 +70,7 @@ class Constraint:
     f_max: float | None = None
     ram_max: int | None = None
     objective: Objective = "macs"
+    call_overhead: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +94,8 @@ class PlanResult:
     arena is that plus the packing gap. ``lower_bound``: where the least RAM was asked for, bytes that no schedule that
     was searched can be packed into less than; otherwise the same.
     ``uncounted_bytes`` of the arena are network outputs that ``Options.count_outputs`` leaves out. ``instructions`` are
-    predicted, None if there is no cost model of the target's core."""
+    predicted, None if there is no cost model of the target's core; ``call_overhead``: for each that the same MACs would
+    take layer by layer."""
 
     plan: bytes
     arena_bytes: int
@@ -100,6 +106,7 @@ class PlanResult:
     lower_bound: int
     schedule: Schedule
     instructions: int | None
+    call_overhead: float | None
 
     @property
     def counted_bytes(self) -> int:
@@ -113,6 +120,19 @@ class PlanResult:
 
 #: Counted bytes, and what takes them.
 Packed = tuple[int, Solution, Schedule, Placement]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """A packed schedule, not yet encoded and executed. ``bound``: ``PlanResult.lower_bound`` of a least-RAM search.
+    ``begun``: what it was before it was sped up."""
+
+    schedule: Schedule
+    placement: Placement
+    macs: int
+    instructions: int | None
+    bound: int | None = None
+    begun: tuple[Solution, Schedule, Placement] | None = None
 
 
 class _Run:
@@ -242,12 +262,35 @@ class _Run:
     def layer_schedule(self) -> Schedule:
         return build_schedule(self.facts, self.layer_specs, self.options.input_mode)
 
-    def unfused(self, limit: int) -> PlanResult:
+    def unfused(self, limit: int) -> _Draft:
         """Layer by layer, with what scratch there is room for in ``limit`` counted bytes."""
         placement = self.place(self.layer_schedule)
         spares = [limit] * len(self.layer_specs)
         limit = max(limit, self.counted(placement))
-        return self.seal(*self.speed_up(self.layer_specs, spares, self.layer_schedule, placement, limit))
+        return self.draft(*self.speed_up(self.layer_specs, spares, self.layer_schedule, placement, limit))
+
+    def draft(
+        self, schedule: Schedule, placement: Placement, begun: tuple[Solution, Schedule, Placement] | None = None
+    ) -> _Draft:
+        return _Draft(
+            schedule=schedule,
+            placement=placement,
+            macs=replay.schedule_cost(self.facts, schedule).macs,
+            instructions=self.model.predict(self.facts, schedule) if self.model else None,
+            begun=begun,
+        )
+
+    def overhead_factor(self, draft: _Draft) -> float:
+        return draft.macs / self.facts.base_macs if self.facts.base_macs else 1.0
+
+    @cached_property
+    def layer_instructions(self) -> int:
+        """Predicted instructions of layer by layer, with all the scratch that the board has room for."""
+        return _instructions(self.unfused(self.budget))
+
+    def call_overhead(self, draft: _Draft) -> float:
+        """Predicted instructions for each that the same MACs would take layer by layer."""
+        return _instructions(draft) / (self.overhead_factor(draft) * self.layer_instructions)
 
     @cached_property
     def reference(self) -> list[NDArray[np.int8]]:
@@ -340,7 +383,7 @@ class _Run:
                 found.append(solution)
                 yield solution
 
-    def fit(self, search: Search, cap: int) -> PlanResult | None:
+    def fit(self, search: Search, cap: int) -> _Draft | None:
         """P2 on a finished run: the schedule of fewest MACs that can be packed into ``cap`` bytes, of those one that
         leaves no gap if that is soon found; None if none."""
         cap = cap // self.align * self.align
@@ -360,10 +403,11 @@ class _Run:
             limit = solution.memory - 4
         return None if loose is None else self.finish(*loose[1:], loose[0])
 
-    def finish(self, solution: Solution, schedule: Schedule, placement: Placement, limit: int) -> PlanResult:
-        """Speed up within ``limit`` counted bytes, encode and execute."""
+    def finish(self, solution: Solution, schedule: Schedule, placement: Placement, limit: int) -> _Draft:
+        """Speed up within ``limit`` counted bytes."""
         spares = [limit - room for room in solution.rooms]
-        return self.seal(*self.speed_up(solution.stages, spares, schedule, placement, limit))
+        made = self.speed_up(solution.stages, spares, schedule, placement, limit)
+        return self.draft(*made, begun=(solution, schedule, placement))
 
     def ladder(self, stage: StageSpec, ways: list[StageSpec]) -> list[StageSpec]:
         """Ways to run a stage, the fastest first, down to the stage as it is; in the order given where nothing is known
@@ -423,11 +467,16 @@ class _Run:
                 attempt({n: ladders[n][0]}, EFFORT)
         return best
 
-    def least(self, search: Search, least: int, spare: int | None, thorough: bool = True) -> PlanResult:
+    def least(self, search: Search, least: int, spare: int | None, thorough: bool = True) -> _Draft:
         """P1 on a finished run whose least bytes are ``least``."""
         (counted, solution, schedule, placement), bound = self.pack(search, least, spare, thorough)
-        result = self.finish(solution, schedule, placement, counted)
-        return replace(result, lower_bound=min(result.lower_bound, bound + self.uncounted_bytes))
+        draft = self.proven(self.finish(solution, schedule, placement, counted))
+        return replace(draft, bound=min(draft.placement.lower_bound, bound + self.uncounted_bytes))
+
+    def proven(self, draft: _Draft) -> _Draft:
+        if not draft.placement.gap_bytes:
+            return draft
+        return replace(draft, placement=proven(self.facts, draft.schedule, draft.placement, self.uncounted))
 
     def counted(self, placement: Placement) -> int:
         return placement.arena_bytes - self.uncounted_bytes
@@ -436,12 +485,15 @@ class _Run:
     def uncounted_bytes(self) -> int:
         return sum(-(-self.facts.bytes_of[t] // 4) * 4 for t in self.uncounted)
 
-    def seal(self, schedule: Schedule, placement: Placement) -> PlanResult:
+    def seal(self, draft: _Draft) -> PlanResult:
         """Encode, execute, and add the self-test that the board will repeat."""
-        graph, options = self.facts.graph, self.options
         self.tick(0.95, "executing the plan")
-        if placement.gap_bytes:
-            placement = proven(self.facts, schedule, placement, self.uncounted)
+        graph, options, schedule, placement = (
+            self.facts.graph,
+            self.options,
+            draft.schedule,
+            self.proven(draft).placement,
+        )
 
         def encoded(selftest: SelfTest | None) -> bytes:
             return encode(
@@ -482,20 +534,21 @@ class _Run:
             macs=result.counts.macs,
             base_macs=self.facts.base_macs,
             packing_bound=placement.lower_bound,
-            lower_bound=placement.lower_bound,
+            lower_bound=placement.lower_bound if draft.bound is None else draft.bound,
             schedule=schedule,
-            instructions=self.model.predict(self.facts, schedule) if self.model else None,
+            instructions=draft.instructions,
+            call_overhead=self.call_overhead(draft) if self.model else None,
         )
 
 
-def _infeasible(run: _Run, cap: int, least: PlanResult) -> PlannerError:
+def _infeasible(run: _Run, cap: int, least: _Draft) -> PlannerError:
     layer = _binding_layer(run.facts, least.schedule)
-    needed = least.counted_bytes
+    needed = run.counted(least.placement)
     return PlannerError(
         Code.INFEASIBLE,
         f"no schedule fits {cap} bytes of RAM: {needed - cap} bytes are missing",
         layer=layer,
-        hint=f"the least possible arena is {needed} bytes (F = {least.overhead_factor:.2f}): "
+        hint=f"the least possible arena is {needed} bytes (F = {run.overhead_factor(least):.2f}): "
         "allow that much, or use a model with a smaller input or fewer channels at this layer",
         violations=[Violation(layer, "is executed when the least arena is at its fullest")],
     )
@@ -524,47 +577,107 @@ def plan(
     run = _Run(graph, options or Options(), target, progress, cancelled, executed)
     run.tick(0.0, "starting")
     run.phase = (0.0, 1.0) if constraint.objective == "macs" else (0.0, 0.5)
-    if constraint.objective == "latency" and run.model is None:
+    if run.model is None and (constraint.objective == "latency" or constraint.call_overhead is not None):
         raise PlannerError(
             Code.BAD_REQUEST,
             f"no instructions were measured for {target.core if target else 'plans without a target'}",
-            hint=f"latency can be predicted for {', '.join(sorted(costs.MEASURED))}; minimise MACs for others",
+            hint=f"latency and call overhead can be predicted for {', '.join(sorted(costs.MEASURED))}; minimise MACs, "
+            "at any call overhead, for others",
         )
     if constraint.kind == "p1":
         found = _as_small(run, _p1(run, constraint.f_max))
-        cap = found.counted_bytes
+        if constraint.call_overhead is not None:
+            found = _amortised(run, found, constraint.f_max, constraint.call_overhead)
+        cap = run.counted(found.placement)
     else:
         cap = (1 << 31) - 1 if constraint.ram_max is None else constraint.ram_max
         found = _p2(run, cap)
-    return found if constraint.objective == "macs" else _faster(run, found, cap, constraint.f_max)
+    if constraint.objective == "latency":
+        found = _faster(run, found, cap, constraint.f_max)
+    return run.seal(found)
 
 
-def _faster(run: _Run, known: PlanResult, cap: int, f_max: float | None) -> PlanResult:
+def _amortised(run: _Run, known: _Draft, f_max: float | None, most: float) -> _Draft:
+    """Of the schedules with at most ``f_max`` times the unfused MACs and a call overhead of at most ``most``, the one
+    of the fewest bytes that is found; ``known`` needs the fewest with any. Bytes grow, ever faster, until there is one,
+    and are halved in on again."""
+    if run.call_overhead(known) <= most:
+        return known
+    low = run.counted(known.placement)
+    found = replace(run.unfused(run.budget), bound=known.bound)
+    high = run.counted(found.placement)
+
+    def attempt(cap: int) -> bool:
+        """Whether there is one in ``cap`` bytes, which is the best then."""
+        nonlocal found, high
+        run.tick(0.93, f"making calls fewer in {cap} bytes")
+        fitting = [d for d in _unhurried(run, known, f_max, cap) if run.call_overhead(d) <= most]
+        if fitting:
+            found = replace(min(fitting, key=lambda d: (run.counted(d.placement), _instructions(d))), bound=known.bound)
+            high = run.counted(found.placement)
+        return bool(fitting)
+
+    cap, step = low, max(ROOM_STEP, low // ROOM_SHARE)
+    while cap < high and not attempt(cap):
+        low, cap, step = cap, cap + step, 2 * step
+    while high - low > max(ROOM_STEP, low // ROOM_SHARE):
+        middle = (low + high) // 2
+        if not attempt(middle):
+            low = middle
+    return found
+
+
+def _unhurried(run: _Run, known: _Draft, f_max: float | None, cap: int) -> Iterator[_Draft]:
+    """Schedules in ``cap`` bytes that may have few calls: ``known`` with wider steps, the one of fewest MACs, and the
+    one of fewest instructions."""
+    assert known.begun is not None
+    yield run.finish(*known.begun, cap)
+    spare = _spare(run, f_max)
+    search = run.search(cap, spare, 0.93, 0.93)
+    if run.feasible(search, cap, spare, 0.93, 0.93):
+        fewest = run.fit(search, cap)
+        if fewest is not None:
+            yield fewest
+    fastest = _fastest(run, cap, None)
+    if fastest is not None and (f_max is None or run.overhead_factor(fastest) <= f_max + F_EPSILON):
+        yield fastest
+
+
+def _faster(run: _Run, known: _Draft, cap: int, f_max: float | None) -> _Draft:
     """The schedule of fewest predicted instructions in ``cap`` bytes; ``known`` if the search, which does not count
     with scratch, finds none that is better with the scratch that there is room for."""
-    assert run.model is not None
-    plain = Schedule(
-        placed=known.schedule.placed, stages=tuple(replace(stage, scratch=0) for stage in known.schedule.stages)
-    )
-    run.problem = Problem(run.facts, run.options.input_mode, run.uncounted, run.model)
-    most = costs.UNITS * run.model.predict(run.facts, plain) - run.base
     run.phase = (0.5, 1.0)
-    search = run.search(cap, most, 0.0, 0.3)
-    for extra in run.extras(search, cap):
-        limit = most if extra is None else min(extra, most)
-        search.run(cap, limit, run.ticking("searching faster schedules", 0.3, 0.9))
-        found = run.fit(search, cap)
-        if found is not None:
-            allowed = f_max is None or found.overhead_factor <= f_max + F_EPSILON
-            return found if allowed and _instructions(found) < _instructions(known) else known
-        if limit == most:
-            break
-    return known
+    found = _fastest(run, cap, known)
+    if found is None or (f_max is not None and run.overhead_factor(found) > f_max + F_EPSILON):
+        return known
+    return found if _instructions(found) < _instructions(known) else known
 
 
-def _instructions(result: PlanResult) -> int:
-    assert result.instructions is not None
-    return result.instructions
+def _fastest(run: _Run, cap: int, known: _Draft | None) -> _Draft | None:
+    """The schedule of fewest predicted instructions without scratch, sped up; no slower without it than ``known``."""
+    assert run.model is not None
+    counting, run.problem = run.problem, Problem(run.facts, run.options.input_mode, run.uncounted, run.model)
+    try:
+        most = None
+        if known is not None:
+            stages = tuple(replace(stage, scratch=0) for stage in known.schedule.stages)
+            plain = Schedule(placed=known.schedule.placed, stages=stages)
+            most = costs.UNITS * run.model.predict(run.facts, plain) - run.base
+        search = run.search(cap, most, 0.0, 0.3)
+        for extra in run.extras(search, cap):
+            limit = extra if most is None or (extra is not None and extra < most) else most
+            search.run(cap, limit, run.ticking("searching faster schedules", 0.3, 0.9))
+            found = run.fit(search, cap)
+            if found is not None or (limit is not None and limit == most):
+                return found
+        return None
+    finally:
+        run.problem = counting
+
+
+def _instructions(draft: _Draft) -> int:
+    assert draft.instructions is not None
+    return draft.instructions
 
 
 def _spare(run: _Run, f_max: float | None) -> int | None:
@@ -580,7 +693,7 @@ def least_bytes(graph: Graph, f_max: float | None, options: Options | None = Non
     return solution.memory
 
 
-def _p1(run: _Run, f_max: float | None) -> PlanResult:
+def _p1(run: _Run, f_max: float | None) -> _Draft:
     if f_max is not None and f_max < 1.0:
         raise PlannerError(Code.BAD_REQUEST, f"F_max is {f_max}", hint="1.0 allows no recomputation")
     spare = _spare(run, f_max)
@@ -588,22 +701,22 @@ def _p1(run: _Run, f_max: float | None) -> PlanResult:
     return run.least(search, solution.memory, spare)
 
 
-def _as_small(run: _Run, known: PlanResult) -> PlanResult:
+def _as_small(run: _Run, known: _Draft) -> _Draft:
     """Of the schedules of as few bytes and MACs as ``known``, one that takes fewer instructions, if the one that P2
     finds does; ``known`` where nothing is known of the core."""
     if run.model is None:
         return known
-    cap, extra = known.counted_bytes, max(0, known.macs - run.base)
+    cap, extra = run.counted(known.placement), max(0, known.macs - run.base)
     search = run.search(cap, extra, 0.9, 0.92)
     if not run.feasible(search, cap, extra, 0.92, 0.95):
         return known
     found = run.fit(search, cap)
     if found is None or found.macs > known.macs or _instructions(found) >= _instructions(known):
         return known
-    return replace(found, lower_bound=known.lower_bound)
+    return replace(found, bound=known.bound)
 
 
-def _p2(run: _Run, cap: int) -> PlanResult:
+def _p2(run: _Run, cap: int) -> _Draft:
     layers = run.place(run.layer_schedule)
     search = run.search(cap, 0, 0.0, 0.05)
     least = search.least_extra(cap)
@@ -634,7 +747,7 @@ def _p2(run: _Run, cap: int) -> PlanResult:
             if result is not None:
                 return result
     smallest = _p1(run, None)
-    if smallest.counted_bytes <= cap:
+    if run.counted(smallest.placement) <= cap:
         return smallest
     raise _infeasible(run, cap, smallest)
 
@@ -665,15 +778,13 @@ def front(
         found.append(run.least(search, solution.memory, solution.cost - run.base, thorough=False))
         cap = solution.memory - 4
     run.phase = (0.9, 1.0)
-    return _undominated([*found, run.least(search, least.memory, None)])
-
-
-def _undominated(results: Sequence[PlanResult]) -> tuple[PlanResult, ...]:
-    kept: list[PlanResult] = []
-    for result in sorted(results, key=lambda r: (r.arena_bytes, r.macs)):
-        if not kept or result.macs < kept[-1].macs:
-            kept.append(result)
-    return tuple(reversed(kept))
+    kept: list[_Draft] = []
+    for draft in sorted(
+        [*found, run.least(search, least.memory, None)], key=lambda d: (d.placement.arena_bytes, d.macs)
+    ):
+        if not kept or draft.macs < kept[-1].macs:
+            kept.append(draft)
+    return tuple(run.seal(draft) for draft in reversed(kept))
 
 
 def layers(
@@ -687,4 +798,4 @@ def layers(
     """The plan that fuses nothing: what every other one is compared with. PlannerError(CANCELLED)."""
     run = _Run(graph, options or Options(), target, progress, cancelled)
     run.tick(0.0, "starting")
-    return run.unfused(run.budget)
+    return run.seal(run.unfused(run.budget))

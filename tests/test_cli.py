@@ -90,6 +90,7 @@ PLAN_KEYS = {
     "base_macs",
     "overhead_factor",
     "predicted_instructions",
+    "call_overhead",
     "fits",
     "shortfalls",
     "fitting_targets",
@@ -162,6 +163,35 @@ def test_latency_is_predicted_and_minimised(weft: Any) -> None:
     assert all(p["arena_bytes"] <= 8192 for p in plans)
     host = weft("plan", MODEL, "-o", "x.weft", "--json")
     assert host.json["predicted_instructions"] is None
+
+
+def test_calls_are_bounded_unless_asked_otherwise(weft: Any) -> None:
+    options = ("plan", MODEL, "-o", "x.weft", "--target", "mps3-an547", "--least-ram")
+    usual, any_calls, few_calls = (
+        weft(*options, *more, "--json").json for more in ((), ("--call-overhead", "any"), ("--call-overhead", "1.05"))
+    )
+    assert few_calls["call_overhead"] <= 1.05
+    assert few_calls["call_overhead"] < usual["call_overhead"] <= api.CALL_OVERHEAD < any_calls["call_overhead"]
+    assert any_calls["arena_bytes"] < usual["arena_bytes"] < few_calls["arena_bytes"]
+    assert usual["lower_bound"] == any_calls["lower_bound"]
+    assert f"call overhead {usual['call_overhead']:.2f}" in weft(*options).out
+    assert weft("plan", MODEL, "-o", "x.weft", "--least-ram", "--json").json["call_overhead"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--fmax", "1.1", "--call-overhead", "0.9"], "0.9 is not a number of 1.0 or more"),
+        (["--fmax", "1.1", "--call-overhead", "nan"], "nan is not a number of 1.0 or more"),
+        (["--fmax", "1.1", "--call-overhead", "1.1"], "no instructions were measured for"),
+        (["--ram", "9k", "--call-overhead", "1.1"], "applies to the least RAM only"),
+        (["--least-ram", "--call-overhead", "few"], "'few' is neither a factor nor any"),
+    ],
+)
+def test_call_overhead_that_cannot_be_had(weft: Any, options: Sequence[str], said: str) -> None:
+    result = weft("plan", MODEL, "-o", "x.weft", *options)
+    assert result.code == CATALOGUE[Code.BAD_REQUEST].exit_code
+    assert said in result.err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -83,6 +84,28 @@ def test_least_ram_is_no_slower_than_fewest_macs_in_as_much(name: str, f_max: fl
     assert fewest.instructions is not None
     assert (fewest.counted_bytes, fewest.macs) <= (least.counted_bytes, least.macs)
     assert least.instructions <= fewest.instructions
+
+
+@pytest.mark.parametrize("core", ["mps2-an386", "mps3-an547"])
+@pytest.mark.parametrize("f_max", [1.0, 1.2, None])
+@pytest.mark.parametrize("name", ["seed 3", "seed 8", "mn2-vww5-r80"])
+def test_call_overhead_is_bounded_and_paid_for_in_bytes(name: str, f_max: float | None, core: str) -> None:
+    graph = random_graph(int(name[5:])) if name.startswith("seed") else workloads.workload(name, "full")
+    board = targets.load(core)
+    layers = planner.layers(graph, target=board)
+    assert layers.call_overhead == pytest.approx(1.0)
+    results = [
+        planner.plan(graph, planner.Constraint(kind="p1", f_max=f_max, call_overhead=bound), target=board)
+        for bound in (None, 1.2, 1.05)
+    ]
+    for result, bound in zip(results, (math.inf, 1.2, 1.05), strict=True):
+        assert result.call_overhead is not None
+        assert result.call_overhead <= bound
+        assert f_max is None or result.overhead_factor <= f_max + 1e-9
+        assert result.lower_bound == results[0].lower_bound <= result.arena_bytes
+    sizes = [result.arena_bytes for result in results]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] <= layers.arena_bytes
 
 
 def test_progress_of_latency_moves_and_it_can_be_cancelled() -> None:

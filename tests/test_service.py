@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import threading
 import time
@@ -302,6 +303,17 @@ BAD_PLANS: dict[str, tuple[Any, Code, str]] = {
     "F NaN": (bad_plan_request(least_ram=pb.LeastRam(f_max=float("nan"))), Code.BAD_REQUEST, "f_max"),
     "F infinite": (bad_plan_request(least_ram=pb.LeastRam(f_max=float("inf"))), Code.BAD_REQUEST, "f_max"),
     "F negative": (bad_plan_request(least_ram=pb.LeastRam(f_max=-1)), Code.BAD_REQUEST, "f_max"),
+    "call overhead below 1": (
+        bad_plan_request(least_ram=pb.LeastRam(call_overhead=0.5)),
+        Code.BAD_REQUEST,
+        "call_overhead",
+    ),
+    "call overhead NaN": (
+        bad_plan_request(least_ram=pb.LeastRam(call_overhead=float("nan"))),
+        Code.BAD_REQUEST,
+        "call_overhead",
+    ),
+    "call overhead on a host": (bad_plan_request(least_ram=pb.LeastRam(call_overhead=1.1)), Code.BAD_REQUEST, ""),
     "no RAM": (bad_plan_request(least_compute=pb.LeastCompute(ram_max=0)), Code.BAD_REQUEST, "ram_max"),
     "2^64 - 1 RAM": (bad_plan_request(least_compute=pb.LeastCompute(ram_max=2**64 - 1)), Code.BAD_REQUEST, "ram_max"),
     "input mode": (bad_plan_request(input_mode=77), Code.BAD_REQUEST, "input_mode"),
@@ -454,6 +466,17 @@ def test_constraints(client: Client) -> None:
     layers = one(kind="layers")
     assert least.arena_bytes <= within.arena_bytes < exact.arena_bytes < layers.arena_bytes
     assert exact.overhead_factor == layers.overhead_factor == 1.0 < within.overhead_factor <= least.overhead_factor
+
+
+def test_call_overhead_as_bound(client: Client) -> None:
+    def arena(**constraint: Any) -> int:
+        request = api.PlanRequest(target="mps3-an547", kind="p1", line="calls", plan_version=7, **constraint)
+        (remote,) = client.create_plans(DIGITS, "digits_a", request)
+        (local,) = api.create_plans(DIGITS, "digits_a", request)
+        assert remote == local
+        return remote.arena_bytes
+
+    assert arena(call_overhead=math.inf) < arena() == arena(call_overhead=api.CALL_OVERHEAD) < arena(call_overhead=1.05)
 
 
 def test_latency_as_objective(client: Client) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import uuid
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from planner_service.api import CALL_OVERHEAD
 from planner_service.cli import device, flash, keys, look, plan, profile, run, serve
 from planner_service.errors import CATALOGUE
 from planner_service.inputs import GENERATED
@@ -27,6 +29,14 @@ def size(text: str) -> int:
     if not match or match[2] not in _UNITS:
         raise argparse.ArgumentTypeError(f"{text!r} is no size: give bytes, or 64k, 64KiB, 64kB, 1.5M")
     return round(float(match[1]) * _UNITS[match[2]])
+
+
+def overhead(text: str) -> float:
+    """A factor, infinite for "any"."""
+    try:
+        return math.inf if text == "any" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a factor nor any") from error
 
 
 def identifier(text: str) -> bytes:
@@ -129,6 +139,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=("macs", "latency"),
         default="macs",
         help="what compute is: MACs, or instructions predicted for the target's core (default: %(default)s)",
+    )
+    command.add_argument(
+        "--call-overhead",
+        type=overhead,
+        metavar="FACTOR",
+        help="with --fmax and --least-ram: at most so many predicted instructions for each that the same MACs would "
+        f"take layer by layer, or any (default: {CALL_OVERHEAD} on cores that were measured)",
     )
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: MODEL's name with .weft")
     command.add_argument("--force", action="store_true", help="write the plan even if it does not fit the target")

@@ -19,6 +19,7 @@ def run_plan(args: argparse.Namespace) -> int:
     file unless --force."""
     kind: api.Kind = "layers" if args.layers else "p1" if args.least_ram or args.fmax is not None else "p2"
     request = replace(_request(args), kind=kind, f_max=args.fmax, ram_max=args.ram, objective=args.objective)
+    request = replace(request, call_overhead=args.call_overhead)
     request.check()
     (planned,) = _create(args, request)
     output: Path = args.output or Path(args.model.stem + ".weft")
@@ -114,6 +115,7 @@ def _describe(planned: api.Planned) -> str:
     return (
         f"peak RAM {planned.arena_bytes} bytes ({gap} above the lower bound), F = {planned.overhead_factor:.3f}, "
         + ("" if planned.predicted_instructions is None else f"{_millions(planned)} instructions predicted, ")
+        + ("" if planned.call_overhead is None else f"call overhead {planned.call_overhead:.2f}, ")
         + f"plan {len(planned.plan)} bytes, version {planned.plan_version}, for {planned.target}"
         + "".join(f"\n  does not fit: {s}" for s in planned.fit.shortfalls)
     )

@@ -75,6 +75,7 @@ def request_from_pb(message: Any) -> api.PlanRequest:
         objective=_OBJECTIVES[message.objective],
         kind=kinds[message.WhichOneof("constraint")],
         f_max=message.least_ram.f_max if message.least_ram.HasField("f_max") else None,
+        call_overhead=message.least_ram.call_overhead if message.least_ram.HasField("call_overhead") else None,
         ram_max=message.least_compute.ram_max if message.least_compute.HasField("ram_max") else None,
         input_mode=_INPUT_MODES[message.input_mode],
         plan_version=message.plan_version,
@@ -101,7 +102,7 @@ def request_to_pb(request: api.PlanRequest, model_sha256: str) -> Any:
         class_id=request.class_id,
     )
     if request.kind == "p1":
-        message.least_ram.CopyFrom(pb.LeastRam(f_max=request.f_max))
+        message.least_ram.CopyFrom(pb.LeastRam(f_max=request.f_max, call_overhead=request.call_overhead))
     elif request.kind == "p2":
         message.least_compute.CopyFrom(pb.LeastCompute(ram_max=request.ram_max))
     elif request.kind == "front":
@@ -166,6 +167,7 @@ def plan_to_pb(record: dict[str, Any]) -> Any:
         base_macs=record["base_macs"],
         overhead_factor=record["overhead_factor"],
         predicted_instructions=record.get("predicted_instructions"),
+        call_overhead=record.get("call_overhead"),
         fit=pb.Fit(
             targets=record["fitting_targets"],
             shortfalls=[
@@ -199,6 +201,7 @@ def plan_from_pb(message: Any, data: bytes) -> api.Planned:
         base_macs=message.base_macs,
         overhead_factor=message.overhead_factor,
         predicted_instructions=message.predicted_instructions if message.HasField("predicted_instructions") else None,
+        call_overhead=message.call_overhead if message.HasField("call_overhead") else None,
         fit=fit.Fit(
             targets=tuple(message.fit.targets),
             shortfalls=tuple(
