@@ -36,21 +36,35 @@ static inline void put_word(int8_t *p, uint32_t word)
     __builtin_memcpy(__builtin_assume_aligned(p, 4), &word, sizeof word);
 }
 
+/* Four words from one place to another, all of them read before any is written; both pointers move on. */
+static inline void copy_four_words(int8_t **dst, const int8_t **src)
+{
+#if defined(__thumb__)
+    __asm__ volatile("ldmia %0!, {r3, r4, r5, r6}\n\tstmia %1!, {r3, r4, r5, r6}"
+                     : "+l"(*src), "+l"(*dst)
+                     :
+                     : "r3", "r4", "r5", "r6", "memory");
+#else
+    const uint32_t a = word_at(*src), b = word_at(*src + 4), c = word_at(*src + 8), d = word_at(*src + 12);
+    put_word(*dst, a);
+    put_word(*dst + 4, b);
+    put_word(*dst + 8, c);
+    put_word(*dst + 12, d);
+    *src += 16;
+    *dst += 16;
+#endif
+}
+
 /* Copy n bytes, by words where both ends allow: to anywhere else, or down within the same bytes. */
 static void weft_copy_down(int8_t *dst, const int8_t *src, int32_t n)
 {
-    if (n >= 16 && (((uintptr_t)dst | (uintptr_t)src) & 3u) == 0) {
-        const int8_t *const stop = src + (n & ~15);
-        n &= 15;
-        do {
-            const uint32_t a = word_at(src), b = word_at(src + 4), c = word_at(src + 8), d = word_at(src + 12);
-            put_word(dst, a);
-            put_word(dst + 4, b);
-            put_word(dst + 8, c);
-            put_word(dst + 12, d);
-            src += 16;
-            dst += 16;
-        } while (src != stop);
+    if ((((uintptr_t)dst | (uintptr_t)src) & 3u) == 0) {
+        for (; n >= 16; n -= 16) {
+            copy_four_words(&dst, &src);
+        }
+        for (; n >= 4; n -= 4, src += 4, dst += 4) {
+            put_word(dst, word_at(src));
+        }
     }
     for (; n > 0; n--) {
         *dst++ = *src++;
