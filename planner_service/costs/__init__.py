@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a schedule costs on a core: a linear model of instructions, fitted to counts on the emulated cores.
 
-A kernel call costs so much per MAC, per element produced (consumed by reductions), per pixel, per element of the
-patches under the pixels, per row of a call, and per call; around the kernels the engine takes so much per entry and
-step, per run of bytes it moves and per byte of it, per row step and per stage. ``<core>.toml`` beside this module holds
-the figures of a core; ``python -m planner_service.costs fit`` writes them anew and prints how far they are off on
-networks that they were not fitted to. Predictions are instructions, not cycles."""
+A kernel call costs so much per MAC, and more where a row of it has a single pixel, per element produced (consumed by
+reductions), per pixel, per element of the patches under the pixels, per row of a call, and per call; around the kernels
+the engine takes so much per entry and step, per run of bytes it moves and per byte of it, per row step and per stage.
+``<core>.toml`` beside this module holds the figures of a core; ``python -m planner_service.costs fit`` writes them anew
+and prints how far they are off on networks that they were not fitted to. Predictions are instructions, not cycles."""
 
 from __future__ import annotations
 
@@ -52,14 +52,15 @@ MEASURED: Mapping[str, str] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What an entry gives its kernel to do in all steps of its stage. ``gathered``: elements of the patches under the
-    pixels; ``lines``: rows of calls, each row of each call counted; ``calls``: those that are not empty;
-    ``outputs``: of reductions, at each call."""
+    pixels; ``lines``: rows of calls, each row of each call counted; ``lone``: MACs, taps outside included, of rows of
+    calls that have a single pixel; ``calls``: those that are not empty; ``outputs``: of reductions, at each call."""
 
     macs: int = 0
     elements: int = 0
     pixels: int = 0
     gathered: int = 0
     lines: int = 0
+    lone: int = 0
     calls: int = 0
     outputs: int = 0
 
@@ -100,9 +101,9 @@ class Model:
         )
         return max(visit, 1), move, moved, row_step, stage
 
-    def unit_costs(self, facts: Facts, op: int) -> tuple[tuple[int, ...], int, int]:
-        """What an operator's kernel without scratch costs in units: rows [0, y) for each y, each row of each call, and
-        each call."""
+    def unit_costs(self, facts: Facts, op: int) -> tuple[tuple[int, ...], int, int, int]:
+        """What an operator's kernel without scratch costs in units: rows [0, y) for each y, each row of each call, more
+        where it has a single pixel, and each call."""
         node, figures = facts.nodes[op], self.kernel(kernel_of(self.core, facts.graph.ops[op], 0))
         columns = node.size[1]
         row = figures["elements"] * node.row_elements + columns * (
@@ -113,6 +114,7 @@ class Model:
         return (
             rows,
             round(UNITS * figures["lines"]),
+            round(UNITS * figures["lone"] * dense(facts.graph.ops[op])),
             round(UNITS * (figures["calls"] + figures["outputs"] * reduced(node))),
         )
 
@@ -191,7 +193,9 @@ def work(facts: Facts, entry: Entry, segment: Segment) -> Work:
         node, (entry.rows.advance, entry.rows.offset, entry.rows.extent, keep), segment.row_steps
     )
     rows = elements // node.row_elements
-    columns = segment.sweeps * busy(entry.cols.advance, *_new_columns(entry), segment.col_steps, node.size[1])
+    steps = busy(entry.cols.advance, *_new_columns(entry), segment.col_steps, node.size[1])
+    columns = segment.sweeps * steps
+    single = min(entry.cols.advance, node.size[1]) == 1
     calls = busy(entry.rows.advance, lo, hi, segment.row_steps, node.size[0]) * columns
     return Work(
         macs=macs,
@@ -199,6 +203,7 @@ def work(facts: Facts, entry: Entry, segment: Segment) -> Work:
         pixels=rows * node.size[1],
         gathered=rows * node.size[1] * patch(op),
         lines=rows * columns,
+        lone=rows * steps * dense(op) if single else 0,
         calls=calls,
         outputs=calls * reduced(node),
     )
@@ -212,6 +217,11 @@ def reduced(node: Node) -> int:
 def patch(op: Op) -> int:
     """Elements under an output pixel that a kernel may gather."""
     return op.kernel[0] * op.kernel[1] * int(op.weights.shape[3]) if isinstance(op, Conv2D) else 0
+
+
+def dense(op: Op) -> int:
+    """MACs of an output pixel of a convolution none of whose taps is outside."""
+    return int(op.weights.size) if isinstance(op, Conv2D) else 0
 
 
 def _new_columns(entry: Entry) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner_service import costs, planner, targets, workloads
+from planner_service.api import CALL_OVERHEAD
 from planner_service.build import Facts
 from planner_service.costs import Around, Model, Work
 from planner_service.importers import import_model
@@ -64,14 +65,17 @@ class Error:
 
 
 def plans(graph: Graph, core: str) -> Iterator[tuple[str, planner.PlanResult]]:
-    """Layer by layer, P1 at several F, and the least RAM; a plan that comes twice is left out."""
+    """Layer by layer, P1 at several F and at any, and with calls bounded; a plan that comes twice is left out."""
     board = targets.load(BOARDS[core])
     seen: set[bytes] = set()
-    for name, factor in (("layers", 0.0), *((f"F {f}", f) for f in FACTORS), ("least RAM", None)):
-        if factor == 0.0:
+    constraints = {f"F {f}": planner.Constraint(kind="p1", f_max=f) for f in FACTORS}
+    constraints["least RAM"] = planner.Constraint(kind="p1")
+    constraints["few calls"] = planner.Constraint(kind="p1", f_max=1.0, call_overhead=CALL_OVERHEAD)
+    for name in ("layers", *constraints):
+        if name == "layers":
             result = planner.layers(graph, planner.Options(input_mode="resident"), target=board)
         else:
-            result = planner.plan(graph, planner.Constraint(kind="p1", f_max=factor), target=board)
+            result = planner.plan(graph, constraints[name], target=board)
         if result.plan not in seen:
             seen.add(result.plan)
             yield name, result

@@ -32,7 +32,7 @@ typedef struct {
     int32_t inputs_at, swept, whole;
     int32_t reduce_h, reduce_w, single, channelwise, leads;
     int64_t macs_at;
-    int64_t line_cost, call_cost; /* of each row of each call, and of each call */
+    int64_t line_cost, lone_cost, call_cost; /* of each row of each call, more if it is of one pixel; of each call */
 } ws_op_t;
 
 /* A tensor that is not constant. `bytes` is what it costs where it is whole (0 if it is not to be counted), `producer`
