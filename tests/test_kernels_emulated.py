@@ -18,7 +18,7 @@ MVE = sorted((kernels.SOURCE / "kernels_mve").glob("*.c"))
 #: Instructions per MAC at most, by core and kernel, over the layers that kernels.c measures; requantisation included.
 LIMITS = {
     "m4": {"conv2d": 4.5, "dwconv2d": 8.0, "fully_connected": 2.2},
-    "m55": {"conv2d": 2.2, "dwconv2d": 3.3, "fully_connected": 0.5},
+    "m55": {"conv2d": 1.5, "dwconv2d": 3.3, "fully_connected": 0.5},
 }
 
 

@@ -7,6 +7,7 @@
 #include "kernels_mve/mve.h"
 #define FAST(kernel) kernel##_mve
 #define FAST_POOL(kernel) kernel##_mve
+#define FAST_REDUCE(kernel) kernel##_mve
 #elif WEFT_KERNELS_DSP
 #include "kernels_cortexm/dsp.h"
 #define FAST(kernel) kernel##_dsp
@@ -18,6 +19,9 @@
 #else
 #define FAST(kernel) kernel
 #define FAST_POOL(kernel) kernel
+#endif
+#ifndef FAST_REDUCE
+#define FAST_REDUCE(kernel) kernel
 #endif
 
 const weft_kernel_fn weft_kernels[WEFT_OPCODE_MAX + 1u] = {
@@ -52,7 +56,7 @@ const weft_kernel_fn weft_kernels[WEFT_OPCODE_MAX + 1u] = {
     [WEFT_OP_MAXPOOL] = FAST_POOL(weft_maxpool),
 #endif
 #if WEFT_WITH_REDUCE
-    [WEFT_OP_REDUCE] = weft_reduce,
+    [WEFT_OP_REDUCE] = FAST_REDUCE(weft_reduce),
 #endif
 #if WEFT_WITH_LUT
     [WEFT_OP_LUT] = weft_lut,

@@ -18,7 +18,7 @@
     X(AVGPOOL, avgpool)                                                                                                \
     X(MAXPOOL, maxpool)
 #if WEFT_KERNELS_MVE
-#define KERNELS(X) LINEAR(X) POOLS(X)
+#define KERNELS(X) LINEAR(X) POOLS(X) X(REDUCE, reduce)
 #define FAST(name) weft_##name##_mve
 #elif WEFT_KERNELS_DSP
 #define KERNELS(X) LINEAR(X) POOLS(X)
@@ -55,7 +55,7 @@ static int8_t *const area_in1 = (int8_t *)(uintptr_t)(ARENA_ORIGIN + AREA);
 static int8_t *const area_out = (int8_t *)(uintptr_t)(ARENA_ORIGIN + 2u * AREA);
 static int8_t *const area_want = (int8_t *)(uintptr_t)(ARENA_ORIGIN + 3u * AREA);
 static uint8_t *const area_params = (uint8_t *)(uintptr_t)(ARENA_ORIGIN + 4u * AREA);
-static int32_t acc[256], want_acc[256];
+static int32_t acc[512], want_acc[512];
 static int32_t scratch[SCRATCH_MAX / 4u + 1u];
 
 static weft_op_t op;
@@ -283,6 +283,11 @@ static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], b
         noise((int8_t *)area_params + head, (size_t)weights);
     } else if (opcode == WEFT_OP_ADD) {
         put_add(wild, random);
+    } else if (opcode == WEFT_OP_REDUCE) {
+        static const uint8_t axes[] = {WEFT_OP_REDUCE_H, WEFT_OP_REDUCE_W, WEFT_OP_REDUCE_H | WEFT_OP_REDUCE_W};
+        static const uint8_t how[] = {0, WEFT_OP_REDUCE_AVG, WEFT_OP_REDUCE_MAX};
+        op.flags = (uint8_t)(axes[chance(sizeof axes)] | how[chance(sizeof how)]);
+        (void)put_linear(0, 1, wild);
     }
 
     int32_t in_c = s->c, out_c = s->n;
@@ -313,8 +318,12 @@ static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], b
     } else {
         noise(area_in0, window(&call.in0, area_in0, s->h, s->w, in_c, need, random ? (int)chance(KINDS) : FULL));
     }
-    out_bytes = dense ? window(&call.out, area_out, 1, 1, s->n, vector, FULL)
-                      : window(&call.out, area_out, s->oh, s->ow, out_c, region, random ? (int)chance(KINDS) : FULL);
+    const bool reduce = opcode == WEFT_OP_REDUCE, over_h = (op.flags & WEFT_OP_REDUCE_H) != 0;
+    const bool over_w = (op.flags & WEFT_OP_REDUCE_W) != 0;
+    out_bytes = reduce  ? window(&call.out, area_out, over_h ? 1 : s->h, over_w ? 1 : s->w, s->c,
+                                 (const int32_t[4]){0, over_h ? 1 : s->h, 0, over_w ? 1 : s->w}, FULL)
+                : dense ? window(&call.out, area_out, 1, 1, s->n, vector, FULL)
+                        : window(&call.out, area_out, s->oh, s->ow, out_c, region, random ? (int)chance(KINDS) : FULL);
     out_bytes += 16u;
     if (follows && in_c == s->c) {
         call.in0.ring += call.channel;
@@ -374,7 +383,7 @@ static shape_t random_shape(uint32_t opcode)
 {
     shape_t s = {
         range(1, 10), range(1, 10), range(1, chance(2) != 0 ? 12 : 40), 1, 1, range(1, 20), 1, 1, 1, 1, 1, 1, 0, 0, 1};
-    if (opcode != WEFT_OP_FULLY_CONNECTED && opcode != WEFT_OP_ADD && chance(3) != 0) {
+    if (opcode != WEFT_OP_FULLY_CONNECTED && opcode != WEFT_OP_ADD && opcode != WEFT_OP_REDUCE && chance(3) != 0) {
         s.kernel_h = range(1, chance(4) != 0 ? 4 : 14);
         s.kernel_w = range(1, chance(4) != 0 ? 3 : 7);
         if (opcode == WEFT_OP_DWCONV2D && chance(2) != 0) {
@@ -419,9 +428,9 @@ static void random_part(int32_t *from, int32_t *to, int32_t size)
 
 static void random_calls(int32_t cases)
 {
-    static const uint8_t opcodes[] = {WEFT_OP_CONV2D,   WEFT_OP_CONV2D,   WEFT_OP_CONV2D,
-                                      WEFT_OP_DWCONV2D, WEFT_OP_DWCONV2D, WEFT_OP_FULLY_CONNECTED,
-                                      WEFT_OP_ADD,      WEFT_OP_AVGPOOL,  WEFT_OP_MAXPOOL};
+    static const uint8_t opcodes[] = {WEFT_OP_CONV2D,   WEFT_OP_CONV2D,          WEFT_OP_CONV2D, WEFT_OP_DWCONV2D,
+                                      WEFT_OP_DWCONV2D, WEFT_OP_FULLY_CONNECTED, WEFT_OP_ADD,    WEFT_OP_AVGPOOL,
+                                      WEFT_OP_MAXPOOL,  WEFT_OP_REDUCE};
     int32_t done = 0;
     while (done < cases) {
         const uint32_t opcode = opcodes[chance(sizeof opcodes)];
@@ -429,7 +438,7 @@ static void random_calls(int32_t cases)
             continue;
         }
         const shape_t s = random_shape(opcode);
-        const bool dense = opcode == WEFT_OP_FULLY_CONNECTED;
+        const bool dense = opcode == WEFT_OP_FULLY_CONNECTED, parts = dense || opcode == WEFT_OP_REDUCE;
         if (s.oh == 0 || s.ow == 0 || s.kernel_h * s.kernel_w * (s.c / s.groups) * s.n > WEIGHTS_MAX) {
             continue;
         }
@@ -438,11 +447,11 @@ static void random_calls(int32_t cases)
         random_part(&region[0], &region[1], dense ? s.h : s.oh);
         random_part(&region[2], &region[3], dense ? s.w : s.ow);
         set_up(opcode, &s, region, true);
-        if (dense && (chance(2) != 0 || (region[1] - region[0]) * (region[3] - region[2]) != s.h * s.w)) {
+        if (parts && (chance(2) != 0 || (region[1] - region[0]) * (region[3] - region[2]) != s.h * s.w)) {
             call.acc = acc;
             call.first = chance(2) != 0;
             call.last = chance(2) != 0;
-            for (int32_t i = 0; i < s.n; i++) {
+            for (uint32_t i = 0; i < sizeof acc / sizeof *acc; i++) {
                 acc[i] = range(-100000, 100000);
             }
         }

@@ -64,7 +64,9 @@ void weft_add_mve(const weft_call_t *call)
         for (int32_t k = n >> 2; k > 0; k--, x0 += 4, x1 += 4, to += 4) {
             vstrbq_s32(to, add(&a, vldrbq_s32(x0), vldrbq_s32(x1)));
         }
-        vstrbq_p_s32(to, add(&a, vldrbq_z_s32(x0, last), vldrbq_z_s32(x1, last)), last);
+        if ((n & 3) != 0) {
+            vstrbq_p_s32(to, add(&a, vldrbq_z_s32(x0, last), vldrbq_z_s32(x1, last)), last);
+        }
     }
 }
 

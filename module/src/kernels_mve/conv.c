@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * CONV2D: four output channels at a time, pixel after pixel: 0.17 instructions per MAC and 6 per output. Several pixels
+ * CONV2D: four output channels at a time, pixel after pixel: 0.17 instructions per MAC and 4 per output. Several pixels
  * with the same taps inside share the sums of the weights, which take the zero point off; a single one adds the zero
  * point's products as it goes, 0.23 per MAC. Pointwise, pixels are read in place. Patches of short tap rows are
  * gathered if there is memory for them: the plan's scratch, or the stack. Then there is one run, and taps outside are
@@ -87,66 +87,64 @@ typedef struct {
     const int32_t *end; /* of biases */
 } one_run_t;
 
-#define LEFT                                                                                                           \
+/* As mve_mbqm(): shifts in q1 to both sides, or all to the right. */
+#define BOTH_WAYS                                                                                                      \
     "vshr.s32 q2, q1, #31\n\t"                                                                                         \
     "vand q2, q2, q1\n\t"                                                                                              \
     "vsub.i32 q1, q1, q2\n\t"                                                                                          \
-    "vshl.s32 q0, q0, q1\n\t"
-#define RIGHT(shift) "vrshl.s32 q0, q0, " shift "\n\t"
-/* Shifts to the left and right, as mve_mbqm(). */
-#define BOTH_WAYS                                                                                                      \
-    LEFT "vqrdmulh.s32 q0, q0, q3\n\t"                                                                                 \
-         "vand q1, q0, q2\n\t"                                                                                         \
-         "vshr.s32 q1, q1, #31\n\t"                                                                                    \
-         "vqadd.s32 q0, q0, q1\n\t" RIGHT("q2")
-/* All to the right. */
+    "vshl.s32 q0, q0, q1\n\t"                                                                                          \
+    "vqrdmulh.s32 q0, q0, q3\n\t"                                                                                      \
+    "vand q1, q0, q2\n\t"                                                                                              \
+    "vshr.s32 q1, q1, #31\n\t"                                                                                         \
+    "vqadd.s32 q0, q0, q1\n\t"                                                                                         \
+    "vrshl.s32 q0, q0, q2\n\t"
 #define RIGHT_ONLY                                                                                                     \
     "vqrdmulh.s32 q0, q0, q3\n\t"                                                                                      \
     "vshr.s32 q2, q0, #31\n\t"                                                                                         \
-    "vqadd.s32 q0, q0, q2\n\t" RIGHT("q1")
+    "vqadd.s32 q0, q0, q2\n\t"                                                                                         \
+    "vrshl.s32 q0, q0, q1\n\t"
+#define FIRST_LESS_ZERO MVE_PRODUCTS("", "r12", MVE_FLIP, MVE_BESIDE)
+#define LESS_ZERO MVE_PRODUCTS("a", "r12", MVE_FLIP, MVE_BESIDE)
+#define AS_THEY_ARE MVE_PRODUCTS("a", "r12", "", MVE_NONE)
 /* From `bias` on up to `end`. The first round of products makes the sums. */
 #define ONE_RUN(scaled)                                                                                                \
-    __asm__ volatile(                                                                                                  \
-        "ldrd r1, r8, [%[at], %[weights]]\n\t"                                                                         \
-        "add r3, r1, r8\n\t"                                                                                           \
-        "add r5, r3, r8\n\t"                                                                                           \
-        "add r8, r5, r8\n\t"                                                                                           \
-        "ldrd r10, r11, [%[at], %[run]]\n\t"                                                                           \
-        "b 3f\n\t"                                                                                                     \
-        "1:\n\t" MVE_PRODUCTS("a", "r12", MVE_FLIP, MVE_BESIDE) "letp lr, 1b\n\t"                                      \
-                                                                "b 2f\n\t"                                             \
-                                                                "3:\n\t"                                               \
-                                                                "ldr r12, [%[at], %[px]]\n\t"                          \
-                                                                "dlstp.8 lr, r10\n\t" MVE_PRODUCTS(                    \
-                                                                    "", "r12", MVE_FLIP,                               \
-                                                                    MVE_BESIDE) "letp lr, 1b\n\t"                      \
-                                                                                "2:\n\t"                               \
-                                                                                "vmov q3[2], q3[0], r0, r4\n\t"        \
-                                                                                "vmov q3[3], q3[1], r2, r6\n\t"        \
-                                                                                "ldm %[at], {r0, r2, r4, r6}\n\t"      \
-                                                                                "vldrw.32 q0, [r0], #16\n\t"           \
-                                                                                "ldrd r12, lr, [%[at], %[sign]]\n\t"   \
-                                                                                "vmla.s32 q0, q3, r12\n\t"             \
-                                                                                "vldrb.s32 q1, [r4], #4\n\t"           \
-                                                                                "vldrw.32 q3, [r2], #16\n\t" scaled    \
-                                                                                "vmax.s32 q0, q0, %q[lo]\n\t"          \
-                                                                                "vmin.s32 q0, q0, %q[hi]\n\t"          \
-                                                                                "vadd.i32 q0, q0, lr\n\t"              \
-                                                                                "vstrb.32 q0, [r6], #4\n\t"            \
-                                                                                "stm %[at], {r0, r2, r4, r6}\n\t"      \
-                                                                                "add r1, r1, r11\n\t"                  \
-                                                                                "add r3, r3, r11\n\t"                  \
-                                                                                "add r5, r5, r11\n\t"                  \
-                                                                                "ldr r12, [%[at], %[end]]\n\t"         \
-                                                                                "add r8, r8, r11\n\t"                  \
-                                                                                "cmp r0, r12\n\t"                      \
-                                                                                "bne 3b"                               \
-        :                                                                                                              \
-        : [at] "r"(at), [flip] "w"(zero.flip), [beside] "w"(zero.beside), [lo] "w"(range.lo), [hi] "w"(range.hi),      \
-          [weights] "i"(offsetof(one_run_t, weights)), [run] "i"(offsetof(one_run_t, run)),                            \
-          [px] "i"(offsetof(one_run_t, px)), [sign] "i"(offsetof(one_run_t, sign)),                                    \
-          [end] "i"(offsetof(one_run_t, end))                                                                          \
-        : MVE_REGISTERS, "q3", "r10", "r11", "r12")
+    __asm__ volatile("ldrd r1, r8, [%[at], %[weights]]\n\t"                                                            \
+                     "add r3, r1, r8\n\t"                                                                              \
+                     "add r5, r3, r8\n\t"                                                                              \
+                     "add r8, r5, r8\n\t"                                                                              \
+                     "ldrd r10, r11, [%[at], %[run]]\n\t"                                                              \
+                     "b 3f\n\t"                                                                                        \
+                     "1:\n\t" LESS_ZERO "letp lr, 1b\n\t"                                                              \
+                     "b 2f\n\t"                                                                                        \
+                     "3:\n\t"                                                                                          \
+                     "ldr r12, [%[at], %[px]]\n\t"                                                                     \
+                     "dlstp.8 lr, r10\n\t" FIRST_LESS_ZERO "letp lr, 1b\n\t"                                           \
+                     "2:\n\t"                                                                                          \
+                     "vmov q3[2], q3[0], r0, r4\n\t"                                                                   \
+                     "vmov q3[3], q3[1], r2, r6\n\t"                                                                   \
+                     "ldm %[at], {r0, r2, r4, r6}\n\t"                                                                 \
+                     "vldrw.32 q0, [r0], #16\n\t"                                                                      \
+                     "ldrd r12, lr, [%[at], %[sign]]\n\t"                                                              \
+                     "vmla.s32 q0, q3, r12\n\t"                                                                        \
+                     "vldrb.s32 q1, [r4], #4\n\t"                                                                      \
+                     "vldrw.32 q3, [r2], #16\n\t" scaled "vmax.s32 q0, q0, %q[lo]\n\t"                                 \
+                     "vmin.s32 q0, q0, %q[hi]\n\t"                                                                     \
+                     "vadd.i32 q0, q0, lr\n\t"                                                                         \
+                     "vstrb.32 q0, [r6], #4\n\t"                                                                       \
+                     "stm %[at], {r0, r2, r4, r6}\n\t"                                                                 \
+                     "add r1, r1, r11\n\t"                                                                             \
+                     "add r3, r3, r11\n\t"                                                                             \
+                     "add r5, r5, r11\n\t"                                                                             \
+                     "ldr r12, [%[at], %[end]]\n\t"                                                                    \
+                     "add r8, r8, r11\n\t"                                                                             \
+                     "cmp r0, r12\n\t"                                                                                 \
+                     "bne 3b"                                                                                          \
+                     :                                                                                                 \
+                     : [at] "r"(at), [flip] "w"(zero.flip), [beside] "w"(zero.beside), [lo] "w"(range.lo),             \
+                       [hi] "w"(range.hi), [weights] "i"(offsetof(one_run_t, weights)),                                \
+                       [run] "i"(offsetof(one_run_t, run)), [px] "i"(offsetof(one_run_t, px)),                         \
+                       [sign] "i"(offsetof(one_run_t, sign)), [end] "i"(offsetof(one_run_t, end))                      \
+                     : MVE_REGISTERS, "q3", "r10", "r11", "r12")
 
 /* As one_patch() for patches of one row, not empty, whose channels have multipliers of their own. */
 static MVE_NOINLINE void one_run(conv_t *conv)
@@ -183,69 +181,137 @@ static MVE_NOINLINE void one_run(conv_t *conv)
     }
 }
 
-/* What the loop over pixels of some_runs() is about. */
+/* What the loops over channels and pixels of some_runs() are about. */
 typedef struct {
-    mve_channels_t channels;
-    int32_t hi[4];
-    int32_t run, zp, o;
+    int32_t start[4]; /* of sums */
+    const int8_t *weights[4];
+    const int32_t *bias, *multiplier;
+    const int8_t *shift;
+    int32_t lo, hi;
+    int32_t zp, o, next; /* o: first channel; next: bytes of four channels' weights */
+    int32_t zp_in, run;
+    const pixel_t *pixel, *end_pixel;
+    const int32_t *end; /* of biases */
 } some_runs_t;
 
-/* As some_patches() for patches of one row. */
+/* Multipliers are in q6; to both sides: shifts in q4 and q5; to the right only: shifts in q4, the upper bound in q5. */
+#define PREPARE_BOTH                                                                                                   \
+    "vshr.s32 q5, q4, #31\n\t"                                                                                         \
+    "vand q5, q5, q4\n\t"                                                                                              \
+    "vsub.i32 q4, q4, q5\n\t"
+#define SCALE_BOTH                                                                                                     \
+    "vshl.s32 q3, q3, q4\n\t"                                                                                          \
+    "vqrdmulh.s32 q3, q3, q6\n\t"                                                                                      \
+    "vand q0, q3, q5\n\t"                                                                                              \
+    "vshr.s32 q0, q0, #31\n\t"                                                                                         \
+    "ldr r3, [r9, %[hi]]\n\t"                                                                                          \
+    "vqadd.s32 q3, q3, q0\n\t"                                                                                         \
+    "vdup.32 q1, r3\n\t"                                                                                               \
+    "vrshl.s32 q3, q3, q5\n\t"                                                                                         \
+    "vmin.s32 q3, q3, q1\n\t"
+#define PREPARE_RIGHT "ldr r6, [r9, %[hi]]\n\tvdup.32 q5, r6\n\t"
+#define SCALE_RIGHT                                                                                                    \
+    "vqrdmulh.s32 q3, q3, q6\n\t"                                                                                      \
+    "vshr.s32 q0, q3, #31\n\t"                                                                                         \
+    "vqadd.s32 q3, q3, q0\n\t"                                                                                         \
+    "vrshl.s32 q3, q3, q4\n\t"                                                                                         \
+    "vmin.s32 q3, q3, q5\n\t"
+#define SOME_RUNS(prepare, scale)                                                                                      \
+    __asm__ volatile("ldr r0, [r9, %[lo]]\n\t"                                                                         \
+                     "vdup.32 q7, r0\n\t"                                                                              \
+                     "3:\n\t"                                                                                          \
+                     "add r8, r9, #16\n\t"                                                                             \
+                     "ldm r8, {r1, r3, r5, r8}\n\t"                                                                    \
+                     "movs r0, #0\n\t"                                                                                 \
+                     "movs r2, #0\n\t"                                                                                 \
+                     "movs r4, #0\n\t"                                                                                 \
+                     "movs r6, #0\n\t"                                                                                 \
+                     "ldr lr, [r9, %[run]]\n\t"                                                                        \
+                     "wlstp.8 lr, lr, 2f\n\t"                                                                          \
+                     "1:\n\t" MVE_ADD_WEIGHTS "letp lr, 1b\n\t"                                                        \
+                     "2:\n\t"                                                                                          \
+                     "vmov q3[2], q3[0], r0, r4\n\t"                                                                   \
+                     "vmov q3[3], q3[1], r2, r6\n\t"                                                                   \
+                     "add r8, r9, #32\n\t"                                                                             \
+                     "ldm r8, {r0, r2, r4}\n\t"                                                                        \
+                     "ldr r6, [r9, %[zp_in]]\n\t"                                                                      \
+                     "vldrw.32 q0, [r0], #16\n\t"                                                                      \
+                     "vmla.s32 q0, q3, r6\n\t"                                                                         \
+                     "vstrw.32 q0, [r9]\n\t"                                                                           \
+                     "vldrw.32 q6, [r2], #16\n\t"                                                                      \
+                     "vldrb.s32 q4, [r4], #4\n\t" prepare "stm r8, {r0, r2, r4}\n\t"                                   \
+                     "ldrd r10, r11, [r9, %[pixel]]\n\t"                                                               \
+                     "4:\n\t"                                                                                          \
+                     "ldm r9, {r0, r2, r4, r6}\n\t"                                                                    \
+                     "add r8, r9, #16\n\t"                                                                             \
+                     "ldm r8, {r1, r3, r5, r8}\n\t"                                                                    \
+                     "ldr r12, [r10], #4\n\t"                                                                          \
+                     "ldr lr, [r9, %[run]]\n\t"                                                                        \
+                     "wlstp.8 lr, lr, 2f\n\t"                                                                          \
+                     "1:\n\t" AS_THEY_ARE "letp lr, 1b\n\t"                                                            \
+                     "2:\n\t"                                                                                          \
+                     "vmov q3[2], q3[0], r0, r4\n\t"                                                                   \
+                     "vmov q3[3], q3[1], r2, r6\n\t"                                                                   \
+                     "ldrd r0, r1, [r9, %[zp]]\n\t"                                                                    \
+                     "ldr r2, [r10], #4\n\t" scale "vmax.s32 q3, q3, q7\n\t"                                           \
+                     "add r2, r2, r1\n\t"                                                                              \
+                     "vadd.i32 q3, q3, r0\n\t"                                                                         \
+                     "cmp r10, r11\n\t"                                                                                \
+                     "vstrb.32 q3, [r2]\n\t"                                                                           \
+                     "bne 4b\n\t"                                                                                      \
+                     "vldrw.32 q0, [r9, #16]\n\t"                                                                      \
+                     "ldrd r1, r2, [r9, %[o]]\n\t"                                                                     \
+                     "vadd.i32 q0, q0, r2\n\t"                                                                         \
+                     "adds r1, #4\n\t"                                                                                 \
+                     "str r1, [r9, %[o]]\n\t"                                                                          \
+                     "ldr r0, [r9, #32]\n\t"                                                                           \
+                     "ldr r2, [r9, %[end]]\n\t"                                                                        \
+                     "vstrw.32 q0, [r9, #16]\n\t"                                                                      \
+                     "cmp r0, r2\n\t"                                                                                  \
+                     "bne 3b"                                                                                          \
+                     :                                                                                                 \
+                     : "r"(at), [lo] "i"(offsetof(some_runs_t, lo)), [hi] "i"(offsetof(some_runs_t, hi)),              \
+                       [zp] "i"(offsetof(some_runs_t, zp)), [o] "i"(offsetof(some_runs_t, o)),                         \
+                       [zp_in] "i"(offsetof(some_runs_t, zp_in)), [run] "i"(offsetof(some_runs_t, run)),               \
+                       [pixel] "i"(offsetof(some_runs_t, pixel)), [end] "i"(offsetof(some_runs_t, end))                \
+                     : MVE_REGISTERS, "q3", "q4", "q5", "q6", "q7", "r10", "r11", "r12")
+
+/* As some_patches() for patches of one row whose channels have multipliers of their own. */
 static MVE_NOINLINE void some_runs(conv_t *conv)
 {
     const weft_linear_t *p = &conv->p;
-    const mve_range_t range = mve_range(p);
-    const int32_t n = conv->call->channels, size = conv->patch.size, zp = -conv->call->in0.zero_point;
-    const uint32x4_t weights = mve_weights(p->weights + conv->weight, size, 4);
+    const int32_t n = conv->call->channels, size = conv->patch.size;
+    const bool quick = (conv->call->op->flags & WEFT_OP_QUICK) != 0;
     some_runs_t loop;
+    register some_runs_t *const at __asm__("r9") = &loop;
+    loop.lo = p->lo;
+    loop.hi = p->hi;
+    loop.zp = p->zp_out;
+    loop.next = 4 * size;
+    loop.zp_in = -conv->call->in0.zero_point;
     loop.run = conv->patch.run;
-    loop.zp = range.zp;
-    vstrwq_s32(loop.hi, range.hi);
-    for (int32_t channel = 0; channel < n; channel += 4) {
-        const int32_t o = weft_min(channel, n - 4);
-        vstrwq_u32(loop.channels.weights, vaddq_n_u32(weights, (uint32_t)(o * size)));
-        const int32x4_t bias = vldrwq_s32(mve_words(p->bias) + o);
-        vstrwq_s32(loop.channels.start, vmlaq_n_s32(bias, mve_sums(&conv->patch, &loop.channels), zp));
-        const mve_scale_t scale = mve_scale_of_four(p, o);
-        register const some_runs_t *at __asm__("r9") = &loop;
-        register const pixel_t *pixel __asm__("r10") = conv->pixel;
-        register const pixel_t *const end __asm__("r11") = pixel + conv->count;
-        loop.o = o;
-        __asm__ volatile(
-            "3:\n\t"
-            "ldm %[at], {r0, r2, r4, r6}\n\t"
-            "add r8, %[at], #16\n\t"
-            "ldm r8, {r1, r3, r5, r8}\n\t"
-            "ldr r12, [%[pixel]], #4\n\t"
-            "ldr lr, [%[at], %[run]]\n\t"
-            "wlstp.8 lr, lr, 2f\n\t"
-            "1:\n\t" MVE_PRODUCTS("a", "r12", "", MVE_NONE) "letp lr, 1b\n\t"
-                                                            "2:\n\t"
-                                                            "vmov q3[2], q3[0], r0, r4\n\t"
-                                                            "vmov q3[3], q3[1], r2, r6\n\t"
-                                                            "ldrd r0, r1, [%[at], %[zp]]\n\t"
-                                                            "vshl.s32 q3, q3, %q[left]\n\t" /* as mve_out() */
-                                                            "ldr r2, [%[pixel]], #4\n\t"
-                                                            "vqrdmulh.s32 q3, q3, %q[multiplier]\n\t"
-                                                            "vand q0, q3, %q[right]\n\t"
-                                                            "vshr.s32 q0, q0, #31\n\t"
-                                                            "vqadd.s32 q3, q3, q0\n\t"
-                                                            "vldrw.32 q1, [%[at], %[hi]]\n\t"
-                                                            "vrshl.s32 q3, q3, %q[right]\n\t"
-                                                            "vmax.s32 q3, q3, %q[lo]\n\t"
-                                                            "add r2, r2, r1\n\t"
-                                                            "vmin.s32 q3, q3, q1\n\t"
-                                                            "cmp %[pixel], %[end]\n\t"
-                                                            "vadd.i32 q3, q3, r0\n\t"
-                                                            "vstrb.32 q3, [r2]\n\t"
-                                                            "bne 3b"
-            : [pixel] "+r"(pixel)
-            : [at] "r"(at), [end] "r"(end), [multiplier] "w"(scale.multiplier), [left] "w"(scale.left),
-              [right] "w"(scale.right), [lo] "w"(range.lo), [hi] "i"(offsetof(some_runs_t, hi)),
-              [run] "i"(offsetof(some_runs_t, run)), [zp] "i"(offsetof(some_runs_t, zp))
-            : MVE_REGISTERS, "q3", "r12");
-    }
+    loop.pixel = conv->pixel;
+    loop.end_pixel = loop.pixel + conv->count;
     conv->count = 0;
+    for (int32_t o = 0, end = n & ~3;; o = n - 4, end = n) { /* at last channels that overlap those before */
+        loop.bias = mve_words(p->bias) + o;
+        loop.multiplier = mve_words(p->multiplier) + o;
+        loop.shift = p->shift + o;
+        loop.o = o;
+        loop.end = mve_words(p->bias) + end;
+        loop.weights[0] = p->weights + conv->weight + o * size;
+        for (int32_t k = 1; k < 4; k++) {
+            loop.weights[k] = loop.weights[k - 1] + size;
+        }
+        if (quick) {
+            SOME_RUNS(PREPARE_RIGHT, SCALE_RIGHT);
+        } else {
+            SOME_RUNS(PREPARE_BOTH, SCALE_BOTH);
+        }
+        if (end == n) {
+            break;
+        }
+    }
 }
 
 /* All channels of pixels, whatever their number, groups and dilation. */
@@ -280,13 +346,13 @@ static MVE_NOINLINE void any_pixels(conv_t *conv)
 /* The pixels at hand; the last thing a function does, as the stack is deepest there. */
 static void flush(conv_t *conv)
 {
-    const bool single = conv->patch.end - conv->patch.row == 1;
+    const bool runs = conv->patch.end - conv->patch.row == 1 && conv->patch.run > 0 && !conv->p.per_tensor;
     if (!conv->joined || conv->call->channels < 4) {
         any_pixels(conv);
     } else if (conv->count > 1) {
-        (single ? some_runs : some_patches)(conv);
+        (runs ? some_runs : some_patches)(conv);
     } else if (conv->count == 1) {
-        (single && conv->patch.run > 0 && !conv->p.per_tensor ? one_run : one_patch)(conv);
+        (runs ? one_run : one_patch)(conv);
     }
 }
 
@@ -351,14 +417,24 @@ static MVE_NOINLINE void conv_pointwise(conv_t *conv)
 {
     const weft_call_t *call = conv->call;
     const weft_op_t *op = call->op;
+    const int32_t step = op->stride_w * call->in0.c, pixel = call->out.c;
+    pixel_t *next = conv->pixel, *const end = next + PIXELS;
     mve_rows(&conv->patch, NULL, 1, conv->patch.size, 0);
     for (int32_t y = call->y0; y < call->y1; y++) {
-        const int8_t *px = weft_px(&call->in0, y * op->stride_h, call->x0 * op->stride_w);
-        int8_t *out = weft_px(&call->out, y, call->x0);
-        for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c, px += op->stride_w * call->in0.c) {
-            add_pixel(conv, px, out);
+        const int8_t *px = weft_px_inline(&call->in0, y * op->stride_h, call->x0 * op->stride_w);
+        int8_t *out = weft_px_inline(&call->out, y, call->x0);
+        for (int32_t left = call->x1 - call->x0; left > 0; left--, px += step, out += pixel) {
+            if (next == end) {
+                conv->count = PIXELS;
+                flush(conv);
+                next = conv->pixel;
+            }
+            next->px = px;
+            next->out = out;
+            next++;
         }
     }
+    conv->count = next - conv->pixel;
     flush(conv);
 }
 

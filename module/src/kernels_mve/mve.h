@@ -176,6 +176,16 @@ MVE_INLINE mve_zero_t mve_zero(int32_t zp)
                                                                 "r4", "q1") "vldrb.8 q2, [r8], #16\n\t"                \
                                                                             "vmladav" a                                \
                                                                             ".s8 r6, q0, q2\n\t" beside("r6", "q2")
+/* A round of a run of weights, added to the sums. */
+#define MVE_ADD_WEIGHTS                                                                                                \
+    "vldrb.8 q0, [r1], #16\n\t"                                                                                        \
+    "vaddva.s8 r0, q0\n\t"                                                                                             \
+    "vldrb.8 q1, [r3], #16\n\t"                                                                                        \
+    "vaddva.s8 r2, q1\n\t"                                                                                             \
+    "vldrb.8 q0, [r5], #16\n\t"                                                                                        \
+    "vaddva.s8 r4, q0\n\t"                                                                                             \
+    "vldrb.8 q1, [r8], #16\n\t"                                                                                        \
+    "vaddva.s8 r6, q1\n\t"
 #define MVE_LOAD "ldm %[channels], {r0, r2, r4, r6}\n\tadd r8, %[channels], %[weights]\n\tldm r8, {r1, r3, r5, r8}\n\t"
 #define MVE_ONE_ROW(flip, beside)                                                                                      \
     MVE_LOAD MVE_RUN MVE_PRODUCTS("a", "%[x]", flip, beside)                                                           \
@@ -238,14 +248,7 @@ MVE_INLINE int32x4_t mve_sums(const mve_patch_t *patch, const mve_channels_t *ch
                      "movs r2, #0\n\t"
                      "movs r4, #0\n\t"
                      "movs r6, #0\n\t"
-                     "3:\n\t" MVE_RUN "vldrb.8 q0, [r1], #16\n\t"
-                     "vaddva.s8 r0, q0\n\t"
-                     "vldrb.8 q1, [r3], #16\n\t"
-                     "vaddva.s8 r2, q1\n\t"
-                     "vldrb.8 q0, [r5], #16\n\t"
-                     "vaddva.s8 r4, q0\n\t"
-                     "vldrb.8 q1, [r8], #16\n\t"
-                     "vaddva.s8 r6, q1\n\t" MVE_RUN_END "add %[row], %[row], #4\n\t" MVE_NEXT MVE_SUMS
+                     "3:\n\t" MVE_RUN MVE_ADD_WEIGHTS MVE_RUN_END "add %[row], %[row], #4\n\t" MVE_NEXT MVE_SUMS
                      : [acc] "=w"(acc), [row] "+r"(row)
                      : MVE_PATCH
                      : MVE_REGISTERS);
@@ -262,6 +265,7 @@ void weft_fully_connected_mve(const weft_call_t *call);
 void weft_add_mve(const weft_call_t *call);
 void weft_avgpool_mve(const weft_call_t *call);
 void weft_maxpool_mve(const weft_call_t *call);
+void weft_reduce_mve(const weft_call_t *call);
 
 #endif
 #endif
