@@ -184,64 +184,6 @@ static PORTABLE_NOINLINE void widen_halves(int16_t *to, const int8_t *px, int32_
     }
 }
 
-/* All channels of output pixel (y, x), from as much of its patch at once as there is room for. */
-static PORTABLE_NOINLINE void one_pixel(const gathered_t *conv, int32_t y, int32_t x, int8_t *out)
-{
-    const weft_call_t *call = conv->call;
-    const weft_op_t *op = call->op;
-    const weft_view_t *in = &call->in0;
-    const weft_linear_t *p = conv->p;
-    const int32_t zp = in->zero_point, size = conv->size, row = op->kernel_w * in->c;
-    const int32_t top = y * op->stride_h - op->pad_top, left = x * op->stride_w - op->pad_left;
-    const weft_taps_t rows = weft_taps(top, op->kernel_h, op->dilation_h, in->h);
-    const weft_taps_t cols = weft_taps(left, op->kernel_w, 1, in->w);
-    const int32_t run = (cols.hi - cols.lo) * in->c; /* of a row of taps */
-    const int32_t last = run > 0 ? rows.hi : rows.lo;
-
-    for (int32_t o = 0; o < call->channels; o += SUMS) {
-        const int32_t n = weft_min(call->channels - o, SUMS);
-        portable_word_t *const sum = conv->memory;
-        uint8_t *const bytes = (uint8_t *)(sum + n);
-        int16_t *const halves = (int16_t *)(sum + n);
-        const int32_t room = ((int32_t)conv->length - 4 * n) >> (zp != INT8_MIN);
-        const portable_word_t *from = (const portable_word_t *)(const void *)(p->bias + 4 * o);
-        const int8_t *w = p->weights + o * size + rows.lo * row + cols.lo * in->c;
-        int32_t ky = rows.lo, done = 0;
-        do { /* a part of a row, or several rows whose weights follow each other */
-            int32_t length = 0;
-            while (ky < last && length < room) {
-                const int32_t part = weft_min(run - done, room - length);
-                const int8_t *px = weft_px(in, top + ky * op->dilation_h, left + cols.lo) + done;
-                if (zp == INT8_MIN) {
-                    widen_bytes(bytes + length, px, part);
-                } else {
-                    widen_halves(halves + length, px, part, zp);
-                }
-                length += part;
-                done += part;
-                if (done < run) {
-                    break;
-                }
-                done = 0;
-                ky++;
-                if (run < row) {
-                    break;
-                }
-            }
-            if (zp == INT8_MIN) {
-                dot_bytes(sum, from, n, w, size, bytes, length);
-            } else {
-                dot_halves(sum, from, n, w, size, halves, length);
-            }
-            from = sum;
-            w += length + (done == 0 ? row - run : 0);
-        } while (ky < last);
-        portable_outs(p, o, sum, n, out + o);
-    }
-}
-
-/* ---------------------------------------------------------------- gathered */
-
 /* The patch under output pixel (y, x); zero where taps are outside. */
 static PORTABLE_NOINLINE void gather(const gathered_t *conv, int32_t y, int32_t x, int16_t *patch)
 {
@@ -260,6 +202,72 @@ static PORTABLE_NOINLINE void gather(const gathered_t *conv, int32_t y, int32_t 
         widen_halves(patch, weft_px(in, top + ky * op->dilation_h, left + cols.lo), run, zp);
     }
 }
+
+/* All channels of output pixel (y, x), from as much of its patch at once as there is room for. */
+static PORTABLE_NOINLINE void one_pixel(const gathered_t *conv, int32_t y, int32_t x, int8_t *out)
+{
+    const weft_call_t *call = conv->call;
+    const weft_op_t *op = call->op;
+    const weft_view_t *in = &call->in0;
+    const weft_linear_t *p = conv->p;
+    const int32_t size = conv->size, row = op->kernel_w * in->c;
+    const int32_t top = y * op->stride_h - op->pad_top, left = x * op->stride_w - op->pad_left;
+    const weft_taps_t rows = weft_taps(top, op->kernel_h, op->dilation_h, in->h);
+    const weft_taps_t cols = weft_taps(left, op->kernel_w, 1, in->w);
+    const int32_t run = (cols.hi - cols.lo) * in->c; /* of a row of taps */
+    const int32_t last = run > 0 ? rows.hi : rows.lo;
+    const bool bytes = in->zero_point == INT8_MIN;
+    portable_word_t *const sum = conv->memory;
+    void *const part = sum + weft_min(call->channels, SUMS);
+    const int32_t room = ((int32_t)conv->length - 4 * weft_min(call->channels, SUMS)) >> !bytes;
+
+    int32_t length = 0, at = rows.lo * row + cols.lo * in->c; /* of the part, and where in the patch it is */
+    bool whole = false;                                       /* all of the patch is there */
+    if (!bytes && size <= room) {
+        gather(conv, y, x, part);
+        length = size;
+        at = 0;
+        whole = true;
+    }
+    for (int32_t o = 0; o < call->channels; o += SUMS) {
+        const int32_t n = weft_min(call->channels - o, SUMS);
+        const portable_word_t *from = (const portable_word_t *)(const void *)(p->bias + 4 * o);
+        const int8_t *w = p->weights + o * size + at;
+        int32_t ky = whole ? last : rows.lo, done = 0;
+        do { /* a part of a row, or several rows whose weights follow each other */
+            for (length = whole ? length : 0; ky < last && length < room;) {
+                const int32_t more = weft_min(run - done, room - length);
+                const int8_t *px = weft_px(in, top + ky * op->dilation_h, left + cols.lo) + done;
+                if (bytes) {
+                    widen_bytes((uint8_t *)part + length, px, more);
+                } else {
+                    widen_halves((int16_t *)part + length, px, more, in->zero_point);
+                }
+                length += more;
+                done += more;
+                if (done < run) {
+                    break;
+                }
+                done = 0;
+                ky++;
+                if (run < row) {
+                    break;
+                }
+            }
+            if (bytes) {
+                dot_bytes(sum, from, n, w, size, part, length);
+            } else {
+                dot_halves(sum, from, n, w, size, part, length);
+            }
+            whole = ky == last && from != sum;
+            from = sum;
+            w += length + (done == 0 ? row - run : 0);
+        } while (ky < last);
+        portable_outs(p, o, sum, n, out + o);
+    }
+}
+
+/* ---------------------------------------------------------------- gathered */
 
 /* All channels of two pixels. */
 static PORTABLE_NOINLINE void two_pixels(const gathered_t *conv, int8_t *out_a, int8_t *out_b)
@@ -289,22 +297,36 @@ static PORTABLE_NOINLINE void two_pixels(const gathered_t *conv, int8_t *out_a, 
 static PORTABLE_NOINLINE void all_pixels(const gathered_t *conv)
 {
     const weft_call_t *call = conv->call;
+    const weft_op_t *op = call->op;
+    const weft_view_t *in = &call->in0;
     const bool pairs = conv->size <= (int32_t)(conv->length / (2u * sizeof(int16_t)));
+    const bool one_tap = conv->size == in->c && op->pad_top == 0 && op->pad_left == 0 &&
+                         (call->y1 - 1) * op->stride_h < in->h && (call->x1 - 1) * op->stride_w < in->w;
     int32_t left = (call->y1 - call->y0) * (call->x1 - call->x0);
     int16_t *const patch = conv->memory;
     int8_t *before = NULL;
     for (int32_t y = call->y0; y < call->y1; y++) {
         int8_t *out = weft_px(&call->out, y, call->x0);
+        const int8_t *px = NULL;
+        if (one_tap) {
+            px = weft_px(in, y * op->stride_h - op->pad_top, call->x0 * op->stride_w - op->pad_left);
+        }
         for (int32_t x = call->x0; x < call->x1; x++, left--, out += call->out.c) {
+            if (before == NULL && (!pairs || left == 1)) {
+                one_pixel(conv, y, x, out);
+                continue;
+            }
+            int16_t *const to = before != NULL ? patch + conv->size : patch;
+            if (one_tap) {
+                widen_halves(to, px + (x - call->x0) * op->stride_w * in->c, conv->size, in->zero_point);
+            } else {
+                gather(conv, y, x, to);
+            }
             if (before != NULL) {
-                gather(conv, y, x, patch + conv->size);
                 two_pixels(conv, before, out);
                 before = NULL;
-            } else if (pairs && left > 1) {
-                gather(conv, y, x, patch);
-                before = out;
             } else {
-                one_pixel(conv, y, x, out);
+                before = out;
             }
         }
     }

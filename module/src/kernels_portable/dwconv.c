@@ -1,52 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * DWCONV2D: a few channels at a time. Their weights are gathered once for all their pixels, and the input's zero point
- * is in the bias where no tap is outside. That does not pay for a few pixels: of those, and of the others with taps
- * outside to the left or right, all channels are done in a row, four at a time.
+ * DWCONV2D: of each output pixel all channels in a row, four at a time. Many pixels of a 3x3 kernel whose taps are all
+ * inside are done four channels after four, whose weights are gathered once, with the input's zero point in the bias.
  */
 #include "portable.h"
 
-#define TAPS_MAX 49 /* taps of a kernel whose weights fit the stack */
-#define CHANNELS 4  /* channels at a time if their weights fit the same memory */
-#define FEW 8       /* pixels that are not worth the gathering */
-#define FEW_WIDE 40 /* the same where channels go one at a time, for each of which rows are looked up */
-#define SUMS 32     /* channels of one pixel at once */
-
-typedef struct {
-    int32_t bias, full_bias; /* full_bias: less zero point times sum of the weights */
-    portable_scale_t scale;
-    const int8_t *weight;
-} channel_t;
-
-typedef struct {
-    const weft_call_t *call;
-    const weft_linear_t *p;
-    const weft_rows_t *rows;
-    int32_t o, count; /* channels */
-    channel_t channel[CHANNELS];
-    int8_t weight[TAPS_MAX + 3];
-} channels_t;
-
-/* `taps` pixels, `step` bytes apart. */
-PORTABLE_INLINE int32_t dot_row(int32_t acc, const int8_t *x, const int8_t *w, int32_t taps, int32_t step)
-{
-    for (; taps > 0; taps--, x += step) {
-        acc += *x * *w++;
-    }
-    return acc;
-}
-
-/* The tap rows of one output pixel of a channel. */
-PORTABLE_INLINE int32_t dot_rows(const weft_rows_t *rows, int32_t column, const int8_t *w, int32_t width, int32_t step)
-{
-    int32_t acc = 0;
-    for (int32_t ky = rows->taps.lo; ky < rows->taps.hi; ky++, w += width) {
-        acc = dot_row(acc, rows->row[ky] + column, w, width, step);
-    }
-    return acc;
-}
+#define SUMS 32    /* channels of one pixel at once */
+#define CHANNELS 4 /* channels whose weights are gathered at once */
+#define FEW 4      /* with less than as many columns more than these, rows added up, the gathering does not pay */
 
 /* ---------------------------------------------------------------- one pixel */
+
+/* Output pixels, rows [y0, y1) and columns [x0, x1); none if one of both is empty. */
+typedef struct {
+    int32_t y0, y1, x0, x1;
+} region_t;
 
 /* The taps of an output pixel that are inside. */
 typedef struct {
@@ -103,39 +71,27 @@ PORTABLE_INLINE void quads(const taps_t *taps, portable_word_t *sum, const porta
     }
 }
 
-/* All channels of output column x. */
-static PORTABLE_NOINLINE void one_pixel(const weft_call_t *call, const weft_linear_t *p, const weft_rows_t *rows,
-                                        int32_t x, int8_t *out)
+/* All channels of an output pixel, `width` columns of whose taps are inside. */
+static PORTABLE_NOINLINE void all_channels(const taps_t *taps, const weft_linear_t *p, int32_t channels, int32_t width,
+                                           int8_t *out)
 {
-    const weft_op_t *op = call->op;
-    const int32_t first = x * op->stride_w - op->pad_left;
-    const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, call->in0.w);
-    const int32_t width = cols.hi - cols.lo;
     portable_word_t sum[SUMS];
-    taps_t taps;
-    taps.row = rows->row + rows->taps.lo;
-    taps.rows = rows->taps.hi - rows->taps.lo;
-    taps.column = (first + cols.lo * op->dilation_w - rows->x) * call->in0.c;
-    taps.n = call->total;
-    taps.next_row = op->kernel_w * taps.n;
-    taps.weights = p->weights + rows->taps.lo * taps.next_row + cols.lo * taps.n;
-    taps.step = op->dilation_w * call->in0.c;
-    taps.zp = call->in0.zero_point;
-    for (int32_t o = 0; o < call->channels; o += SUMS) {
-        const int32_t count = weft_min(call->channels - o, SUMS), fours = count & ~3;
+    for (int32_t o = 0; o < channels; o += SUMS) {
+        const int32_t count = weft_min(channels - o, SUMS), fours = count & ~3;
         const portable_word_t *from = (const portable_word_t *)(const void *)(p->bias + 4 * o);
-        const bool least = PORTABLE_UNALIGNED && taps.zp == INT8_MIN;
+        const bool least = PORTABLE_UNALIGNED && taps->zp == INT8_MIN;
         if (width == 3) {
-            least ? quads(&taps, sum, from, o, fours, 3, true) : quads(&taps, sum, from, o, fours, 3, false);
+            least ? quads(taps, sum, from, o, fours, 3, true) : quads(taps, sum, from, o, fours, 3, false);
         } else {
-            least ? quads(&taps, sum, from, o, fours, width, true) : quads(&taps, sum, from, o, fours, width, false);
+            least ? quads(taps, sum, from, o, fours, width, true) : quads(taps, sum, from, o, fours, width, false);
         }
         for (int32_t q = fours; q < count; q++) {
             int32_t acc = from[q];
-            for (int32_t ky = 0; ky < taps.rows; ky++) {
-                const int8_t *px = taps.row[ky] + taps.column + o + q, *w = taps.weights + ky * taps.next_row + o + q;
+            for (int32_t ky = 0; ky < taps->rows; ky++) {
+                const int8_t *px = taps->row[ky] + taps->column + o + q,
+                             *w = taps->weights + ky * taps->next_row + o + q;
                 for (int32_t k = 0; k < width; k++) {
-                    acc += (px[k * taps.step] - taps.zp) * w[k * taps.n];
+                    acc += (px[k * taps->step] - taps->zp) * w[k * taps->n];
                 }
             }
             sum[q] = acc;
@@ -144,136 +100,123 @@ static PORTABLE_NOINLINE void one_pixel(const weft_call_t *call, const weft_line
     }
 }
 
-/* ---------------------------------------------------------------- many pixels */
-
-/*
- * `count` output columns of a channel, no tap outside to the left or right; `column`: bytes from the rows' addresses to
- * the first tap, `bias` less the zero point's share.
- */
-PORTABLE_INLINE void columns(const channels_t *group, const channel_t *ch, int32_t bias, int32_t column, int32_t count,
-                             int8_t *out, int32_t width)
+/* Output pixels but for those of `inside`. */
+static PORTABLE_NOINLINE void pixels(const weft_call_t *call, const weft_linear_t *p, weft_rows_t *rows,
+                                     const region_t *inside)
 {
-    const weft_op_t *op = group->call->op;
-    const int32_t c = group->call->in0.c, step = op->dilation_w * c, stride = op->stride_w * c;
-    const int8_t *const w = ch->weight + group->rows->taps.lo * width;
-    for (; count > 0; count--, column += stride, out += group->call->out.c) {
-        const int32_t acc = dot_rows(group->rows, column, w, width, step);
-        *out = portable_out(group->p, ch->scale, weft_wrap_add(acc, bias));
+    const weft_op_t *op = call->op;
+    taps_t taps;
+    taps.n = call->total;
+    taps.next_row = op->kernel_w * taps.n;
+    taps.step = op->dilation_w * call->in0.c;
+    taps.zp = call->in0.zero_point;
+    for (int32_t y = call->y0; y < call->y1; y++) {
+        int8_t *out = weft_px(&call->out, y, call->x0);
+        weft_rows(rows, call, y);
+        taps.row = rows->row + rows->taps.lo;
+        taps.rows = rows->taps.hi - rows->taps.lo;
+        for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
+            if (x >= inside->x0 && x < inside->x1 && y >= inside->y0 && y < inside->y1) {
+                continue;
+            }
+            const int32_t first = x * op->stride_w - op->pad_left;
+            const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, call->in0.w);
+            taps.column = (first + cols.lo * op->dilation_w - rows->x) * call->in0.c;
+            taps.weights = p->weights + rows->taps.lo * taps.next_row + cols.lo * taps.n;
+            all_channels(&taps, p, call->channels, cols.hi - cols.lo, out);
+        }
     }
 }
 
-/* No tap outside at all. */
-static PORTABLE_NOINLINE void columns_3x3(const channels_t *group, const channel_t *ch, int32_t column, int32_t count,
-                                          int8_t *out)
+/* ---------------------------------------------------------------- many pixels */
+
+typedef struct {
+    int32_t bias; /* less zero point times sum of the weights */
+    portable_scale_t scale;
+    int8_t weight[9];
+} channel_t;
+
+/* `count` output columns of a channel; `column`: bytes from the rows' addresses to the first tap. */
+static PORTABLE_NOINLINE void columns(const weft_call_t *call, const weft_rows_t *rows, const channel_t *ch,
+                                      int32_t column, int32_t count, int8_t *out)
 {
-    const weft_op_t *op = group->call->op;
-    const int32_t c = group->call->in0.c, step = op->dilation_w * c, stride = op->stride_w * c;
-    const int8_t *const *row = group->rows->row;
-    const int8_t *a = row[0] + column, *b = row[1] + column, *d = row[2] + column, *const w = ch->weight;
-    for (; count > 0; count--, a += stride, b += stride, d += stride, out += group->call->out.c) {
+    const weft_op_t *op = call->op;
+    const int32_t c = call->in0.c, step = op->dilation_w * c, stride = op->stride_w * c, zp = call->out.zero_point;
+    const int8_t *a = rows->row[0] + column, *b = rows->row[1] + column, *d = rows->row[2] + column;
+    const int8_t *const w = ch->weight;
+    for (; count > 0; count--, a += stride, b += stride, d += stride, out += call->out.c) {
         int32_t acc = a[0] * w[0] + a[step] * w[1] + a[2 * step] * w[2];
         acc += b[0] * w[3] + b[step] * w[4] + b[2 * step] * w[5];
         acc += d[0] * w[6] + d[step] * w[7] + d[2 * step] * w[8];
-        *out = portable_out(group->p, ch->scale, weft_wrap_add(acc, ch->full_bias));
+        *out = portable_byte(weft_wrap_add(acc, ch->bias), ch->scale.multiplier, ch->scale.shift, zp);
     }
 }
 
-static PORTABLE_NOINLINE void columns_any(const channels_t *group, const channel_t *ch, int32_t column, int32_t count,
-                                          int8_t *out)
-{
-    const weft_op_t *op = group->call->op;
-    const weft_taps_t rows = group->rows->taps;
-    const int32_t width = op->kernel_w;
-    int32_t bias = ch->full_bias;
-    if (rows.hi - rows.lo < op->kernel_h) {
-        const int32_t sum = portable_sum(ch->weight + rows.lo * width, (rows.hi - rows.lo) * width, 1);
-        bias = weft_wrap_sub(ch->bias, group->call->in0.zero_point * sum);
-    }
-    switch (width) {
-    case 5:
-        columns(group, ch, bias, column, count, out, 5);
-        break;
-    case 7:
-        columns(group, ch, bias, column, count, out, 7);
-        break;
-    default:
-        columns(group, ch, bias, column, count, out, width);
-        break;
-    }
-}
-
-static void load_channels(channels_t *group, int32_t taps)
-{
-    const weft_linear_t *p = group->p;
-    const int32_t n = group->call->total, zp = group->call->in0.zero_point;
-    int8_t *to = group->weight;
-    channel_t *ch = group->channel;
-    for (int32_t o = group->o; o < group->o + group->count; o++, ch++) {
-        const int8_t *w = p->weights + o;
-        ch->bias = weft_linear_bias(p, o);
-        ch->full_bias = weft_wrap_sub(ch->bias, zp * portable_sum(w, taps, n));
-        ch->scale = portable_scale(p, o);
-        ch->weight = to;
-        for (int32_t k = 0; k < taps; k++, w += n) {
-            *to++ = *w;
-        }
-    }
-}
-
-/* Output columns [span.begin, span.end), no taps of which are outside to the left or right. */
 static PORTABLE_NOINLINE void many_pixels(const weft_call_t *call, const weft_linear_t *p, weft_rows_t *rows,
-                                          portable_span_t span)
+                                          const region_t *inside)
 {
-    const weft_op_t *op = call->op;
-    const int32_t n = call->channels, taps = op->kernel_h * op->kernel_w;
-    const int32_t at_once = CHANNELS * taps <= TAPS_MAX ? CHANNELS : 1;
-    const bool nine = op->kernel_h == 3 && op->kernel_w == 3;
-    channels_t group;
-    group.call = call;
-    group.p = p;
-    group.rows = rows;
-
-    for (group.o = 0; group.o < n; group.o += at_once) {
-        group.count = weft_min(at_once, n - group.o);
-        load_channels(&group, taps);
-        for (int32_t y = call->y0; y < call->y1; y++) {
-            int8_t *out = weft_px(&call->out, y, span.begin) + group.o;
+    const int32_t n = call->total, count = inside->x1 - inside->x0;
+    const int32_t first = inside->x0 * call->op->stride_w - call->op->pad_left;
+    for (int32_t o = 0; o < call->channels; o += CHANNELS) {
+        const int32_t left = weft_min(call->channels - o, CHANNELS);
+        channel_t channel[CHANNELS];
+        for (int32_t q = 0; q < left; q++) {
+            const int8_t *w = p->weights + o + q;
+            int32_t sum = 0;
+            for (int32_t k = 0; k < 9; k++, w += n) {
+                channel[q].weight[k] = *w;
+                sum += *w;
+            }
+            channel[q].bias = weft_wrap_sub(weft_linear_bias(p, o + q), call->in0.zero_point * sum);
+            channel[q].scale = portable_scale(p, o + q);
+        }
+        for (int32_t y = inside->y0; y < inside->y1; y++) {
+            int8_t *out = weft_px(&call->out, y, inside->x0) + o;
             weft_rows(rows, call, y);
-            const bool all = nine && rows->taps.hi - rows->taps.lo == 3;
-            const int32_t column = (span.begin * op->stride_w - op->pad_left - rows->x) * call->in0.c + group.o;
-            for (int32_t q = 0; q < group.count; q++) {
-                (all ? columns_3x3 : columns_any)(&group, &group.channel[q], column + q, span.end - span.begin,
-                                                  out + q);
+            const int32_t column = (first - rows->x) * call->in0.c + o;
+            for (int32_t q = 0; q < left; q++) {
+                columns(call, rows, &channel[q], column + q, count, out + q);
             }
         }
     }
+}
+
+/* Those of [begin, end) along one axis. */
+static void inside(int32_t *begin, int32_t *end, int32_t kernel, int32_t stride, int32_t dilation, int32_t pad,
+                   int32_t size)
+{
+    const int32_t last = size - 1 - (kernel - 1) * dilation + pad;
+    const int32_t first = weft_clamp((pad + stride - 1) / stride, *begin, *end);
+    *end = last < 0 ? first : weft_clamp(last / stride + 1, first, *end);
+    *begin = first;
+}
+
+/* Those of a call all of whose taps are inside. */
+static region_t all_inside(const weft_call_t *call)
+{
+    const weft_op_t *op = call->op;
+    region_t region = {call->y0, call->y1, call->x0, call->x1};
+    inside(&region.y0, &region.y1, op->kernel_h, op->stride_h, op->dilation_h, op->pad_top, call->in0.h);
+    inside(&region.x0, &region.x1, op->kernel_w, op->stride_w, op->dilation_w, op->pad_left, call->in0.w);
+    return region;
 }
 
 void weft_dwconv2d_portable(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
-    const int32_t taps = op->kernel_h * op->kernel_w;
-    if (weft_multiplier(call) != 1 || taps > TAPS_MAX || op->kernel_h > WEFT_HOISTED_ROWS || weft_in_quads(op)) {
+    if (weft_multiplier(call) != 1 || op->kernel_h > WEFT_HOISTED_ROWS || weft_in_quads(op)) {
         weft_dwconv2d(call);
         return;
     }
     const weft_linear_t p = weft_linear(call, call->total, 1);
     weft_rows_t rows;
-    portable_span_t span = portable_inside(call);
-    if ((call->y1 - call->y0) * (span.end - span.begin) < (CHANNELS * taps > TAPS_MAX ? FEW_WIDE : FEW)) {
-        span.end = span.begin;
+    region_t inside = all_inside(call);
+    if (op->kernel_h != 3 || op->kernel_w != 3 || (inside.y1 - inside.y0) * (inside.x1 - inside.x0 - FEW) < FEW) {
+        inside.y1 = inside.y0;
     }
-    for (int32_t y = call->y0; y < call->y1; y++) {
-        int8_t *out = weft_px(&call->out, y, call->x0);
-        weft_rows(&rows, call, y);
-        for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
-            if (x < span.begin || x >= span.end) {
-                one_pixel(call, &p, &rows, x, out);
-            }
-        }
-    }
-    if (span.begin < span.end) {
-        many_pixels(call, &p, &rows, span);
+    pixels(call, &p, &rows, &inside);
+    if (inside.y0 < inside.y1) {
+        many_pixels(call, &p, &rows, &inside);
     }
     portable_clamp_region(call);
     weft_count_macs(call, call->channels);

@@ -177,21 +177,6 @@ PORTABLE_INLINE int32_t portable_sum(const int8_t *w, int32_t n, int32_t step)
     return sum;
 }
 
-/* Output columns [begin, end) of a call all of whose taps are inside; begin == end: none. */
-typedef struct {
-    int32_t begin, end;
-} portable_span_t;
-
-PORTABLE_INLINE portable_span_t portable_inside(const weft_call_t *call)
-{
-    const weft_op_t *op = call->op;
-    const int32_t last = call->in0.w - 1 - (op->kernel_w - 1) * op->dilation_w + op->pad_left;
-    portable_span_t span;
-    span.begin = weft_clamp((op->pad_left + op->stride_w - 1) / op->stride_w, call->x0, call->x1);
-    span.end = last < 0 ? span.begin : weft_clamp(last / op->stride_w + 1, span.begin, call->x1);
-    return span;
-}
-
 /* Kernels of this folder; what they have no quick way for they hand to the reference kernels. */
 void weft_conv2d_portable(const weft_call_t *call);
 void weft_dwconv2d_portable(const weft_call_t *call);

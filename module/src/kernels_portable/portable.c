@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What becomes of sums. */
 #include "portable.h"
 
 void portable_clamp_region(const weft_call_t *call)
