@@ -26,3 +26,9 @@ void portable_outs(const weft_linear_t *p, int32_t o, const portable_word_t *sum
         *out = portable_byte(*sum, (int32_t)weft_rd32(multiplier), *shift, zp);
     }
 }
+
+int8_t portable_byte_left(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point)
+{
+    const int32_t v = weft_clamp(portable_mbqm(acc, multiplier, shift), 2 * INT8_MIN, 2 * INT8_MAX + 1);
+    return (int8_t)weft_clamp(v + zero_point, INT8_MIN, INT8_MAX);
+}

@@ -26,6 +26,17 @@
 #define PORTABLE_STEP 4
 #endif
 
+/* weft_mul_high(); RISC-V multiplies signed with unsigned, and need not shift the upper half. */
+PORTABLE_INLINE int32_t portable_mul_high(int32_t a, int32_t b)
+{
+#if defined(__riscv)
+    const int64_t twice = (int64_t)a * (int64_t)((uint32_t)b << 1);
+    return (int32_t)(twice >> 32) + (int32_t)((uint32_t)twice >> 31);
+#else
+    return weft_mul_high(a, b);
+#endif
+}
+
 /*
  * weft_mbqm() with the right shift written for speed. t takes one off negative values, so that halves go away from
  * zero; the sum with the last bit shifted out cannot exceed 32 bits, as no product of weft_mul_high() is INT32_MAX.
@@ -33,9 +44,9 @@
 PORTABLE_INLINE int32_t portable_mbqm(int32_t x, int32_t multiplier, int32_t shift)
 {
     if (shift >= 0) {
-        return weft_mul_high(weft_wrap_shl(x, shift), multiplier);
+        return portable_mul_high(weft_wrap_shl(x, shift), multiplier);
     }
-    const int32_t v = weft_mul_high(x, multiplier), t = v + (v >> 31);
+    const int32_t v = portable_mul_high(x, multiplier), t = v + (v >> 31);
     return ((t >> (-shift - 1)) + 1) >> 1;
 }
 
@@ -53,17 +64,20 @@ PORTABLE_INLINE portable_scale_t portable_scale(const weft_linear_t *p, int32_t 
     return scale;
 }
 
+/* The next function where the shift is to the left or by one bit. */
+int8_t portable_byte_left(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point);
+
 /*
- * From a sum to its byte, saturated: portable_clamp_region() clamps further where need be. Only left shifts give values
- * to which the zero point cannot be added.
+ * From a sum to its byte, saturated: portable_clamp_region() clamps further where need be. The zero point is added
+ * before the last bit is shifted out, which cannot overflow after a shift.
  */
 PORTABLE_INLINE int8_t portable_byte(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point)
 {
-    int32_t v = portable_mbqm(acc, multiplier, shift);
-    if (shift >= 0) {
-        v = weft_clamp(v, 2 * INT8_MIN, 2 * INT8_MAX + 1);
+    if (shift >= -1) {
+        return portable_byte_left(acc, multiplier, shift, zero_point);
     }
-    v += zero_point;
+    int32_t v = portable_mul_high(acc, multiplier);
+    v = (((v + (v >> 31)) >> (-shift - 1)) + (2 * zero_point + 1)) >> 1;
 #if defined(__GNUC__) && defined(__ARM_FEATURE_SAT)
     __asm__("ssat %0, #8, %0" : "+r"(v));
     return (int8_t)v;
