@@ -71,38 +71,41 @@ PORTABLE_INLINE void quads(const taps_t *taps, portable_word_t *sum, const porta
     }
 }
 
-/* All channels of an output pixel, `width` columns of whose taps are inside. */
-static PORTABLE_NOINLINE void all_channels(const taps_t *taps, const weft_linear_t *p, int32_t channels, int32_t width,
-                                           int8_t *out)
+/* All channels of `count` output pixels in a row, `width` columns of whose taps are inside. */
+static PORTABLE_NOINLINE void all_channels(taps_t *taps, const weft_call_t *call, const weft_linear_t *p, int32_t width,
+                                           int32_t count, int8_t *out)
 {
     portable_word_t sum[SUMS];
-    for (int32_t o = 0; o < channels; o += SUMS) {
-        const int32_t count = weft_min(channels - o, SUMS), fours = count & ~3;
-        const portable_word_t *from = (const portable_word_t *)(const void *)(p->bias + 4 * o);
-        const bool least = PORTABLE_UNALIGNED && taps->zp == INT8_MIN;
-        if (width == 3) {
-            least ? quads(taps, sum, from, o, fours, 3, true) : quads(taps, sum, from, o, fours, 3, false);
-        } else {
-            least ? quads(taps, sum, from, o, fours, width, true) : quads(taps, sum, from, o, fours, width, false);
-        }
-        for (int32_t q = fours; q < count; q++) {
-            int32_t acc = from[q];
-            for (int32_t ky = 0; ky < taps->rows; ky++) {
-                const int8_t *px = taps->row[ky] + taps->column + o + q,
-                             *w = taps->weights + ky * taps->next_row + o + q;
-                for (int32_t k = 0; k < width; k++) {
-                    acc += (px[k * taps->step] - taps->zp) * w[k * taps->n];
-                }
+    const int32_t stride = call->op->stride_w * call->in0.c;
+    for (; count > 0; count--, taps->column += stride, out += call->out.c) {
+        for (int32_t o = 0; o < call->channels; o += SUMS) {
+            const int32_t n = weft_min(call->channels - o, SUMS), fours = n & ~3;
+            const portable_word_t *from = (const portable_word_t *)(const void *)(p->bias + 4 * o);
+            const bool least = PORTABLE_UNALIGNED && taps->zp == INT8_MIN;
+            if (width == 3) {
+                least ? quads(taps, sum, from, o, fours, 3, true) : quads(taps, sum, from, o, fours, 3, false);
+            } else {
+                least ? quads(taps, sum, from, o, fours, width, true) : quads(taps, sum, from, o, fours, width, false);
             }
-            sum[q] = acc;
+            for (int32_t q = fours; q < n; q++) {
+                int32_t acc = from[q];
+                for (int32_t ky = 0; ky < taps->rows; ky++) {
+                    const int8_t *px = taps->row[ky] + taps->column + o + q;
+                    const int8_t *w = taps->weights + ky * taps->next_row + o + q;
+                    for (int32_t k = 0; k < width; k++) {
+                        acc += (px[k * taps->step] - taps->zp) * w[k * taps->n];
+                    }
+                }
+                sum[q] = acc;
+            }
+            portable_outs(p, o, sum, n, out + o);
         }
-        portable_outs(p, o, sum, count, out + o);
     }
 }
 
-/* Output pixels but for those of `inside`. */
+/* All output pixels, but for those inside if they are `many`. */
 static PORTABLE_NOINLINE void pixels(const weft_call_t *call, const weft_linear_t *p, weft_rows_t *rows,
-                                     const region_t *inside)
+                                     const region_t *inside, bool many)
 {
     const weft_op_t *op = call->op;
     taps_t taps;
@@ -115,15 +118,16 @@ static PORTABLE_NOINLINE void pixels(const weft_call_t *call, const weft_linear_
         weft_rows(rows, call, y);
         taps.row = rows->row + rows->taps.lo;
         taps.rows = rows->taps.hi - rows->taps.lo;
-        for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
-            if (x >= inside->x0 && x < inside->x1 && y >= inside->y0 && y < inside->y1) {
+        for (int32_t x = call->x0, count; x < call->x1; x += count, out += count * call->out.c) {
+            count = x == inside->x0 ? weft_max(inside->x1 - x, 1) : 1;
+            if (many && y >= inside->y0 && y < inside->y1 && x >= inside->x0 && x < inside->x1) {
                 continue;
             }
             const int32_t first = x * op->stride_w - op->pad_left;
             const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, call->in0.w);
             taps.column = (first + cols.lo * op->dilation_w - rows->x) * call->in0.c;
             taps.weights = p->weights + rows->taps.lo * taps.next_row + cols.lo * taps.n;
-            all_channels(&taps, p, call->channels, cols.hi - cols.lo, out);
+            all_channels(&taps, call, p, cols.hi - cols.lo, count, out);
         }
     }
 }
@@ -210,12 +214,11 @@ void weft_dwconv2d_portable(const weft_call_t *call)
     }
     const weft_linear_t p = weft_linear(call, call->total, 1);
     weft_rows_t rows;
-    region_t inside = all_inside(call);
-    if (op->kernel_h != 3 || op->kernel_w != 3 || (inside.y1 - inside.y0) * (inside.x1 - inside.x0 - FEW) < FEW) {
-        inside.y1 = inside.y0;
-    }
-    pixels(call, &p, &rows, &inside);
-    if (inside.y0 < inside.y1) {
+    const region_t inside = all_inside(call);
+    const bool many =
+        op->kernel_h == 3 && op->kernel_w == 3 && (inside.y1 - inside.y0) * (inside.x1 - inside.x0 - FEW) >= FEW;
+    pixels(call, &p, &rows, &inside, many);
+    if (many) {
         many_pixels(call, &p, &rows, &inside);
     }
     portable_clamp_region(call);
