@@ -103,12 +103,6 @@ typedef struct {
         w2 += 8;                                                                                                       \
         w3 += 8;                                                                                                       \
     } while (at != end)
-#if defined(__riscv) && defined(__GNUC__)
-/* Compilers load early, and run out of registers. */
-#define IN_ORDER() __asm__ volatile("" ::: "memory")
-#else
-#define IN_ORDER() ((void)0)
-#endif
 #define ONE_TAP(k)                                                                                                     \
     do {                                                                                                               \
         const int32_t x_ = at[k];                                                                                      \
@@ -116,7 +110,7 @@ typedef struct {
         v1 += x_ * w1[k];                                                                                              \
         v2 += x_ * w2[k];                                                                                              \
         v3 += x_ * w3[k];                                                                                              \
-        IN_ORDER();                                                                                                    \
+        PORTABLE_KEEP(at);                                                                                             \
     } while (0)
 #endif
 

@@ -26,7 +26,7 @@ typedef struct {
 } taps_t;
 
 /* One tap of four channels; `least`: the zero point is INT8_MIN, which a word loses at once. */
-#define QUAD_TAP(least)                                                                                                \
+#define QUAD_TAP(least, px)                                                                                            \
     do {                                                                                                               \
         if (PORTABLE_UNALIGNED && (least)) {                                                                           \
             const uint32_t x_ = portable_load(px) ^ 0x80808080u;                                                       \
@@ -35,13 +35,14 @@ typedef struct {
             v2 += (int32_t)(x_ >> 16 & 255u) * w[2];                                                                   \
             v3 += (int32_t)(x_ >> 24) * w[3];                                                                          \
         } else {                                                                                                       \
-            v0 += (px[0] - zp) * w[0];                                                                                 \
-            v1 += (px[1] - zp) * w[1];                                                                                 \
-            v2 += (px[2] - zp) * w[2];                                                                                 \
-            v3 += (px[3] - zp) * w[3];                                                                                 \
+            const int8_t *const x_ = (px);                                                                             \
+            v0 += (x_[0] - zp) * w[0];                                                                                 \
+            v1 += (x_[1] - zp) * w[1];                                                                                 \
+            v2 += (x_[2] - zp) * w[2];                                                                                 \
+            v3 += (x_[3] - zp) * w[3];                                                                                 \
         }                                                                                                              \
-        px += step;                                                                                                    \
         w += n;                                                                                                        \
+        PORTABLE_KEEP(w);                                                                                              \
     } while (0)
 
 /* Sums of channels o to o + count, a multiple of four, `width` columns of which are inside. */
@@ -54,16 +55,36 @@ PORTABLE_INLINE void quads(const taps_t *taps, portable_word_t *sum, const porta
         const int8_t *first = taps->weights + o, *const *row = taps->row;
         for (int32_t ky = taps->rows; ky > 0; ky--, row++, first += taps->next_row) {
             const int8_t *px = *row + taps->column + o, *w = first;
-            if (width == 3) {
-                QUAD_TAP(least);
-                QUAD_TAP(least);
-                QUAD_TAP(least);
-            } else {
-                for (int32_t k = width; k > 0; k--) {
-                    QUAD_TAP(least);
-                }
+            for (int32_t k = width; k > 0; k--, px += step) {
+                QUAD_TAP(least, px);
             }
         }
+        sum[0] = v0;
+        sum[1] = v1;
+        sum[2] = v2;
+        sum[3] = v3;
+    }
+}
+
+/* The same of 3x3 taps. */
+PORTABLE_INLINE void quads_3x3(const taps_t *taps, portable_word_t *sum, const portable_word_t *from, int32_t o,
+                               int32_t count, bool least)
+{
+    const int32_t step = taps->step, n = taps->n, zp = taps->zp, column = taps->column + o;
+    const int8_t *a = taps->row[0] + column, *b = taps->row[1] + column, *d = taps->row[2] + column;
+    const int8_t *w = taps->weights + o;
+    for (const int8_t *const end = a + count; a != end; a += 4, b += 4, d += 4, sum += 4, from += 4) {
+        int32_t v0 = from[0], v1 = from[1], v2 = from[2], v3 = from[3];
+        QUAD_TAP(least, a);
+        QUAD_TAP(least, a + step);
+        QUAD_TAP(least, a + 2 * step);
+        QUAD_TAP(least, b);
+        QUAD_TAP(least, b + step);
+        QUAD_TAP(least, b + 2 * step);
+        QUAD_TAP(least, d);
+        QUAD_TAP(least, d + step);
+        QUAD_TAP(least, d + 2 * step);
+        w += 4 - 9 * n;
         sum[0] = v0;
         sum[1] = v1;
         sum[2] = v2;
@@ -77,15 +98,18 @@ static PORTABLE_NOINLINE void all_channels(taps_t *taps, const weft_call_t *call
 {
     portable_word_t sum[SUMS];
     const int32_t stride = call->op->stride_w * call->in0.c;
+    const bool nine = width == 3 && taps->rows == 3 && call->op->kernel_w == 3;
     for (; count > 0; count--, taps->column += stride, out += call->out.c) {
         for (int32_t o = 0; o < call->channels; o += SUMS) {
             const int32_t n = weft_min(call->channels - o, SUMS), fours = n & ~3;
             const portable_word_t *from = (const portable_word_t *)(const void *)(p->bias + 4 * o);
             const bool least = PORTABLE_UNALIGNED && taps->zp == INT8_MIN;
-            if (width == 3) {
-                least ? quads(taps, sum, from, o, fours, 3, true) : quads(taps, sum, from, o, fours, 3, false);
+            if (nine && least == PORTABLE_UNALIGNED) {
+                quads_3x3(taps, sum, from, o, fours, PORTABLE_UNALIGNED);
+            } else if (least) {
+                quads(taps, sum, from, o, fours, width, true);
             } else {
-                least ? quads(taps, sum, from, o, fours, width, true) : quads(taps, sum, from, o, fours, width, false);
+                quads(taps, sum, from, o, fours, width, false);
             }
             for (int32_t q = fours; q < n; q++) {
                 int32_t acc = from[q];

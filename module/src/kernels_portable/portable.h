@@ -19,6 +19,18 @@
 #define PORTABLE_NOINLINE
 #endif
 
+/*
+ * Keeps compilers from a pointer of its own for each of several addresses, and those for RISC-V from loading so early
+ * that they run out of registers.
+ */
+#if defined(__GNUC__) && defined(__riscv)
+#define PORTABLE_KEEP(pointer) __asm__ volatile("" : "+r"(pointer) : : "memory")
+#elif defined(__GNUC__)
+#define PORTABLE_KEEP(pointer) __asm__("" : "+r"(pointer))
+#else
+#define PORTABLE_KEEP(pointer) ((void)0)
+#endif
+
 /* Taps that inner loops do at once. Compilers for RISC-V run out of registers over eight, which they load early. */
 #if defined(__arm__)
 #define PORTABLE_STEP 8
