@@ -445,27 +445,27 @@ static MVE_NOINLINE void conv_rows(conv_t *conv)
     const weft_op_t *op = call->op;
     const weft_view_t *in = &call->in0;
     const bool joined = conv->joined;
+    const int32_t step = op->stride_w * in->c, pixel = call->out.c;
     weft_rows_t rows;
     for (int32_t y = call->y0; y < call->y1; y++) {
         int8_t *out = weft_px(&call->out, y, call->x0);
-        weft_taps_t last = {0, 0};
         mve_tap_rows(&rows, call, y);
         const bool none = rows.taps.lo == rows.taps.hi; /* then runs of none from any address */
         const int8_t *const *row = none ? &conv->p.weights : rows.row + rows.taps.lo;
-        for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
+        for (int32_t x = call->x0, count = 1; x < call->x1; x += count) {
             const int32_t first = x * op->stride_w - op->pad_left;
             const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, in->w);
-            if (cols.lo != last.lo || cols.hi != last.hi) {
-                flush(conv);
-            }
-            last = cols;
+            count = mve_alike(call, x, first, cols);
             conv->runs = joined ? 1 : cols.hi - cols.lo;
             const int32_t run = none ? 0 : joined ? (cols.hi - cols.lo) * conv->depth : conv->depth;
             mve_rows(&conv->patch, row, none ? 1 : rows.taps.hi - rows.taps.lo, run, op->kernel_w * conv->depth);
             conv->weight = (rows.taps.lo * op->kernel_w + cols.lo) * conv->depth;
-            add_pixel(conv, *row + (first + cols.lo * op->dilation_w - rows.x) * in->c, out);
+            const int8_t *px = *row + (first + cols.lo * op->dilation_w - rows.x) * in->c;
+            for (int32_t k = count; k > 0; k--, px += step, out += pixel) {
+                add_pixel(conv, px, out);
+            }
+            flush(conv);
         }
-        flush(conv);
     }
 }
 

@@ -244,12 +244,8 @@ void weft_dwconv2d_mve(const weft_call_t *call)
         for (int32_t x = call->x0, count = 1; x < call->x1; x += count, out += count * pixel) {
             const int32_t first = x * op->stride_w - op->pad_left;
             const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, in->w);
-            count = 1;
+            count = mve_alike(call, x, first, cols);
             px.columns = none ? 0 : cols.hi - cols.lo;
-            if (px.columns == op->kernel_w && x + 1 < call->x1) { /* so have all neighbours whose last tap is inside */
-                const int32_t left = in->w - 1 - first - (op->kernel_w - 1) * op->dilation_w;
-                count = weft_min(left / op->stride_w + 1, call->x1 - x);
-            }
             px.column = (first + cols.lo * op->dilation_w - rows.x) * in->c;
             px.skip = (op->kernel_w - px.columns) * call->total;
             px.w = p.weights + (rows.taps.lo * op->kernel_w + cols.lo) * call->total;

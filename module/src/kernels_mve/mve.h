@@ -258,6 +258,20 @@ MVE_INLINE int32x4_t mve_sums(const mve_patch_t *patch, const mve_channels_t *ch
 /* As weft_rows(), quicker: for at most WEFT_HOISTED_ROWS rows; fills in `row`, `taps` and `x`. */
 void mve_tap_rows(weft_rows_t *rows, const weft_call_t *call, int32_t y);
 
+/*
+ * How many of the call's pixels from column x on have all columns of taps inside, the first of them at `first`; if the
+ * taps `cols` of the first one are not all: itself.
+ */
+MVE_INLINE int32_t mve_alike(const weft_call_t *call, int32_t x, int32_t first, weft_taps_t cols)
+{
+    const weft_op_t *op = call->op;
+    if (x + 1 == call->x1 || cols.hi - cols.lo != op->kernel_w) {
+        return 1;
+    }
+    const int32_t left = call->in0.w - 1 - first - (op->kernel_w - 1) * op->dilation_w;
+    return weft_min(left / op->stride_w + 1, call->x1 - x);
+}
+
 /* Kernels of this folder; what they have no quick way for they hand to the reference kernels. */
 void weft_conv2d_mve(const weft_call_t *call);
 void weft_dwconv2d_mve(const weft_call_t *call);
