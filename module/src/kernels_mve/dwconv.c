@@ -17,6 +17,8 @@ typedef struct {
     int8_t *out, *stop; /* stop: after the last channel */
     int32_t zp_out, skip, column, columns;
     int16_t lo[8], hi[8];
+    const int32_t *first_bias, *first_multiplier; /* as for every pixel */
+    const int8_t *first_shift;
 } pixel_t;
 
 /* A tap of eight channels, `at` bytes on: q0 to q2 are free. Sums of even channels and of odd ones. */
@@ -104,8 +106,7 @@ typedef struct {
           "cc", "memory")
 
 /* `count` neighbours with the same taps inside: as many channels as go by rounds of 16, then by eight. */
-static MVE_NOINLINE void some_pixels(const weft_call_t *call, const weft_linear_t *p, pixel_t *px, int8_t *out,
-                                     int32_t count)
+static MVE_NOINLINE void some_pixels(const weft_call_t *call, pixel_t *px, int8_t *out, int32_t count)
 {
     register pixel_t *const at __asm__("r9") = px;
     register const int32_t n __asm__("r2") = call->total;
@@ -114,9 +115,9 @@ static MVE_NOINLINE void some_pixels(const weft_call_t *call, const weft_linear_
     const int32_t channels = call->channels, rounds = channels & ~15;
     const int8_t *const w = px->w;
     for (;;) {
-        px->bias = mve_words(p->bias);
-        px->multiplier = mve_words(p->multiplier);
-        px->shift = p->shift;
+        px->bias = px->first_bias;
+        px->multiplier = px->first_multiplier;
+        px->shift = px->first_shift;
         px->out = out;
         px->stop = out + rounds;
         if (rounds != 0) {
@@ -165,10 +166,10 @@ static MVE_NOINLINE void some_pixels(const weft_call_t *call, const weft_linear_
     "2:"
 
 /* Fewer than eight channels of all pixels. */
-static MVE_NOINLINE void few_channels(const weft_call_t *call, const weft_linear_t *linear)
+static MVE_NOINLINE void few_channels(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
-    const weft_linear_t p = *linear;
+    const weft_linear_t p = weft_linear(call, call->total, 1);
     const mve_range_t range = mve_range(&p);
     const int32_t n = call->total, c = call->in0.c, step = op->dilation_w * c, zp = call->in0.zero_point;
     const int32_t channels = call->channels, count = weft_min(channels, 4);
@@ -225,31 +226,36 @@ void weft_dwconv2d_mve(const weft_call_t *call)
         weft_dwconv2d(call);
         return;
     }
-    const weft_linear_t p = weft_linear(call, call->total, 1);
     if (few) {
-        few_channels(call, &p);
+        few_channels(call);
         return;
     }
+    const weft_linear_t p = weft_linear(call, call->total, 1);
+    const int32_t n = call->total, kernel_w = op->kernel_w, c = in->c;
     weft_rows_t rows;
     pixel_t px;
     px.zp_out = p.zp_out;
+    px.first_bias = mve_words(p.bias);
+    px.first_multiplier = mve_words(p.multiplier);
+    px.first_shift = p.shift;
     vstrhq_s16(px.lo, vdupq_n_s16(op->act_min));
     vstrhq_s16(px.hi, vdupq_n_s16(op->act_max));
     for (int32_t y = call->y0; y < call->y1; y++) {
-        int8_t *out = weft_px(&call->out, y, call->x0);
+        int8_t *out = weft_px_inline(&call->out, y, call->x0);
         mve_tap_rows(&rows, call, y);
         const bool none = rows.taps.lo == rows.taps.hi; /* then no columns from any address */
-        px.row = none ? &p.weights : rows.row + rows.taps.lo;
+        px.row = none ? &px.w : rows.row + rows.taps.lo;
         px.end = none ? px.row + 1 : rows.row + rows.taps.hi;
+        const int8_t *const w = p.weights + rows.taps.lo * kernel_w * n;
         for (int32_t x = call->x0, count = 1; x < call->x1; x += count, out += count * pixel) {
             const int32_t first = x * op->stride_w - op->pad_left;
-            const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, in->w);
+            const weft_taps_t cols = weft_taps(first, kernel_w, op->dilation_w, in->w);
             count = mve_alike(call, x, first, cols);
             px.columns = none ? 0 : cols.hi - cols.lo;
-            px.column = (first + cols.lo * op->dilation_w - rows.x) * in->c;
-            px.skip = (op->kernel_w - px.columns) * call->total;
-            px.w = p.weights + (rows.taps.lo * op->kernel_w + cols.lo) * call->total;
-            some_pixels(call, &p, &px, out, count);
+            px.column = (first + cols.lo * op->dilation_w - rows.x) * c;
+            px.skip = (kernel_w - px.columns) * n;
+            px.w = w + cols.lo * n;
+            some_pixels(call, &px, out, count);
         }
     }
     weft_count_macs(call, call->channels);

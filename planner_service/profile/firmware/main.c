@@ -9,6 +9,11 @@
 
 #include "port.h"
 #include "weft/weft.h"
+#include "weft/weft_config.h"
+
+#if WEFT_KERNELS_MVE
+#include "kernels_mve/copy.h"
+#endif
 
 #define JOB_MAGIC 0x424f4a57u
 #define JOB_STAGES 1u  /* ticks per stage */
@@ -197,6 +202,9 @@ static int on_row(void *ctx, unsigned input, unsigned row, int8_t *dst, size_t n
 {
     const run_t *run = ctx;
     const int8_t *src = run->input[input] + (size_t)row * nbytes;
+#if WEFT_KERNELS_MVE
+    weft_copy_down(dst, src, (int32_t)nbytes);
+#else
     for (; nbytes >= 16; nbytes -= 16, src += 16, dst += 16) {
         uint32_t a, b, c, d;
         __builtin_memcpy(&a, src, 4);
@@ -211,6 +219,7 @@ static int on_row(void *ctx, unsigned input, unsigned row, int8_t *dst, size_t n
     while (nbytes-- > 0) {
         *dst++ = *src++;
     }
+#endif
     return 0;
 }
 
