@@ -222,10 +222,9 @@ static void slice_views(const weft_op_t *op, weft_call_t *call)
 }
 
 /* `call`: of the entry before, which mostly makes what this one reads; its `op` is NULL if it made nothing. */
-static void produce(const run_t *run, uint32_t n, weft_call_t *call)
+static void produce(const run_t *run, const weft_entry_t *e, weft_call_t *call)
 {
     const weft_io_t *io = run->io;
-    const weft_entry_t *e = weft_entry_at(run->plan, n);
     const weft_op_t *op = weft_op_at(run->plan, e->op);
     const bool consumes = weft_consumes(op);
     const weft_tensor_t *out = weft_tensor_at(run->plan, op->output);
@@ -320,20 +319,20 @@ static void keep_lines(const run_t *run, const weft_entry_t *e)
     save_lines(run, e, &v, rows_end, v.tile_x, v.tile_x, cols_end);
 }
 
-/* A row step's sweeps along the columns, from entry `first` to `end`. */
-static void sweep(run_t *run, uint32_t first, uint32_t end)
+/* A row step's sweeps along the columns; `first`: of the segment's entries. */
+static void sweep(run_t *run, const weft_entry_t *first)
 {
-    const weft_entry_t *e = weft_entry_at(run->plan, first);
-    const int32_t channels = weft_tensor_at(run->plan, weft_entry_tensor(run->plan, e))->c;
-    const int32_t slice = e->slice != 0 ? e->slice : channels;
+    const int32_t channels = weft_tensor_at(run->plan, weft_entry_tensor(run->plan, first))->c;
+    const int32_t slice = first->slice != 0 ? first->slice : channels;
     weft_call_t call;
     call.op = NULL; /* the rest is filled in where it is used: it is too much to clear every time */
     call.scratch = run->arena + run->stage->scratch;
     call.scratch_len = run->stage->scratch_len;
     for (run->channel = 0; run->channel < channels; run->channel += slice) {
         for (run->j = 0; run->j < run->segment->col_steps; run->j++) {
-            for (uint32_t n = first; n < end; n++) {
-                produce(run, n, &call);
+            const weft_entry_t *e = first;
+            for (uint32_t n = run->segment->entry_count; n > 0; n--) {
+                produce(run, e++, &call);
             }
         }
     }
@@ -343,15 +342,13 @@ static void sweep(run_t *run, uint32_t first, uint32_t end)
 
 static int run_row_step(run_t *run)
 {
-    const uint32_t first = run->segment->first_entry, end = first + run->segment->entry_count;
-    const weft_entry_t *e = weft_entry_at(run->plan, first);
+    const weft_entry_t *e = weft_entry_at(run->plan, run->segment->first_entry);
     run->j = 0;
     if (weft_is_input(e)) {
         return receive(run, e);
     }
-    sweep(run, first, end);
-    for (uint32_t n = first; n < end; n++) {
-        e = weft_entry_at(run->plan, n);
+    sweep(run, e);
+    for (uint32_t n = run->segment->entry_count; n > 0; n--, e++) {
         if (e->policy == WEFT_POLICY_TILE && e->keep > 0) {
             keep_lines(run, e);
         }
