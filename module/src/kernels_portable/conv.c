@@ -11,44 +11,6 @@
 #define SUMS 32    /* channels of one pixel at once */
 
 typedef struct {
-    int32_t a0, a1, b0, b1; /* pixels a, b; channels 0, 1 */
-} square_t;
-
-/* Products of two pixels, int8_t or int16_t, with the weights of two channels. */
-#define SQUARE_MAC(acc, a, b, w0, w1)                                                                                  \
-    do {                                                                                                               \
-        const int32_t xa_ = (a), xb_ = (b), x0_ = (w0), x1_ = (w1);                                                    \
-        (acc).a0 += xa_ * x0_;                                                                                         \
-        (acc).a1 += xa_ * x1_;                                                                                         \
-        (acc).b0 += xb_ * x0_;                                                                                         \
-        (acc).b1 += xb_ * x1_;                                                                                         \
-    } while (0)
-
-#define SQUARE_FOUR(acc, a, b, w0, w1)                                                                                 \
-    do {                                                                                                               \
-        SQUARE_MAC(acc, (a)[0], (b)[0], (w0)[0], (w1)[0]);                                                             \
-        SQUARE_MAC(acc, (a)[1], (b)[1], (w0)[1], (w1)[1]);                                                             \
-        SQUARE_MAC(acc, (a)[2], (b)[2], (w0)[2], (w1)[2]);                                                             \
-        SQUARE_MAC(acc, (a)[3], (b)[3], (w0)[3], (w1)[3]);                                                             \
-    } while (0)
-
-/* The same over n taps; the pointers move on. */
-#define SQUARE_DOT(acc, a, b, w0, w1, n)                                                                               \
-    do {                                                                                                               \
-        const int32_t steps_ = (n) / PORTABLE_STEP * PORTABLE_STEP;                                                    \
-        for (int32_t k_ = 0; k_ < steps_;                                                                              \
-             k_ += PORTABLE_STEP, a += PORTABLE_STEP, b += PORTABLE_STEP, w0 += PORTABLE_STEP, w1 += PORTABLE_STEP) {  \
-            SQUARE_FOUR(acc, a, b, w0, w1);                                                                            \
-            if (PORTABLE_STEP == 8) {                                                                                  \
-                SQUARE_FOUR(acc, (a) + 4, (b) + 4, (w0) + 4, (w1) + 4);                                                \
-            }                                                                                                          \
-        }                                                                                                              \
-        for (int32_t k_ = steps_; k_ < (n); k_++, a++, b++, w0++, w1++) {                                              \
-            SQUARE_MAC(acc, *a, *b, *w0, *w1);                                                                         \
-        }                                                                                                              \
-    } while (0)
-
-typedef struct {
     const weft_call_t *call;
     const weft_linear_t *p;
     int32_t size;    /* elements of a patch */
@@ -110,7 +72,7 @@ typedef struct {
         v1 += x_ * w1[k];                                                                                              \
         v2 += x_ * w2[k];                                                                                              \
         v3 += x_ * w3[k];                                                                                              \
-        PORTABLE_KEEP(at);                                                                                             \
+        PORTABLE_IN_ORDER();                                                                                           \
     } while (0)
 #endif
 
@@ -263,6 +225,17 @@ static PORTABLE_NOINLINE void one_pixel(const gathered_t *conv, int32_t y, int32
 
 /* ---------------------------------------------------------------- gathered */
 
+/* Tap k of two pixels and two channels. */
+#define SQUARE(k)                                                                                                      \
+    do {                                                                                                               \
+        const int32_t xa_ = a[k], xb_ = b[k], x0_ = w0[k], x1_ = w1[k];                                                \
+        a0 += xa_ * x0_;                                                                                               \
+        a1 += xa_ * x1_;                                                                                               \
+        b0 += xb_ * x0_;                                                                                               \
+        b1 += xb_ * x1_;                                                                                               \
+        PORTABLE_IN_ORDER();                                                                                           \
+    } while (0)
+
 /* All channels of two pixels. */
 static PORTABLE_NOINLINE void two_pixels(const gathered_t *conv, int8_t *out_a, int8_t *out_b)
 {
@@ -272,18 +245,29 @@ static PORTABLE_NOINLINE void two_pixels(const gathered_t *conv, int8_t *out_a, 
     for (int32_t o = 0; o < n; o += 2) {
         const int32_t second = o + 1 < n;
         const int16_t *a = conv->memory, *b = a + size;
+        const int16_t *const end = a + (size & ~7), *const tail_end = a + size;
         const int8_t *w0 = w, *w1 = w + second * size;
-        square_t acc;
-        acc.a0 = acc.b0 = weft_linear_bias(&p, o);
-        acc.a1 = acc.b1 = weft_linear_bias(&p, o + second);
-        SQUARE_DOT(acc, a, b, w0, w1, size);
+        int32_t a0 = weft_linear_bias(&p, o), a1 = weft_linear_bias(&p, o + second), b0 = a0, b1 = a1;
+        for (; a != end; a += 8, b += 8, w0 += 8, w1 += 8) {
+            SQUARE(0);
+            SQUARE(1);
+            SQUARE(2);
+            SQUARE(3);
+            SQUARE(4);
+            SQUARE(5);
+            SQUARE(6);
+            SQUARE(7);
+        }
+        for (; a != tail_end; a++, b++, w0++, w1++) {
+            SQUARE(0);
+        }
         w = w1;
         const portable_scale_t scale0 = portable_scale(&p, o);
-        out_a[o] = portable_out(&p, scale0, acc.a0);
-        out_b[o] = portable_out(&p, scale0, acc.b0);
+        out_a[o] = portable_out(&p, scale0, a0);
+        out_b[o] = portable_out(&p, scale0, b0);
         const portable_scale_t scale1 = portable_scale(&p, o + second);
-        out_a[o + second] = portable_out(&p, scale1, acc.a1);
-        out_b[o + second] = portable_out(&p, scale1, acc.b1);
+        out_a[o + second] = portable_out(&p, scale1, a1);
+        out_b[o + second] = portable_out(&p, scale1, b1);
     }
 }
 

@@ -43,6 +43,7 @@ typedef struct {
         }                                                                                                              \
         w += n;                                                                                                        \
         PORTABLE_KEEP(w);                                                                                              \
+        PORTABLE_IN_ORDER();                                                                                           \
     } while (0)
 
 /* Sums of channels o to o + count, a multiple of four, `width` columns of which are inside. */

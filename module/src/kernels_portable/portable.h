@@ -19,23 +19,18 @@
 #define PORTABLE_NOINLINE
 #endif
 
-/*
- * Keeps compilers from a pointer of its own for each of several addresses, and those for RISC-V from loading so early
- * that they run out of registers.
- */
+/* Keeps compilers for RISC-V from loading so early that they run out of registers. */
 #if defined(__GNUC__) && defined(__riscv)
-#define PORTABLE_KEEP(pointer) __asm__ volatile("" : "+r"(pointer) : : "memory")
-#elif defined(__GNUC__)
+#define PORTABLE_IN_ORDER() __asm__ volatile("" : : : "memory")
+#else
+#define PORTABLE_IN_ORDER() ((void)0)
+#endif
+
+/* Keeps compilers from a pointer of its own for each of several addresses. */
+#if defined(__GNUC__)
 #define PORTABLE_KEEP(pointer) __asm__("" : "+r"(pointer))
 #else
 #define PORTABLE_KEEP(pointer) ((void)0)
-#endif
-
-/* Taps that inner loops do at once. Compilers for RISC-V run out of registers over eight, which they load early. */
-#if defined(__arm__)
-#define PORTABLE_STEP 8
-#else
-#define PORTABLE_STEP 4
 #endif
 
 /* weft_mul_high(); RISC-V multiplies signed with unsigned, and need not shift the upper half. */
@@ -128,23 +123,21 @@ typedef struct {
         const int8_t *w1 = w0 + (left > 1 ? row : 0), *w2 = w1 + (left > 2 ? row : 0),                                 \
                      *w3 = w2 + (left > 3 ? row : 0);                                                                  \
         int32_t v0 = acc.v[0], v1 = acc.v[1], v2 = acc.v[2], v3 = acc.v[3];                                            \
-        const type *const end = x + n, *const steps_end = x + n / PORTABLE_STEP * PORTABLE_STEP;                       \
+        const type *const end = x + n, *const steps_end = x + (n & ~7);                                                \
         while (x != steps_end) {                                                                                       \
             PORTABLE_MAC4(0);                                                                                          \
             PORTABLE_MAC4(1);                                                                                          \
             PORTABLE_MAC4(2);                                                                                          \
             PORTABLE_MAC4(3);                                                                                          \
-            if (PORTABLE_STEP == 8) {                                                                                  \
-                PORTABLE_MAC4(4);                                                                                      \
-                PORTABLE_MAC4(5);                                                                                      \
-                PORTABLE_MAC4(6);                                                                                      \
-                PORTABLE_MAC4(7);                                                                                      \
-            }                                                                                                          \
-            x += PORTABLE_STEP;                                                                                        \
-            w0 += PORTABLE_STEP;                                                                                       \
-            w1 += PORTABLE_STEP;                                                                                       \
-            w2 += PORTABLE_STEP;                                                                                       \
-            w3 += PORTABLE_STEP;                                                                                       \
+            PORTABLE_MAC4(4);                                                                                          \
+            PORTABLE_MAC4(5);                                                                                          \
+            PORTABLE_MAC4(6);                                                                                          \
+            PORTABLE_MAC4(7);                                                                                          \
+            x += 8;                                                                                                    \
+            w0 += 8;                                                                                                   \
+            w1 += 8;                                                                                                   \
+            w2 += 8;                                                                                                   \
+            w3 += 8;                                                                                                   \
         }                                                                                                              \
         for (; x != end; x++, w0++, w1++, w2++, w3++) {                                                                \
             PORTABLE_MAC4(0);                                                                                          \
@@ -159,6 +152,7 @@ typedef struct {
         v1 += value * w1[k];                                                                                           \
         v2 += value * w2[k];                                                                                           \
         v3 += value * w3[k];                                                                                           \
+        PORTABLE_IN_ORDER();                                                                                           \
     } while (0)
 
 PORTABLE_DEFINE_DOT4(portable_dot, int8_t)
