@@ -140,7 +140,7 @@ class _Graph(ct.Structure):
 
 
 class _Around(ct.Structure):
-    _fields_ = tuple((name, ct.c_int64) for name in ("visit", "move", "moved", "row_step", "stage"))
+    _fields_ = tuple((name, ct.c_int64) for name in ("visit", "call", "move", "moved", "row_step", "stage"))
 
 
 class _Limits(ct.Structure):

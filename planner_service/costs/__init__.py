@@ -67,10 +67,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
-    """What the engine does around the kernels of a stage. ``visits``: entries x row steps x column steps; ``moves`` and
-    ``moved``: runs of bytes copied within the arena, and their bytes."""
+    """What the engine does around the kernels of a stage. ``visits``: entries x row steps x column steps; ``calls``:
+    those of kernels; ``moves`` and ``moved``: runs of bytes copied within the arena, and their bytes."""
 
     visits: int = 0
+    calls: int = 0
     moves: int = 0
     moved: int = 0
     row_steps: int = 0
@@ -94,12 +95,10 @@ class Model:
         return max(related, key=lambda figures: (figures["macs"], figures["elements"]))
 
     @property
-    def unit_around(self) -> tuple[int, int, int, int, int]:
-        """The figures of ``Around`` in units: by entry and step, run moved, byte of it, row step, stage."""
-        visit, move, moved, row_step, stage = (
-            round(UNITS * self.around[name]) for name in ("visits", "moves", "moved", "row_steps", "stages")
-        )
-        return max(visit, 1), move, moved, row_step, stage
+    def unit_around(self) -> tuple[int, ...]:
+        """The figures of ``Around`` in units, in its order."""
+        visits, *others = (round(UNITS * self.around[f.name]) for f in fields(Around))
+        return max(visits, 1), *others
 
     def unit_costs(self, facts: Facts, op: int) -> tuple[tuple[int, ...], int, int, int]:
         """What an operator's kernel without scratch costs in units: rows [0, y) for each y, each row of each call, more
@@ -188,7 +187,6 @@ def work(facts: Facts, entry: Entry, segment: Segment) -> Work:
     """What an entry's kernel does in all steps."""
     node, op = facts.nodes[entry.op], facts.graph.ops[entry.op]
     keep = entry.keep if entry.policy is Policy.TILE else 0
-    lo, hi = entry.rows.offset + keep, entry.rows.offset + entry.rows.extent
     macs, elements = replay.entry_cost(
         node, (entry.rows.advance, entry.rows.offset, entry.rows.extent, keep), segment.row_steps
     )
@@ -196,7 +194,7 @@ def work(facts: Facts, entry: Entry, segment: Segment) -> Work:
     steps = busy(entry.cols.advance, *_new_columns(entry), segment.col_steps, node.size[1])
     columns = segment.sweeps * steps
     single = min(entry.cols.advance, node.size[1]) == 1
-    calls = busy(entry.rows.advance, lo, hi, segment.row_steps, node.size[0]) * columns
+    calls = calls_of(node, entry, segment)
     return Work(
         macs=macs,
         elements=elements,
@@ -219,6 +217,14 @@ def patch(op: Op) -> int:
     return op.kernel[0] * op.kernel[1] * int(op.weights.shape[3]) if isinstance(op, Conv2D) else 0
 
 
+def calls_of(node: Node, entry: Entry, segment: Segment) -> int:
+    """Calls of an entry's kernel in all steps."""
+    keep = entry.keep if entry.policy is Policy.TILE else 0
+    lo, hi = entry.rows.offset + keep, entry.rows.offset + entry.rows.extent
+    columns = busy(entry.cols.advance, *_new_columns(entry), segment.col_steps, node.size[1])
+    return segment.sweeps * busy(entry.rows.advance, lo, hi, segment.row_steps, node.size[0]) * columns
+
+
 def dense(op: Op) -> int:
     """MACs of an output pixel of a convolution none of whose taps is outside."""
     return int(op.weights.size) if isinstance(op, Conv2D) else 0
@@ -237,15 +243,17 @@ def busy(advance: int, lo: int, hi: int, steps: int, size: int) -> int:
 
 def around(facts: Facts, stage: Stage) -> Around:
     """What the engine does around the kernels of a stage."""
-    visits = moves = moved = row_steps = 0
+    visits = calls = moves = moved = row_steps = 0
     for segment in stage.segments:
         row_steps += segment.row_steps
         for entry in segment.entries:
             visits += segment.row_steps * segment.sweeps * segment.col_steps
+            if entry.op >= 0:
+                calls += calls_of(facts.nodes[entry.op], entry, segment)
             if entry.policy is Policy.TILE:
                 runs, nbytes = moving(facts.nodes[entry.op], entry, segment)
                 moves, moved = moves + runs, moved + nbytes
-    return Around(visits=visits, moves=moves, moved=moved, row_steps=row_steps, stages=1)
+    return Around(visits=visits, calls=calls, moves=moves, moved=moved, row_steps=row_steps, stages=1)
 
 
 def moving(node: Node, entry: Entry, segment: Segment) -> tuple[int, int]:

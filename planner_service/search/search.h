@@ -54,10 +54,10 @@ typedef struct {
     const int64_t *row_macs;
 } ws_graph_t;
 
-/* What the engine does around kernels, where costs are no MACs: all 0 where they are. By entry and step, by run of
+/* What the engine does around kernels, where costs are no MACs: all 0 where they are. By entry and step, by call, by run of
  * bytes that is moved and by byte of it, by row step, by stage: costs.Around. */
 typedef struct {
-    int64_t visit, move, moved, row_step, stage;
+    int64_t visit, call, move, moved, row_step, stage;
 } ws_around_t;
 
 /* What is searched: see solver.Space. */
