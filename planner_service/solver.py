@@ -105,7 +105,6 @@ class _Op(ct.Structure):
         ("leads", ct.c_int32),
         ("macs_at", ct.c_int64),
         ("line_cost", ct.c_int64),
-        ("lone_cost", ct.c_int64),
         ("call_cost", ct.c_int64),
     )
 
@@ -140,7 +139,7 @@ class _Graph(ct.Structure):
 
 
 class _Around(ct.Structure):
-    _fields_ = tuple((name, ct.c_int64) for name in ("visit", "call", "move", "moved", "row_step", "stage"))
+    _fields_ = tuple((name, ct.c_int64) for name in ("visit", "call", "check", "move", "moved", "row_step", "stage"))
 
 
 class _Limits(ct.Structure):
@@ -246,7 +245,7 @@ class Problem:
         self.base = 0
         for op in range(n):
             node = facts.nodes[op]
-            rows, line, lone, call = (node.row_macs, 0, 0, 0) if model is None else model.unit_costs(facts, op)
+            rows, line, call = (node.row_macs, 0, 0) if model is None else model.unit_costs(facts, op)
             self._ops[op] = _Op(
                 node.tensor,
                 *node.size,
@@ -262,7 +261,6 @@ class Problem:
                 node.leads,
                 at if rows else -1,
                 line,
-                lone,
                 call,
             )
             inputs.extend((*node.swept, *node.whole))

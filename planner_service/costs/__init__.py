@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a schedule costs on a core: a linear model of instructions, fitted to counts on the emulated cores.
 
-A kernel call costs so much per MAC, and more where a row of it has a single pixel, per element produced (consumed by
+A kernel call costs so much per MAC, again for one pixel of each of its rows, per element produced (consumed by
 reductions), per pixel, per element of the patches under the pixels, per row of a call, and per call; around the kernels
-the engine takes so much per entry and step, per run of bytes it moves and per byte of it, per row step and per stage.
-``<core>.toml`` beside this module holds the figures of a core; ``python -m planner_service.costs fit`` writes them anew
-and prints how far they are off on networks that they were not fitted to. Predictions are instructions, not cycles."""
+the engine takes so much per entry and step, per call, per entry and row step, per run of bytes it moves and per byte of
+it, per row step and per stage. ``<core>.toml`` beside this module holds the figures of a core; ``python -m
+planner_service.costs fit`` writes them anew and prints how far they are off on networks that they were not fitted to.
+Predictions are instructions, not cycles."""
 
 from __future__ import annotations
 
@@ -52,15 +53,15 @@ MEASURED: Mapping[str, str] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What an entry gives its kernel to do in all steps of its stage. ``gathered``: elements of the patches under the
-    pixels; ``lines``: rows of calls, each row of each call counted; ``lone``: MACs, taps outside included, of rows of
-    calls that have a single pixel; ``calls``: those that are not empty; ``outputs``: of reductions, at each call."""
+    pixels; ``lines``: rows of calls, each row of each call counted; ``heads``: MACs of a pixel in each of these, taps
+    outside included; ``calls``: those that are not empty; ``outputs``: of reductions, at each call."""
 
     macs: int = 0
     elements: int = 0
     pixels: int = 0
     gathered: int = 0
     lines: int = 0
-    lone: int = 0
+    heads: int = 0
     calls: int = 0
     outputs: int = 0
 
@@ -68,10 +69,12 @@ class Work:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
     """What the engine does around the kernels of a stage. ``visits``: entries x row steps x column steps; ``calls``:
-    those of kernels; ``moves`` and ``moved``: runs of bytes copied within the arena, and their bytes."""
+    those of kernels; ``checks``: entries x row steps; ``moves`` and ``moved``: runs of bytes copied within the arena,
+    and their bytes."""
 
     visits: int = 0
     calls: int = 0
+    checks: int = 0
     moves: int = 0
     moved: int = 0
     row_steps: int = 0
@@ -100,9 +103,9 @@ class Model:
         visits, *others = (round(UNITS * self.around[f.name]) for f in fields(Around))
         return max(visits, 1), *others
 
-    def unit_costs(self, facts: Facts, op: int) -> tuple[tuple[int, ...], int, int, int]:
-        """What an operator's kernel without scratch costs in units: rows [0, y) for each y, each row of each call, more
-        where it has a single pixel, and each call."""
+    def unit_costs(self, facts: Facts, op: int) -> tuple[tuple[int, ...], int, int]:
+        """What an operator's kernel without scratch costs in units: rows [0, y) for each y, each row of each call, and
+        each call."""
         node, figures = facts.nodes[op], self.kernel(kernel_of(self.core, facts.graph.ops[op], 0))
         columns = node.size[1]
         row = figures["elements"] * node.row_elements + columns * (
@@ -112,8 +115,7 @@ class Model:
         rows = tuple(round(UNITS * (figures["macs"] * m + row * y)) for y, m in enumerate(macs))
         return (
             rows,
-            round(UNITS * figures["lines"]),
-            round(UNITS * figures["lone"] * dense(facts.graph.ops[op])),
+            round(UNITS * (figures["lines"] + figures["heads"] * dense(facts.graph.ops[op]))),
             round(UNITS * (figures["calls"] + figures["outputs"] * reduced(node))),
         )
 
@@ -193,7 +195,6 @@ def work(facts: Facts, entry: Entry, segment: Segment) -> Work:
     rows = elements // node.row_elements
     steps = busy(entry.cols.advance, *_new_columns(entry), segment.col_steps, node.size[1])
     columns = segment.sweeps * steps
-    single = min(entry.cols.advance, node.size[1]) == 1
     calls = calls_of(node, entry, segment)
     return Work(
         macs=macs,
@@ -201,7 +202,7 @@ def work(facts: Facts, entry: Entry, segment: Segment) -> Work:
         pixels=rows * node.size[1],
         gathered=rows * node.size[1] * patch(op),
         lines=rows * columns,
-        lone=rows * steps * dense(op) if single else 0,
+        heads=rows * steps * dense(op),
         calls=calls,
         outputs=calls * reduced(node),
     )
@@ -243,17 +244,18 @@ def busy(advance: int, lo: int, hi: int, steps: int, size: int) -> int:
 
 def around(facts: Facts, stage: Stage) -> Around:
     """What the engine does around the kernels of a stage."""
-    visits = calls = moves = moved = row_steps = 0
+    visits = calls = checks = moves = moved = row_steps = 0
     for segment in stage.segments:
         row_steps += segment.row_steps
         for entry in segment.entries:
             visits += segment.row_steps * segment.sweeps * segment.col_steps
+            checks += segment.row_steps
             if entry.op >= 0:
                 calls += calls_of(facts.nodes[entry.op], entry, segment)
             if entry.policy is Policy.TILE:
                 runs, nbytes = moving(facts.nodes[entry.op], entry, segment)
                 moves, moved = moves + runs, moved + nbytes
-    return Around(visits=visits, calls=calls, moves=moves, moved=moved, row_steps=row_steps, stages=1)
+    return Around(visits=visits, calls=calls, checks=checks, moves=moves, moved=moved, row_steps=row_steps, stages=1)
 
 
 def moving(node: Node, entry: Entry, segment: Segment) -> tuple[int, int]:

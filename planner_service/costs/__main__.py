@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compare(core: str) -> None:
     pairs = []
     print(f"{core + ', P2':28}{'RAM':>8}{'fewest MACs':>14}{'least latency':>15}{'ratio':>8}")
-    for graph in fit.validation():
+    for graph in (*fit.papers(), *fit.validation()):
         for pair in fit.compare(graph, core):
             pairs.append(pair.by_latency / pair.by_macs)
             print(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures kernels on the emulated cores and writes ``<core>.toml``: non-negative least squares of relative errors.
 
-Measured are generated networks under several schedules; validated on other networks: those of the msf-CNN paper, the
+Measured are generated networks and those of the msf-CNN paper under several schedules; validated on other networks: the
 samples, and the models in ``../shared/models`` beside the repository if they are there."""
 
 from __future__ import annotations
@@ -104,12 +104,17 @@ def training() -> Iterator[Graph]:
     """Networks that are fitted to."""
     for number in PROBES:
         yield workloads.probe(number)
+    yield from papers()
+
+
+def papers() -> Iterator[Graph]:
+    """The networks of the msf-CNN paper."""
+    for name in workloads.NAMES:
+        yield workloads.workload(name, "full")
 
 
 def validation() -> Iterator[Graph]:
     """Networks that are not."""
-    for name in workloads.NAMES:
-        yield workloads.workload(name, "full")
     for path in (*sorted(SAMPLES.glob("*.onnx")), *sorted(SHARED.glob("*.tflite"))):
         yield import_model(path.read_bytes(), name=path.stem)
 

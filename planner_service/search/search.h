@@ -32,7 +32,7 @@ typedef struct {
     int32_t inputs_at, swept, whole;
     int32_t reduce_h, reduce_w, single, channelwise, leads;
     int64_t macs_at;
-    int64_t line_cost, lone_cost, call_cost; /* of each row of each call, more if it is of one pixel; of each call */
+    int64_t line_cost, call_cost; /* of each row of each call, and of each call */
 } ws_op_t;
 
 /* A tensor that is not constant. `bytes` is what it costs where it is whole (0 if it is not to be counted), `producer`
@@ -54,10 +54,10 @@ typedef struct {
     const int64_t *row_macs;
 } ws_graph_t;
 
-/* What the engine does around kernels, where costs are no MACs: all 0 where they are. By entry and step, by call, by run of
- * bytes that is moved and by byte of it, by row step, by stage: costs.Around. */
+/* What the engine does around kernels, where costs are no MACs: all 0 where they are. By entry and step, by call, by
+ * entry and row step, by run of bytes that is moved and by byte of it, by row step, by stage: costs.Around. */
 typedef struct {
-    int64_t visit, call, move, moved, row_step, stage;
+    int64_t visit, call, check, move, moved, row_step, stage;
 } ws_around_t;
 
 /* What is searched: see solver.Space. */

@@ -173,10 +173,9 @@ static bool add_calls(ws_search_t *s, const region_t *r, int32_t lag, int32_t st
     if (!count_rows(s, op, rows, steps, &lines)) {
         return false;
     }
-    const int64_t line_cost = op->line_cost + (ws_min(r->col_adv, op->cols) == 1 ? op->lone_cost : 0);
-    *cost += lines * columns * line_cost +
+    *cost += lines * columns * op->line_cost +
              (int64_t)busy(rows, steps, op->rows) * columns * (op->call_cost + around->call) +
-             (int64_t)steps * col_steps * around->visit;
+             (int64_t)steps * (col_steps * around->visit + around->check);
     if (!r->local) {
         return true;
     }
