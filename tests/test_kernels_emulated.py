@@ -15,10 +15,14 @@ CORTEXM = sorted((kernels.SOURCE / "kernels_cortexm").glob("*.c"))
 
 MVE = sorted((kernels.SOURCE / "kernels_mve").glob("*.c"))
 
+WITHOUT_SIMD = sorted((kernels.SOURCE / "kernels_portable").glob("*.c"))
+
 #: Instructions per MAC at most, by core and kernel, over the layers that kernels.c measures; requantisation included.
 LIMITS = {
     "m4": {"conv2d": 4.5, "dwconv2d": 8.0, "fully_connected": 2.2},
     "m55": {"conv2d": 1.5, "dwconv2d": 3.3, "fully_connected": 0.5},
+    "m3": {"conv2d": 7.6, "dwconv2d": 10.0, "fully_connected": 3.5},
+    "rv32": {"conv2d": 7.5, "dwconv2d": 11.5, "fully_connected": 4.4},
 }
 
 
@@ -37,9 +41,11 @@ def test_same_bytes_as_the_reference(core: str, level: str) -> None:
 
 
 @pytest.mark.parametrize("core", kernels.PORTABLE)
-def test_same_bytes_without_simd(core: str) -> None:
+@pytest.mark.parametrize("level", ["-O2", "-Os", "-O0", "-O2 -DWEFT_KERNELS_ASM=0"])
+def test_same_bytes_without_simd(core: str, level: str) -> None:
     need(core)
-    assert len(kernels.run(core, cases=2000, seed=30)) == 21
+    cases = 300 if level == "-O0" else 2000
+    assert len(kernels.run(core, cases=cases, seed=30, cflags=level.split())) == 21
 
 
 @pytest.mark.parametrize("core", LIMITS)
@@ -54,6 +60,8 @@ def test_instructions_per_mac(core: str) -> None:
 @pytest.mark.parametrize(
     "core",
     [
+        "-mcpu=cortex-m0plus -mfloat-abi=soft",
+        "-mcpu=cortex-m3 -mfloat-abi=soft",
         "-mcpu=cortex-m4 -mfloat-abi=soft",
         "-mcpu=cortex-m4 -mfloat-abi=hard -mfpu=fpv4-sp-d16",
         "-mcpu=cortex-m7 -mfloat-abi=hard -mfpu=fpv5-d16",
@@ -69,12 +77,12 @@ def test_compiles_with_gcc(core: str, level: str, tmp_path: Path) -> None:
     flags = ["--specs=picolibc.specs", "-mthumb", "-std=c99", "-ffreestanding", *core.split(), *level.split()]
     warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
     include = [f"-I{kernels.SOURCE.parent / 'include'}", f"-I{kernels.SOURCE}"]
-    sources = MVE if "m55" in core else CORTEXM
+    sources = MVE if "m55" in core else WITHOUT_SIMD if "m3 " in core or "m0plus" in core else CORTEXM
     command = ["arm-none-eabi-gcc", *flags, *warnings, *include, "-c", *map(str, sources)]
     subprocess.run(command, check=True, cwd=tmp_path, timeout=60)
 
 
-@pytest.mark.parametrize("core", ["cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"])
+@pytest.mark.parametrize("core", ["cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"])
 def test_compiles_with_clang(core: str, tmp_path: Path) -> None:
     if shutil.which("clang") is None or shutil.which("arm-none-eabi-gcc") is None:
         pytest.skip("clang or arm-none-eabi-gcc is missing")
@@ -87,6 +95,7 @@ def test_compiles_with_clang(core: str, tmp_path: Path) -> None:
     flags = ["--target=arm-none-eabi", f"-mcpu={core}", "-mthumb", "-std=c99", "-O2", "-ffreestanding"]
     flags += ["-mfloat-abi=hard", "-DWEFT_KERNELS_MVE=1"] if core == "cortex-m55" else []  # no Helium without
     warnings = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
-    for source in MVE if core == "cortex-m55" else CORTEXM:
+    sources = {"cortex-m55": MVE, "cortex-m3": WITHOUT_SIMD, "cortex-m0plus": WITHOUT_SIMD}
+    for source in sources.get(core, CORTEXM):
         command = ["clang", *flags, *warnings, *include, *folders, "-c", str(source), "-o", str(tmp_path / "x.o")]
         subprocess.run(command, check=True, timeout=60)

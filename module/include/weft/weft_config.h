@@ -89,7 +89,7 @@
 #endif
 #endif
 
-/** 0: inner loops of the DSP kernels without assembly, for builds with -fno-omit-frame-pointer. */
+/** 0: inner loops without assembly; those of the DSP kernels need that with -fno-omit-frame-pointer. */
 #ifndef WEFT_KERNELS_ASM
 #define WEFT_KERNELS_ASM 1
 #endif

@@ -5,6 +5,8 @@
  * those of patches two of which are too long for the memory at hand, are done one by one for four channels, a part of
  * the patch after the other; if their zero point is the least byte, as after a ReLU, what is left are bytes again.
  */
+#include "weft/weft_config.h"
+
 #include "portable.h"
 
 #define MEMORY 256 /* bytes on the stack: two patches of short ones, or sums and a part of the patch of one pixel */
@@ -24,7 +26,7 @@ typedef struct {
  * Eight taps of four channels, or more: x[] and w0[] to w3[] move on, `steps` times. A compiler for Thumb-2 takes five
  * instructions more for that.
  */
-#if defined(__thumb2__) && defined(__GNUC__)
+#if WEFT_KERNELS_ASM && defined(__thumb2__) && defined(__GNUC__)
 #define ONE_TAP(load, x, w)                                                                                            \
     load " %[t], [%[x]" x "\n"                                                                                         \
          "ldrsb %[u], [%[w0]" w "\n"                                                                                   \
