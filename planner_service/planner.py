@@ -628,16 +628,16 @@ def _amortised(run: _Run, known: _Draft, f_max: float | None, most: float) -> _D
 
 
 def _unhurried(run: _Run, known: _Draft, f_max: float | None, cap: int) -> Iterator[_Draft]:
-    """Schedules in ``cap`` bytes that may have few calls: ``known`` with wider steps, the one of fewest MACs, and the
-    one of fewest instructions."""
+    """Schedules in ``cap`` bytes that may have few calls: ``known`` with wider steps, one that computes nothing twice,
+    one with as many MACs as are allowed, and the one of fewest instructions."""
     assert known.begun is not None
     yield run.finish(*known.begun, cap)
-    spare = _spare(run, f_max)
-    search = run.search(cap, spare, 0.93, 0.93)
-    if run.feasible(search, cap, spare, 0.93, 0.93):
-        fewest = run.fit(search, cap)
-        if fewest is not None:
-            yield fewest
+    for spare in dict.fromkeys((0, _spare(run, f_max))):
+        search = run.search(cap, spare, 0.93, 0.93)
+        if run.feasible(search, cap, spare, 0.93, 0.93):
+            found = run.fit(search, cap)
+            if found is not None:
+                yield found
     fastest = _fastest(run, cap, None)
     if fastest is not None and (f_max is None or run.overhead_factor(fastest) <= f_max + F_EPSILON):
         yield fastest
