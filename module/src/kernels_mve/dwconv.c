@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * DWCONV2D with one output channel per input channel: 16 channels of a pixel, or eight, in one block of assembly from
- * biases to outputs. Fewer channels, as slices have, and those that share a multiplier go four at a time with two
- * neighbouring taps.
+ * biases to outputs. Fewer channels, as slices have, and those that share a multiplier go four at a time with
+ * eight neighbouring taps.
  */
 #include "mve.h"
 
@@ -149,67 +149,115 @@ static MVE_NOINLINE void some_pixels(const weft_call_t *call, pixel_t *px, int8_
     }
 }
 
-/* Two taps of four channels a round: those of the first are the even halfwords. */
-#define TWO_TAPS                                                                                                       \
-    "wls lr, %[pairs], 2f\n\t"                                                                                         \
-    "1:\n\t"                                                                                                           \
-    "vldrb.s16 q0, [%[w], %q[w_at]]\n\t"                                                                               \
-    "vldrb.s16 q1, [%[px], %q[px_at]]\n\t"                                                                             \
-    "vsub.i16 q1, q1, %[zp]\n\t"                                                                                       \
-    "vmullb.s16 q2, q1, q0\n\t"                                                                                        \
-    "vadd.i32 %q[acc], %q[acc], q2\n\t"                                                                                \
-    "vmullt.s16 q2, q1, q0\n\t"                                                                                        \
-    "vadd.i32 %q[acc], %q[acc], q2\n\t"                                                                                \
-    "add %[w], %[w], %[w_next]\n\t"                                                                                    \
-    "add %[px], %[px], %[px_next]\n\t"                                                                                 \
-    "le lr, 1b\n\t"                                                                                                    \
-    "2:"
+/* What the loops over taps of few_channels() are about. */
+typedef struct {
+    int32_t sums[4];
+    int32_t column, columns; /* bytes from a row's address to the first tap; taps */
+    int32_t skip;            /* bytes from where a row's last round leaves the weights to the next row's */
+    const int8_t *const *end;
+    int32_t px_next, w_next; /* from the last channel to the first of the next eight taps */
+    int32_t zp;
+} few_t;
 
-/* Fewer than eight channels of all pixels. */
-static MVE_NOINLINE void few_channels(const weft_call_t *call)
+/* Eight taps of a channel. */
+#define CHANNEL(sum)                                                                                                   \
+    "vldrb.s16 q0, [r1, %q[px_at]]\n\t"                                                                                \
+    "vldrb.s16 q1, [r3, %q[w_at]]\n\t"                                                                                 \
+    "vsub.i16 q0, q0, r12\n\t"                                                                                         \
+    "vmladava.s16 " sum ", q0, q1\n\t"
+#define NEXT_CHANNEL                                                                                                   \
+    "add r1, r1, #1\n\t"                                                                                               \
+    "add r3, r3, #1\n\t"
+#define TAP_ROWS(clear, channels, put)                                                                                 \
+    __asm__ volatile(                                                                                                  \
+        "ldrd r8, r10, [r9, %[px_next]]\n\t"                                                                           \
+        "ldr r12, [r9, %[zp]]\n\t" clear "3:\n\t"                                                                      \
+        "ldr r1, [r5], #4\n\t"                                                                                         \
+        "ldrd r11, lr, [r9, %[column]]\n\t"                                                                            \
+        "add r1, r1, r11\n\t"                                                                                          \
+        "wlstp.16 lr, lr, 2f\n\t"                                                                                      \
+        "1:\n\t" channels "add r1, r1, r8\n\t"                                                                         \
+        "add r3, r3, r10\n\t"                                                                                          \
+        "letp lr, 1b\n\t"                                                                                              \
+        "2:\n\t"                                                                                                       \
+        "ldrd r11, lr, [r9, %[skip]]\n\t"                                                                              \
+        "add r3, r3, r11\n\t"                                                                                          \
+        "cmp r5, lr\n\t"                                                                                               \
+        "bne 3b\n\t" put                                                                                               \
+        : "+r"(row), "+r"(w)                                                                                           \
+        : "r"(at), [px_at] "w"(px_at), [w_at] "w"(w_at), [column] "i"(offsetof(few_t, column)),                        \
+          [skip] "i"(offsetof(few_t, skip)), [px_next] "i"(offsetof(few_t, px_next)), [zp] "i"(offsetof(few_t, zp))    \
+        : "r0", "r1", "r2", "r4", "r6", "r8", "r10", "r11", "r12", "lr", "q0", "q1", "cc", "memory")
+
+/* `count` channels from o on, four or one, of all pixels. */
+MVE_INLINE void few_channels_from(const weft_call_t *call, const weft_linear_t *linear, int32_t o, int32_t count)
 {
     const weft_op_t *op = call->op;
-    const weft_linear_t p = weft_linear(call, call->total, 1);
+    const weft_view_t *in = &call->in0;
+    const weft_linear_t p = *linear; /* a copy: bytes written could be its members */
+    const int32_t n = call->total, step = op->dilation_w * in->c, next = op->stride_w * in->c;
     const mve_range_t range = mve_range(&p);
-    const int32_t n = call->total, c = call->in0.c, step = op->dilation_w * c, zp = call->in0.zero_point;
-    const int32_t channels = call->channels, count = weft_min(channels, 4);
     const mve_pred16_t lanes = vctp32q((uint32_t)count);
-    const uint16x8_t lane = {0, 0, 1, 1, 2, 2, 3, 3}, second = {0, 1, 0, 1, 0, 1, 0, 1};
-    const uint16x8_t channel_of = vminq_u16(lane, vdupq_n_u16((uint16_t)(count - 1)));
-    const uint16x8_t px_at = vmlaq_n_u16(channel_of, second, (uint16_t)step);
-    const uint16x8_t w_at = vmlaq_n_u16(channel_of, second, (uint16_t)n);
-    const uint32x4_t at = vmovlbq_u16(channel_of);
+    const mve_scale_t scale = mve_scale(&p, o, lanes);
+    const int32x4_t bias = vldrwq_z_s32(mve_words(p.bias) + o, lanes);
+    const uint16x8_t lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    const uint16x8_t px_at = vmulq_n_u16(lane, (uint16_t)step), w_at = vmulq_n_u16(lane, (uint16_t)n);
     weft_rows_t rows;
-    for (int32_t channel = 0; channel < channels; channel += 4) {
-        const int32_t o = weft_min(channel, channels - count); /* the last channels overlap those before */
-        const mve_scale_t scale = mve_scale(&p, o, lanes);
-        const int32x4_t bias = vldrwq_z_s32(mve_words(p.bias) + o, lanes);
-        for (int32_t y = call->y0; y < call->y1; y++) {
-            int8_t *out = weft_px(&call->out, y, call->x0) + o;
-            mve_tap_rows(&rows, call, y);
-            for (int32_t x = call->x0; x < call->x1; x++, out += call->out.c) {
-                const int32_t first = x * op->stride_w - op->pad_left;
-                const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, call->in0.w);
-                const int32_t column = (first + cols.lo * op->dilation_w - rows.x) * c + o, taps = cols.hi - cols.lo;
-                const int32_t pairs = taps >> 1, row_weights = (op->kernel_w - taps) * n;
-                const int8_t *w = p.weights + (rows.taps.lo * op->kernel_w + cols.lo) * n + o;
-                int32x4_t acc = bias;
-                for (int32_t ky = rows.taps.lo; ky < rows.taps.hi; ky++, w += row_weights) {
-                    const int8_t *px = rows.row[ky] + column;
-                    __asm__ volatile(TWO_TAPS
-                                     : [acc] "+w"(acc), [px] "+r"(px), [w] "+r"(w)
-                                     : [pairs] "r"(pairs), [px_next] "r"(2 * step), [w_next] "r"(2 * n), [zp] "r"(zp),
-                                       [px_at] "w"(px_at), [w_at] "w"(w_at)
-                                     : "q0", "q1", "q2", "lr", "cc", "memory");
-                    if ((taps & 1) != 0) {
-                        const int32x4_t last = vsubq_n_s32(vldrbq_gather_offset_s32(px, at), zp);
-                        acc = vaddq_s32(acc, vmulq_s32(last, vldrbq_gather_offset_s32(w, at)));
-                        w += n;
-                    }
+    few_t few;
+    few.px_next = 8 * step - (count - 1);
+    few.w_next = 8 * n - (count - 1);
+    few.zp = in->zero_point;
+    for (int32_t y = call->y0; y < call->y1; y++) {
+        int8_t *out = weft_px(&call->out, y, call->x0) + o;
+        mve_tap_rows(&rows, call, y);
+        const bool none = rows.taps.lo == rows.taps.hi; /* then no columns from any address */
+        const int8_t *const *const from = none ? &linear->weights : rows.row + rows.taps.lo;
+        few.end = none ? from + 1 : rows.row + rows.taps.hi;
+        for (int32_t x = call->x0, alike = 1; x < call->x1; x += alike) {
+            const int32_t first = x * op->stride_w - op->pad_left;
+            const weft_taps_t cols = weft_taps(first, op->kernel_w, op->dilation_w, in->w);
+            const int8_t *const weights = p.weights + (rows.taps.lo * op->kernel_w + cols.lo) * n + o;
+            alike = mve_alike(call, x, first, cols);
+            few.columns = none ? 0 : cols.hi - cols.lo;
+            few.column = (first + cols.lo * op->dilation_w - rows.x) * in->c + o;
+            few.skip = (op->kernel_w - ((few.columns + 7) & ~7)) * n;
+            for (int32_t left = alike; left > 0; left--, few.column += next, out += call->out.c) {
+                register few_t *const at __asm__("r9") = &few;
+                register const int8_t *const *row __asm__("r5") = from;
+                register const int8_t *w __asm__("r3") = weights;
+                if (count == 4) {
+                    TAP_ROWS("movs r0, #0\n\tmovs r2, #0\n\tmovs r4, #0\n\tmovs r6, #0\n\t",
+                             CHANNEL("r0") NEXT_CHANNEL CHANNEL("r2") NEXT_CHANNEL CHANNEL("r4")
+                                 NEXT_CHANNEL CHANNEL("r6"),
+                             "stm r9, {r0, r2, r4, r6}");
+                    vstrbq_s32(out, mve_out(vaddq_s32(vldrwq_s32(few.sums), bias), scale, range));
+                } else {
+                    TAP_ROWS("movs r0, #0\n\t", CHANNEL("r0"), "str r0, [r9]");
+                    const int32x4_t acc = vaddq_s32(vldrwq_z_s32(few.sums, lanes), bias);
+                    vstrbq_p_s32(out, mve_out(acc, scale, range), lanes);
                 }
-                vstrbq_p_s32(out, mve_out(acc, scale, range), lanes);
             }
         }
+    }
+}
+
+static MVE_NOINLINE void four_channels(const weft_call_t *call, const weft_linear_t *p, int32_t o)
+{
+    few_channels_from(call, p, o, 4);
+}
+
+static MVE_NOINLINE void one_channel(const weft_call_t *call, const weft_linear_t *p, int32_t o)
+{
+    few_channels_from(call, p, o, 1);
+}
+
+/* Fewer than eight channels, or a multiplier for all: four channels at a time, or one, and eight taps of a row. */
+static MVE_NOINLINE void few_channels(const weft_call_t *call)
+{
+    const weft_linear_t p = weft_linear(call, call->total, 1);
+    const int32_t channels = call->channels, fours = channels & ~3;
+    for (int32_t o = 0; o < channels; o += o < fours ? 4 : 1) {
+        (o < fours ? four_channels : one_channel)(call, &p, o);
     }
     weft_count_macs(call, channels);
 }
@@ -222,7 +270,7 @@ void weft_dwconv2d_mve(const weft_call_t *call)
     const int32_t apart = weft_max(op->dilation_w * in->c, call->total); /* bytes between taps */
     const bool few = call->channels < 8 || (op->flags & WEFT_OP_PER_TENSOR) != 0;
     if (weft_multiplier(call) != 1 || op->kernel_h > WEFT_HOISTED_ROWS || weft_in_quads(op) ||
-        (few && apart > UINT16_MAX - 3)) {
+        (few && apart > UINT16_MAX / 7)) {
         weft_dwconv2d(call);
         return;
     }
