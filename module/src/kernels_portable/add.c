@@ -23,7 +23,7 @@ void weft_add_portable(const weft_call_t *call)
         for (const int8_t *const end = out + (call->x1 - call->x0) * c; out != end; out++) {
             const int32_t v0 = portable_mbqm(weft_wrap_shl(*pa++ - zp0, left), m0, s0);
             const int32_t v1 = portable_mbqm(weft_wrap_shl(*pb++ - zp1, left), m1, s1);
-            *out = portable_byte(weft_wrap_add(v0, v1), m, s, zp);
+            *out = (int8_t)portable_byte(weft_wrap_add(v0, v1), m, s, zp);
         }
     }
     portable_clamp_region(call);

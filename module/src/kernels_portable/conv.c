@@ -265,11 +265,11 @@ static PORTABLE_NOINLINE void two_pixels(const gathered_t *conv, int8_t *out_a, 
         }
         w = w1;
         const portable_scale_t scale0 = portable_scale(&p, o);
-        out_a[o] = portable_out(&p, scale0, a0);
-        out_b[o] = portable_out(&p, scale0, b0);
+        out_a[o] = (int8_t)portable_out(&p, scale0, a0);
+        out_b[o] = (int8_t)portable_out(&p, scale0, b0);
         const portable_scale_t scale1 = portable_scale(&p, o + second);
-        out_a[o + second] = portable_out(&p, scale1, a1);
-        out_b[o + second] = portable_out(&p, scale1, b1);
+        out_a[o + second] = (int8_t)portable_out(&p, scale1, a1);
+        out_b[o + second] = (int8_t)portable_out(&p, scale1, b1);
     }
 }
 

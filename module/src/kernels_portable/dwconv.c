@@ -177,7 +177,7 @@ static PORTABLE_NOINLINE void columns(const weft_call_t *call, const weft_rows_t
         int32_t acc = a[0] * w[0] + a[step] * w[1] + a[2 * step] * w[2];
         acc += b[0] * w[3] + b[step] * w[4] + b[2 * step] * w[5];
         acc += d[0] * w[6] + d[step] * w[7] + d[2 * step] * w[8];
-        *out = portable_byte(weft_wrap_add(acc, ch->bias), ch->scale.multiplier, ch->scale.shift, zp);
+        *out = (int8_t)portable_byte(weft_wrap_add(acc, ch->bias), ch->scale.multiplier, ch->scale.shift, zp);
     }
 }
 

@@ -23,7 +23,7 @@ void weft_fully_connected_portable(const weft_call_t *call)
         }
         for (int32_t q = 0; q < left; q++) {
             if (end) {
-                const int8_t v = portable_out(&p, portable_scale(&p, o + q), acc.v[q]);
+                const int32_t v = portable_out(&p, portable_scale(&p, o + q), acc.v[q]);
                 out[o + q] = (int8_t)weft_clamp(v, call->op->act_min, call->op->act_max);
             }
             if (call->acc != NULL) {

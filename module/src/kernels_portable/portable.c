@@ -23,12 +23,12 @@ void portable_outs(const weft_linear_t *p, int32_t o, const portable_word_t *sum
     const uint8_t *multiplier = p->multiplier + 4 * step * o;
     const int8_t *shift = p->shift + step * o;
     for (const int8_t *const end = out + n; out != end; out++, sum++, multiplier += 4 * step, shift += step) {
-        *out = portable_byte(*sum, (int32_t)weft_rd32(multiplier), *shift, zp);
+        *out = (int8_t)portable_byte(*sum, (int32_t)weft_rd32(multiplier), *shift, zp);
     }
 }
 
-int8_t portable_byte_left(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point)
+PORTABLE_NOINLINE int32_t portable_byte_left(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point)
 {
     const int32_t v = weft_clamp(portable_mbqm(acc, multiplier, shift), 2 * INT8_MIN, 2 * INT8_MAX + 1);
-    return (int8_t)weft_clamp(v + zero_point, INT8_MIN, INT8_MAX);
+    return weft_clamp(v + zero_point, INT8_MIN, INT8_MAX);
 }

@@ -72,13 +72,13 @@ PORTABLE_INLINE portable_scale_t portable_scale(const weft_linear_t *p, int32_t 
 }
 
 /* The next function where the shift is to the left or by one bit. */
-int8_t portable_byte_left(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point);
+int32_t portable_byte_left(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point);
 
 /*
  * From a sum to its byte, saturated: portable_clamp_region() clamps further where need be. The zero point is added
  * before the last bit is shifted out, which cannot overflow after a shift.
  */
-PORTABLE_INLINE int8_t portable_byte(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point)
+PORTABLE_INLINE int32_t portable_byte(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point)
 {
     if (shift >= -1) {
         return portable_byte_left(acc, multiplier, shift, zero_point);
@@ -87,13 +87,13 @@ PORTABLE_INLINE int8_t portable_byte(int32_t acc, int32_t multiplier, int32_t sh
     v = (((v + (v >> 31)) >> (-shift - 1)) + (2 * zero_point + 1)) >> 1;
 #if defined(__GNUC__) && defined(__ARM_FEATURE_SAT)
     __asm__("ssat %0, #8, %0" : "+r"(v));
-    return (int8_t)v;
+    return v;
 #else
-    return (int8_t)weft_clamp(v, INT8_MIN, INT8_MAX);
+    return weft_clamp(v, INT8_MIN, INT8_MAX);
 #endif
 }
 
-PORTABLE_INLINE int8_t portable_out(const weft_linear_t *p, portable_scale_t scale, int32_t acc)
+PORTABLE_INLINE int32_t portable_out(const weft_linear_t *p, portable_scale_t scale, int32_t acc)
 {
     return portable_byte(acc, scale.multiplier, scale.shift, p->zp_out);
 }
