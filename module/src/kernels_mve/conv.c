@@ -53,28 +53,6 @@ static MVE_NOINLINE void one_patch(conv_t *conv)
     }
 }
 
-/* The same for several pixels. */
-static MVE_NOINLINE void some_patches(conv_t *conv)
-{
-    const weft_linear_t p = conv->p;
-    const mve_range_t range = mve_range(&p);
-    const int32_t n = conv->call->channels, zp = -conv->call->in0.zero_point, count = conv->count;
-    conv->count = 0;
-    const uint32x4_t weights = mve_weights(p.weights + conv->weight, conv->patch.size, 4);
-    for (int32_t channel = 0; channel < n; channel += 4) {
-        const int32_t o = weft_min(channel, n - 4);
-        mve_channels_t channels;
-        vstrwq_u32(channels.weights, vaddq_n_u32(weights, (uint32_t)(o * conv->patch.size)));
-        const int32x4_t bias = vldrwq_s32(mve_words(p.bias) + o);
-        vstrwq_s32(channels.start, vmlaq_n_s32(bias, mve_sums(&conv->patch, &channels), zp));
-        const mve_scale_t scale = mve_scale_of_four(&p, o);
-        for (int32_t k = 0; k < count; k++) {
-            const int32x4_t acc = mve_dot(&conv->patch, conv->pixel[k].px, &channels, NULL, false);
-            vstrbq_s32(conv->pixel[k].out + o, mve_out(acc, scale, range));
-        }
-    }
-}
-
 /* What the loop over channels of one_run() is about, four at a time. */
 typedef struct {
     const int32_t *bias, *multiplier;
@@ -181,7 +159,7 @@ static MVE_NOINLINE void one_run(conv_t *conv)
     }
 }
 
-/* What the loops over channels and pixels of some_runs() are about. */
+/* What the loops over channels and pixels of some_pixels() are about. */
 typedef struct {
     int32_t start[4]; /* of sums */
     const int8_t *weights[4];
@@ -192,7 +170,10 @@ typedef struct {
     int32_t zp_in, run;
     const pixel_t *pixel, *end_pixel;
     const int32_t *end; /* of biases */
-} some_runs_t;
+    /* Of patches that are not one run. */
+    const int8_t *const *row, *const *end_row;
+    int32_t skip, px; /* px: bytes from a row's address to the pixel's first tap */
+} some_t;
 
 /* Multipliers are in q6; to both sides: shifts in q4 and q5; to the right only: shifts in q4, the upper bound in q5. */
 #define PREPARE_BOTH                                                                                                   \
@@ -216,74 +197,108 @@ typedef struct {
     "vqadd.s32 q3, q3, q0\n\t"                                                                                         \
     "vrshl.s32 q3, q3, q4\n\t"                                                                                         \
     "vmin.s32 q3, q3, q5\n\t"
+/* Weights of four channels, to be summed. */
+#define FOUR_CHANNELS                                                                                                  \
+    "add r8, r9, #16\n\t"                                                                                              \
+    "ldm r8, {r1, r3, r5, r8}\n\t"                                                                                     \
+    "movs r0, #0\n\t"                                                                                                  \
+    "movs r2, #0\n\t"                                                                                                  \
+    "movs r4, #0\n\t"                                                                                                  \
+    "movs r6, #0\n\t"
+/* Where sums start, given those of the weights; multipliers and shifts. */
+#define START(prepare)                                                                                                 \
+    "vmov q3[2], q3[0], r0, r4\n\t"                                                                                    \
+    "vmov q3[3], q3[1], r2, r6\n\t"                                                                                    \
+    "add r8, r9, #32\n\t"                                                                                              \
+    "ldm r8, {r0, r2, r4}\n\t"                                                                                         \
+    "ldr r6, [r9, %[zp_in]]\n\t"                                                                                       \
+    "vldrw.32 q0, [r0], #16\n\t"                                                                                       \
+    "vmla.s32 q0, q3, r6\n\t"                                                                                          \
+    "vstrw.32 q0, [r9]\n\t"                                                                                            \
+    "vldrw.32 q6, [r2], #16\n\t"                                                                                       \
+    "vldrb.s32 q4, [r4], #4\n\t" prepare "stm r8, {r0, r2, r4}\n\t"                                                    \
+    "ldrd r10, r11, [r9, %[pixel]]\n\t"
+#define PIXEL                                                                                                          \
+    "ldm r9, {r0, r2, r4, r6}\n\t"                                                                                     \
+    "add r8, r9, #16\n\t"                                                                                              \
+    "ldm r8, {r1, r3, r5, r8}\n\t"                                                                                     \
+    "ldr r12, [r10], #4\n\t"
+#define OUTPUTS(scale)                                                                                                 \
+    "vmov q3[2], q3[0], r0, r4\n\t"                                                                                    \
+    "vmov q3[3], q3[1], r2, r6\n\t"                                                                                    \
+    "ldrd r0, r1, [r9, %[zp]]\n\t"                                                                                     \
+    "ldr r2, [r10], #4\n\t" scale "vmax.s32 q3, q3, q7\n\t"                                                            \
+    "add r2, r2, r1\n\t"                                                                                               \
+    "vadd.i32 q3, q3, r0\n\t"                                                                                          \
+    "cmp r10, r11\n\t"                                                                                                 \
+    "vstrb.32 q3, [r2]\n\t"
+#define NEXT_FOUR                                                                                                      \
+    "vldrw.32 q0, [r9, #16]\n\t"                                                                                       \
+    "ldrd r1, r2, [r9, %[o]]\n\t"                                                                                      \
+    "vadd.i32 q0, q0, r2\n\t"                                                                                          \
+    "adds r1, #4\n\t"                                                                                                  \
+    "str r1, [r9, %[o]]\n\t"                                                                                           \
+    "ldr r0, [r9, #32]\n\t"                                                                                            \
+    "ldr r2, [r9, %[end]]\n\t"                                                                                         \
+    "vstrw.32 q0, [r9, #16]\n\t"                                                                                       \
+    "cmp r0, r2\n\t"
+#define SOME(loops)                                                                                                    \
+    __asm__ volatile(                                                                                                  \
+        "ldr r0, [r9, %[lo]]\n\t"                                                                                      \
+        "vdup.32 q7, r0\n\t" loops                                                                                     \
+        :                                                                                                              \
+        : "r"(at), [lo] "i"(offsetof(some_t, lo)), [hi] "i"(offsetof(some_t, hi)), [zp] "i"(offsetof(some_t, zp)),     \
+          [o] "i"(offsetof(some_t, o)), [zp_in] "i"(offsetof(some_t, zp_in)), [run] "i"(offsetof(some_t, run)),        \
+          [pixel] "i"(offsetof(some_t, pixel)), [end] "i"(offsetof(some_t, end)), [row] "i"(offsetof(some_t, row)),    \
+          [end_row] "i"(offsetof(some_t, end_row)), [skip] "i"(offsetof(some_t, skip)),                                \
+          [px] "i"(offsetof(some_t, px)), [end_pixel] "i"(offsetof(some_t, end_pixel))                                 \
+        : MVE_REGISTERS, "q3", "q4", "q5", "q6", "q7", "r10", "r11", "r12")
 #define SOME_RUNS(prepare, scale)                                                                                      \
-    __asm__ volatile("ldr r0, [r9, %[lo]]\n\t"                                                                         \
-                     "vdup.32 q7, r0\n\t"                                                                              \
-                     "3:\n\t"                                                                                          \
-                     "add r8, r9, #16\n\t"                                                                             \
-                     "ldm r8, {r1, r3, r5, r8}\n\t"                                                                    \
-                     "movs r0, #0\n\t"                                                                                 \
-                     "movs r2, #0\n\t"                                                                                 \
-                     "movs r4, #0\n\t"                                                                                 \
-                     "movs r6, #0\n\t"                                                                                 \
-                     "ldr lr, [r9, %[run]]\n\t"                                                                        \
-                     "wlstp.8 lr, lr, 2f\n\t"                                                                          \
-                     "1:\n\t" MVE_ADD_WEIGHTS "letp lr, 1b\n\t"                                                        \
-                     "2:\n\t"                                                                                          \
-                     "vmov q3[2], q3[0], r0, r4\n\t"                                                                   \
-                     "vmov q3[3], q3[1], r2, r6\n\t"                                                                   \
-                     "add r8, r9, #32\n\t"                                                                             \
-                     "ldm r8, {r0, r2, r4}\n\t"                                                                        \
-                     "ldr r6, [r9, %[zp_in]]\n\t"                                                                      \
-                     "vldrw.32 q0, [r0], #16\n\t"                                                                      \
-                     "vmla.s32 q0, q3, r6\n\t"                                                                         \
-                     "vstrw.32 q0, [r9]\n\t"                                                                           \
-                     "vldrw.32 q6, [r2], #16\n\t"                                                                      \
-                     "vldrb.s32 q4, [r4], #4\n\t" prepare "stm r8, {r0, r2, r4}\n\t"                                   \
-                     "ldrd r10, r11, [r9, %[pixel]]\n\t"                                                               \
-                     "4:\n\t"                                                                                          \
-                     "ldm r9, {r0, r2, r4, r6}\n\t"                                                                    \
-                     "add r8, r9, #16\n\t"                                                                             \
-                     "ldm r8, {r1, r3, r5, r8}\n\t"                                                                    \
-                     "ldr r12, [r10], #4\n\t"                                                                          \
-                     "ldr lr, [r9, %[run]]\n\t"                                                                        \
-                     "wlstp.8 lr, lr, 2f\n\t"                                                                          \
-                     "1:\n\t" AS_THEY_ARE "letp lr, 1b\n\t"                                                            \
-                     "2:\n\t"                                                                                          \
-                     "vmov q3[2], q3[0], r0, r4\n\t"                                                                   \
-                     "vmov q3[3], q3[1], r2, r6\n\t"                                                                   \
-                     "ldrd r0, r1, [r9, %[zp]]\n\t"                                                                    \
-                     "ldr r2, [r10], #4\n\t" scale "vmax.s32 q3, q3, q7\n\t"                                           \
-                     "add r2, r2, r1\n\t"                                                                              \
-                     "vadd.i32 q3, q3, r0\n\t"                                                                         \
-                     "cmp r10, r11\n\t"                                                                                \
-                     "vstrb.32 q3, [r2]\n\t"                                                                           \
-                     "bne 4b\n\t"                                                                                      \
-                     "vldrw.32 q0, [r9, #16]\n\t"                                                                      \
-                     "ldrd r1, r2, [r9, %[o]]\n\t"                                                                     \
-                     "vadd.i32 q0, q0, r2\n\t"                                                                         \
-                     "adds r1, #4\n\t"                                                                                 \
-                     "str r1, [r9, %[o]]\n\t"                                                                          \
-                     "ldr r0, [r9, #32]\n\t"                                                                           \
-                     "ldr r2, [r9, %[end]]\n\t"                                                                        \
-                     "vstrw.32 q0, [r9, #16]\n\t"                                                                      \
-                     "cmp r0, r2\n\t"                                                                                  \
-                     "bne 3b"                                                                                          \
-                     :                                                                                                 \
-                     : "r"(at), [lo] "i"(offsetof(some_runs_t, lo)), [hi] "i"(offsetof(some_runs_t, hi)),              \
-                       [zp] "i"(offsetof(some_runs_t, zp)), [o] "i"(offsetof(some_runs_t, o)),                         \
-                       [zp_in] "i"(offsetof(some_runs_t, zp_in)), [run] "i"(offsetof(some_runs_t, run)),               \
-                       [pixel] "i"(offsetof(some_runs_t, pixel)), [end] "i"(offsetof(some_runs_t, end))                \
-                     : MVE_REGISTERS, "q3", "q4", "q5", "q6", "q7", "r10", "r11", "r12")
+    "3:\n\t" FOUR_CHANNELS "ldr lr, [r9, %[run]]\n\t"                                                                  \
+    "wlstp.8 lr, lr, 2f\n\t"                                                                                           \
+    "1:\n\t" MVE_ADD_WEIGHTS "letp lr, 1b\n\t"                                                                         \
+    "2:\n\t" START(prepare) "4:\n\t" PIXEL "ldr lr, [r9, %[run]]\n\t"                                                  \
+                            "wlstp.8 lr, lr, 2f\n\t"                                                                   \
+                            "1:\n\t" AS_THEY_ARE "letp lr, 1b\n\t"                                                     \
+                            "2:\n\t" OUTPUTS(scale) "bne 4b\n\t" NEXT_FOUR "bne 3b"
+#define NEXT_ROW                                                                                                       \
+    "ldr lr, [r9, %[skip]]\n\t"                                                                                        \
+    "add r1, r1, lr\n\t"                                                                                               \
+    "add r3, r3, lr\n\t"                                                                                               \
+    "add r5, r5, lr\n\t"                                                                                               \
+    "add r8, r8, lr\n\t"
+#define SOME_PATCHES(prepare, scale)                                                                                   \
+    "3:\n\t" FOUR_CHANNELS "ldrd r10, r11, [r9, %[row]]\n\t"                                                           \
+    "5:\n\t"                                                                                                           \
+    "ldr lr, [r9, %[run]]\n\t"                                                                                         \
+    "wlstp.8 lr, lr, 2f\n\t"                                                                                           \
+    "1:\n\t" MVE_ADD_WEIGHTS "letp lr, 1b\n\t"                                                                         \
+    "2:\n\t" NEXT_ROW "add r10, r10, #4\n\t"                                                                           \
+    "cmp r10, r11\n\t"                                                                                                 \
+    "bne 5b\n\t" START(prepare) "4:\n\t" PIXEL "ldr r11, [r9, %[row]]\n\t"                                             \
+                                "ldr lr, [r11]\n\t"                                                                    \
+                                "sub r12, r12, lr\n\t"                                                                 \
+                                "str r12, [r9, %[px]]\n\t"                                                             \
+                                "5:\n\t"                                                                               \
+                                "ldr r12, [r11], #4\n\t"                                                               \
+                                "ldr lr, [r9, %[px]]\n\t"                                                              \
+                                "add r12, r12, lr\n\t"                                                                 \
+                                "ldr lr, [r9, %[run]]\n\t"                                                             \
+                                "wlstp.8 lr, lr, 2f\n\t"                                                               \
+                                "1:\n\t" AS_THEY_ARE "letp lr, 1b\n\t"                                                 \
+                                "2:\n\t" NEXT_ROW "ldr lr, [r9, %[end_row]]\n\t"                                       \
+                                "cmp r11, lr\n\t"                                                                      \
+                                "bne 5b\n\t"                                                                           \
+                                "ldr r11, [r9, %[end_pixel]]\n\t" OUTPUTS(scale) "bne 4b\n\t" NEXT_FOUR "bne 3b"
 
-/* As some_patches() for patches of one row whose channels have multipliers of their own. */
-static MVE_NOINLINE void some_runs(conv_t *conv)
+/* Several pixels, whose channels have multipliers of their own; `single`: of one row, not empty. */
+MVE_INLINE void some_pixels(conv_t *conv, bool single)
 {
     const weft_linear_t *p = &conv->p;
     const int32_t n = conv->call->channels, size = conv->patch.size;
     const bool quick = (conv->call->op->flags & WEFT_OP_QUICK) != 0;
-    some_runs_t loop;
-    register some_runs_t *const at __asm__("r9") = &loop;
+    some_t loop;
+    register some_t *const at __asm__("r9") = &loop;
     loop.lo = p->lo;
     loop.hi = p->hi;
     loop.zp = p->zp_out;
@@ -292,26 +307,54 @@ static MVE_NOINLINE void some_runs(conv_t *conv)
     loop.run = conv->patch.run;
     loop.pixel = conv->pixel;
     loop.end_pixel = loop.pixel + conv->count;
+    if (!single) {
+        loop.row = conv->patch.row;
+        loop.end_row = conv->patch.end;
+        loop.skip = conv->patch.skip;
+    }
     conv->count = 0;
-    for (int32_t o = 0, end = n & ~3;; o = n - 4, end = n) { /* at last channels that overlap those before */
-        loop.bias = mve_words(p->bias) + o;
-        loop.multiplier = mve_words(p->multiplier) + o;
-        loop.shift = p->shift + o;
-        loop.o = o;
-        loop.end = mve_words(p->bias) + end;
-        loop.weights[0] = p->weights + conv->weight + o * size;
-        for (int32_t k = 1; k < 4; k++) {
-            loop.weights[k] = loop.weights[k - 1] + size;
-        }
-        if (quick) {
-            SOME_RUNS(PREPARE_RIGHT, SCALE_RIGHT);
+    loop.bias = mve_words(p->bias);
+    loop.multiplier = mve_words(p->multiplier);
+    loop.shift = p->shift;
+    loop.o = 0;
+    loop.end = loop.bias + (n & ~3);
+    loop.weights[0] = p->weights + conv->weight;
+    for (int32_t k = 1; k < 4; k++) {
+        loop.weights[k] = loop.weights[k - 1] + size;
+    }
+    for (int32_t rest = n & 3;; rest = 0) {
+        if (single && quick) {
+            SOME(SOME_RUNS(PREPARE_RIGHT, SCALE_RIGHT));
+        } else if (single) {
+            SOME(SOME_RUNS(PREPARE_BOTH, SCALE_BOTH));
+        } else if (quick) {
+            SOME(SOME_PATCHES(PREPARE_RIGHT, SCALE_RIGHT));
         } else {
-            SOME_RUNS(PREPARE_BOTH, SCALE_BOTH);
+            SOME(SOME_PATCHES(PREPARE_BOTH, SCALE_BOTH));
         }
-        if (end == n) {
+        if (rest == 0) {
             break;
         }
+        const int32_t back = 4 - rest; /* the last channels overlap those before */
+        loop.bias -= back;
+        loop.multiplier -= back;
+        loop.shift -= back;
+        loop.o -= back;
+        loop.end += rest;
+        for (int32_t k = 0; k < 4; k++) {
+            loop.weights[k] -= back * conv->patch.size;
+        }
     }
+}
+
+static MVE_NOINLINE void some_runs(conv_t *conv)
+{
+    some_pixels(conv, true);
+}
+
+static MVE_NOINLINE void some_patches(conv_t *conv)
+{
+    some_pixels(conv, false);
 }
 
 /* All channels of pixels, whatever their number, groups and dilation. */
@@ -346,13 +389,13 @@ static MVE_NOINLINE void any_pixels(conv_t *conv)
 /* The pixels at hand; the last thing a function does, as the stack is deepest there. */
 static void flush(conv_t *conv)
 {
-    const bool runs = conv->patch.end - conv->patch.row == 1 && conv->patch.run > 0 && !conv->p.per_tensor;
-    if (!conv->joined || conv->call->channels < 4) {
+    const bool single = conv->patch.end - conv->patch.row == 1 && conv->patch.run > 0;
+    if (!conv->joined || conv->call->channels < 4 || (conv->p.per_tensor && conv->count > 1)) {
         any_pixels(conv);
     } else if (conv->count > 1) {
-        (runs ? some_runs : some_patches)(conv);
+        (single ? some_runs : some_patches)(conv);
     } else if (conv->count == 1) {
-        (runs ? one_run : one_patch)(conv);
+        (single && !conv->p.per_tensor ? one_run : one_patch)(conv);
     }
 }
 
