@@ -16,15 +16,15 @@ typedef struct {
     const weft_call_t *call;
     const weft_linear_t *p;
     int32_t size;    /* elements of a patch */
-    void *memory;    /* two patches, but at least MEMORY bytes; 4-aligned */
-    uint32_t length; /* of it */
-} gathered_t;
+    void *memory;    /* for two patches, or for sums and a part of one; 4-aligned */
+    uint32_t length; /* of it, at least MEMORY bytes */
+} conv_t;
 
 /* ---------------------------------------------------------------- one pixel */
 
 /*
- * Eight taps of four channels, or more: x[] and w0[] to w3[] move on, `steps` times. A compiler for Thumb-2 takes five
- * instructions more for that.
+ * Four channels, eight taps at a time until `at` is at the end; w0 to w3 move along. A compiler for Thumb-2 takes five
+ * instructions more each time.
  */
 #if WEFT_KERNELS_ASM && defined(__thumb2__) && defined(__GNUC__)
 #define ONE_TAP(load, x, w)                                                                                            \
@@ -143,7 +143,7 @@ static PORTABLE_NOINLINE void widen_halves(int16_t *to, const int8_t *px, int32_
 }
 
 /* The patch under output pixel (y, x); zero where taps are outside. */
-static PORTABLE_NOINLINE void gather(const gathered_t *conv, int32_t y, int32_t x, int16_t *patch)
+static PORTABLE_NOINLINE void gather(const conv_t *conv, int32_t y, int32_t x, int16_t *patch)
 {
     const weft_op_t *op = conv->call->op;
     const weft_view_t *in = &conv->call->in0;
@@ -162,7 +162,7 @@ static PORTABLE_NOINLINE void gather(const gathered_t *conv, int32_t y, int32_t 
 }
 
 /* All channels of output pixel (y, x), from as much of its patch at once as there is room for. */
-static PORTABLE_NOINLINE void one_pixel(const gathered_t *conv, int32_t y, int32_t x, int8_t *out)
+static PORTABLE_NOINLINE void one_pixel(const conv_t *conv, int32_t y, int32_t x, int8_t *out)
 {
     const weft_call_t *call = conv->call;
     const weft_op_t *op = call->op;
@@ -225,7 +225,7 @@ static PORTABLE_NOINLINE void one_pixel(const gathered_t *conv, int32_t y, int32
     }
 }
 
-/* ---------------------------------------------------------------- gathered */
+/* ---------------------------------------------------------------- two pixels */
 
 /* Tap k of two pixels and two channels. */
 #define SQUARE(k)                                                                                                      \
@@ -239,7 +239,7 @@ static PORTABLE_NOINLINE void one_pixel(const gathered_t *conv, int32_t y, int32
     } while (0)
 
 /* All channels of two pixels. */
-static PORTABLE_NOINLINE void two_pixels(const gathered_t *conv, int8_t *out_a, int8_t *out_b)
+static PORTABLE_NOINLINE void two_pixels(const conv_t *conv, int8_t *out_a, int8_t *out_b)
 {
     const int32_t n = conv->call->channels, size = conv->size;
     const weft_linear_t p = *conv->p; /* a copy: bytes written could be its members */
@@ -274,7 +274,7 @@ static PORTABLE_NOINLINE void two_pixels(const gathered_t *conv, int8_t *out_a, 
 }
 
 /* Output pixels as they come, two by two if there is room for their patches. */
-static PORTABLE_NOINLINE void all_pixels(const gathered_t *conv)
+static PORTABLE_NOINLINE void all_pixels(const conv_t *conv)
 {
     const weft_call_t *call = conv->call;
     const weft_op_t *op = call->op;
@@ -312,7 +312,7 @@ static PORTABLE_NOINLINE void all_pixels(const gathered_t *conv)
     }
 }
 
-static PORTABLE_NOINLINE void on_the_stack(gathered_t *conv)
+static PORTABLE_NOINLINE void on_the_stack(conv_t *conv)
 {
     union {
         portable_word_t sum[SUMS];
@@ -331,7 +331,7 @@ void weft_conv2d_portable(const weft_call_t *call)
         return;
     }
     const weft_linear_t p = weft_linear(call, call->total, op->kernel_h * op->kernel_w * call->in0.c);
-    gathered_t conv;
+    conv_t conv;
     conv.call = call;
     conv.p = &p;
     conv.size = op->kernel_h * op->kernel_w * call->in0.c;

@@ -7,7 +7,7 @@
 
 #define SUMS 32    /* channels of one pixel at once */
 #define CHANNELS 4 /* channels whose weights are gathered at once */
-#define FEW 4      /* with less than as many columns more than these, rows added up, the gathering does not pay */
+#define FEW 4      /* columns of a row that do not pay for the gathering; nor do so many more, in all rows together */
 
 /* ---------------------------------------------------------------- one pixel */
 
@@ -210,9 +210,9 @@ static PORTABLE_NOINLINE void many_pixels(const weft_call_t *call, const weft_li
     }
 }
 
-/* Those of [begin, end) along one axis. */
-static void inside(int32_t *begin, int32_t *end, int32_t kernel, int32_t stride, int32_t dilation, int32_t pad,
-                   int32_t size)
+/* Clips [begin, end) to where taps are inside along one axis. */
+static void clip(int32_t *begin, int32_t *end, int32_t kernel, int32_t stride, int32_t dilation, int32_t pad,
+                 int32_t size)
 {
     const int32_t last = size - 1 - (kernel - 1) * dilation + pad;
     const int32_t first = weft_clamp((pad + stride - 1) / stride, *begin, *end);
@@ -220,13 +220,13 @@ static void inside(int32_t *begin, int32_t *end, int32_t kernel, int32_t stride,
     *begin = first;
 }
 
-/* Those of a call all of whose taps are inside. */
+/* Output pixels of a call all of whose taps are inside. */
 static region_t all_inside(const weft_call_t *call)
 {
     const weft_op_t *op = call->op;
     region_t region = {call->y0, call->y1, call->x0, call->x1};
-    inside(&region.y0, &region.y1, op->kernel_h, op->stride_h, op->dilation_h, op->pad_top, call->in0.h);
-    inside(&region.x0, &region.x1, op->kernel_w, op->stride_w, op->dilation_w, op->pad_left, call->in0.w);
+    clip(&region.y0, &region.y1, op->kernel_h, op->stride_h, op->dilation_h, op->pad_top, call->in0.h);
+    clip(&region.x0, &region.x1, op->kernel_w, op->stride_w, op->dilation_w, op->pad_left, call->in0.w);
     return region;
 }
 
