@@ -132,7 +132,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     which = command.add_mutually_exclusive_group()
     which.add_argument("--ram", type=size, metavar="SIZE", help="least compute within this much RAM (64k, 20kB, ...)")
     which.add_argument("--fmax", type=float, metavar="F", help="least RAM with at most F times the model's MACs")
-    which.add_argument("--least-ram", action="store_true", help="least RAM, whatever it computes")
+    which.add_argument("--least-ram", action="store_true", help="least RAM at any F")
     which.add_argument("--layers", action="store_true", help="layer by layer, as other runtimes do")
     command.add_argument(
         "--objective",
