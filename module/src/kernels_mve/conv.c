@@ -361,7 +361,7 @@ static MVE_NOINLINE void some_patches(conv_t *conv)
 static MVE_NOINLINE void any_pixels(conv_t *conv)
 {
     const weft_call_t *call = conv->call;
-    const weft_linear_t p = conv->p;
+    const weft_linear_t *const p = &conv->p;
     const mve_zero_t zero = mve_zero(call->in0.zero_point);
     const int32_t n = call->channels, per_group = call->op->groups == 1 ? n : n / call->op->groups;
     const int32_t count = weft_min(per_group, 4), size = conv->patch.size;
@@ -371,15 +371,15 @@ static MVE_NOINLINE void any_pixels(conv_t *conv)
         for (int32_t group = 0; group < n; group += per_group, from += conv->depth) {
             for (int32_t channel = 0; channel < per_group; channel += 4) {
                 const int32_t o = group + weft_min(channel, per_group - count);
-                const int8_t *px = from, *w = p.weights + conv->weight + o * size;
-                int32x4_t acc = vmulq_n_s32(vldrwq_z_s32(mve_words(p.bias) + o, lanes), zero.sign);
+                const int8_t *px = from, *w = p->weights + conv->weight + o * size;
+                int32x4_t acc = vmulq_n_s32(vldrwq_z_s32(mve_words(p->bias) + o, lanes), zero.sign);
                 for (int32_t run = 0; run < conv->runs; run++, px += conv->step, w += conv->depth) {
                     mve_channels_t channels;
                     vstrwq_s32(channels.start, acc);
                     vstrwq_u32(channels.weights, mve_weights(w, size, count));
                     acc = mve_dot(&conv->patch, px, &channels, &zero, false);
                 }
-                acc = mve_out(vmulq_n_s32(acc, zero.sign), mve_scale(&p, o, lanes), mve_range(&p));
+                acc = mve_out(vmulq_n_s32(acc, zero.sign), mve_scale(p, o, lanes), mve_range(p));
                 vstrbq_p_s32(conv->pixel[conv->count - 1].out + o, acc, lanes);
             }
         }
