@@ -127,7 +127,8 @@ class ModelInfo:
 class Planned:
     """A plan and its figures. ``arena_bytes`` is the peak RAM, ``lower_bound`` what no placement of the same windows
     can go below (of a P1 request, no schedule). ``predicted_instructions`` of one inference, not cycles; None if the
-    target's core was not measured; ``call_overhead``: for each that the same MACs would take layer by layer."""
+    target's core was not measured; ``call_overhead``: for each that the same MACs, or the unfused ones if those are
+    more, would take layer by layer."""
 
     plan: bytes
     sha256: str

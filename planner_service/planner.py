@@ -61,7 +61,7 @@ Cancelled = Callable[[], bool]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
     """p1: least RAM with F <= ``f_max`` (None: any), and, where the target's core was measured, with predicted
-    instructions of at most ``call_overhead`` times F times those of layer by layer (None: any).
+    instructions of at most ``call_overhead`` times F, or once if F is less, those of layer by layer (None: any).
     p2: least compute with at most ``ram_max`` bytes (None: any).
     ``objective``: what compute is: MACs, or instructions as the target's cost model predicts them. F stays one of MACs;
     of p1 the objective decides between schedules of the same RAM."""
@@ -94,8 +94,8 @@ class PlanResult:
     arena is that plus the packing gap. ``lower_bound``: where the least RAM was asked for, bytes that no schedule that
     was searched can be packed into less than; otherwise the same.
     ``uncounted_bytes`` of the arena are network outputs that ``Options.count_outputs`` leaves out. ``instructions`` are
-    predicted, None if there is no cost model of the target's core; ``call_overhead``: for each that the same MACs would
-    take layer by layer."""
+    predicted, None if there is no cost model of the target's core; ``call_overhead``: for each that the same MACs, or
+    the unfused ones if those are more, would take layer by layer."""
 
     plan: bytes
     arena_bytes: int
@@ -289,8 +289,9 @@ class _Run:
         return _instructions(self.unfused(self.budget))
 
     def call_overhead(self, draft: _Draft) -> float:
-        """Predicted instructions for each that the same MACs would take layer by layer."""
-        return _instructions(draft) / (self.overhead_factor(draft) * self.layer_instructions)
+        """Predicted instructions for each that the same MACs would take layer by layer. MACs of rows that nobody reads
+        can be saved, but what goes with them is the same: then, for each that layer by layer takes."""
+        return _instructions(draft) / (max(1.0, self.overhead_factor(draft)) * self.layer_instructions)
 
     @cached_property
     def reference(self) -> list[NDArray[np.int8]]:
@@ -593,7 +594,7 @@ def plan(
         cap = (1 << 31) - 1 if constraint.ram_max is None else constraint.ram_max
         found = _p2(run, cap)
     if constraint.objective == "latency":
-        found = _faster(run, found, cap, constraint.f_max)
+        found = _faster(run, found, cap, constraint)
     return run.seal(found)
 
 
@@ -643,12 +644,15 @@ def _unhurried(run: _Run, known: _Draft, f_max: float | None, cap: int) -> Itera
         yield fastest
 
 
-def _faster(run: _Run, known: _Draft, cap: int, f_max: float | None) -> _Draft:
+def _faster(run: _Run, known: _Draft, cap: int, constraint: Constraint) -> _Draft:
     """The schedule of fewest predicted instructions in ``cap`` bytes; ``known`` if the search, which does not count
-    with scratch, finds none that is better with the scratch that there is room for."""
+    with scratch, finds none that is better with the scratch that there is room for, or if that one breaks a bound:
+    of fewer MACs, it may have more calls for each."""
     run.phase = (0.5, 1.0)
-    found = _fastest(run, cap, known)
+    found, f_max, most = _fastest(run, cap, known), constraint.f_max, constraint.call_overhead
     if found is None or (f_max is not None and run.overhead_factor(found) > f_max + F_EPSILON):
+        return known
+    if most is not None and run.call_overhead(found) > most:
         return known
     return found if _instructions(found) < _instructions(known) else known
 

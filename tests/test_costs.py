@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,38 @@ def test_call_overhead_is_bounded_and_paid_for_in_bytes(name: str, f_max: float 
     sizes = [result.arena_bytes for result in results]
     assert sizes == sorted(sizes)
     assert sizes[-1] <= layers.arena_bytes
+
+
+@pytest.mark.parametrize(
+    ("seed", "ops", "core", "f_max", "bound"),
+    [(1002, 11, "hifive1b", 1.5, 1.1), (1014, 11, "mps2-an385", None, 1.1), (1015, 4, "mps3-an547", 1.1, 1.1)],
+)
+def test_call_overhead_is_bounded_where_latency_counts(
+    seed: int, ops: int, core: str, f_max: float | None, bound: float
+) -> None:
+    """The schedule of fewest instructions has fewer MACs than others of its size, and more calls for each."""
+    graph, board = random_graph(seed, ops=ops), targets.load(core)
+    few = planner.Constraint(kind="p1", f_max=f_max, call_overhead=bound)
+    least, fastest = (planner.plan(graph, c, target=board) for c in (few, replace(few, objective="latency")))
+    assert least.instructions is not None
+    assert fastest.instructions is not None
+    assert fastest.call_overhead is not None
+    assert fastest.call_overhead <= bound
+    assert fastest.instructions <= least.instructions
+    assert fastest.counted_bytes <= least.counted_bytes
+
+
+@pytest.mark.parametrize(("seed", "ops", "core"), [(1015, 4, "mps3-an547"), (1023, 10, "hifive1b")])
+def test_call_overhead_of_saved_macs_is_none(seed: int, ops: int, core: str) -> None:
+    """Layer by layer was taken where less of all, MACs too, does the same work."""
+    graph, board, options = random_graph(seed, ops=ops), targets.load(core), planner.Options(input_mode="resident")
+    layers = planner.layers(graph, options, target=board)
+    result = planner.plan(graph, planner.Constraint(kind="p1", f_max=1.1, call_overhead=1.1), options, target=board)
+    assert result.overhead_factor < 1.0
+    assert result.instructions is not None
+    assert layers.instructions is not None
+    assert result.instructions <= 1.1 * layers.instructions
+    assert result.arena_bytes < layers.arena_bytes
 
 
 def test_progress_of_latency_moves_and_it_can_be_cancelled() -> None:
