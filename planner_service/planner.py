@@ -605,18 +605,18 @@ def _amortised(run: _Run, known: _Draft, f_max: float | None, most: float) -> _D
     if run.call_overhead(known) <= most:
         return known
     low = run.counted(known.placement)
-    found = replace(run.unfused(run.budget), bound=known.bound)
+    found = run.unfused(run.budget)
     high = run.counted(found.placement)
 
     def attempt(cap: int) -> bool:
         """Whether there is one in ``cap`` bytes, which is the best then."""
         nonlocal found, high
         run.tick(0.93, f"making calls fewer in {cap} bytes")
-        fitting = [d for d in _unhurried(run, known, f_max, cap) if run.call_overhead(d) <= most]
-        if fitting:
-            found = replace(min(fitting, key=lambda d: (run.counted(d.placement), _instructions(d))), bound=known.bound)
-            high = run.counted(found.placement)
-        return bool(fitting)
+        for draft in _unhurried(run, known, f_max, cap):
+            if run.call_overhead(draft) <= most:
+                found, high = draft, run.counted(draft.placement)
+                return True
+        return False
 
     cap, step = low, max(ROOM_STEP, low // ROOM_SHARE)
     while cap < high and not attempt(cap):
@@ -625,58 +625,45 @@ def _amortised(run: _Run, known: _Draft, f_max: float | None, most: float) -> _D
         middle = (low + high) // 2
         if not attempt(middle):
             low = middle
-    return found
+    return replace(found, bound=known.bound)
 
 
 def _unhurried(run: _Run, known: _Draft, f_max: float | None, cap: int) -> Iterator[_Draft]:
     """Schedules in ``cap`` bytes that may have few calls: ``known`` with wider steps, one that computes nothing twice,
-    one with as many MACs as are allowed, and the one of fewest instructions."""
+    and one with as many MACs as are allowed."""
     assert known.begun is not None
     yield run.finish(*known.begun, cap)
     for spare in dict.fromkeys((0, _spare(run, f_max))):
         search = run.search(cap, spare, 0.93, 0.93)
         if run.feasible(search, cap, spare, 0.93, 0.93):
-            found = run.fit(search, cap)
-            if found is not None:
-                yield found
-    fastest = _fastest(run, cap, None)
-    if fastest is not None and (f_max is None or run.overhead_factor(fastest) <= f_max + F_EPSILON):
-        yield fastest
+            draft = run.fit(search, cap)
+            if draft is not None:
+                yield draft
 
 
 def _faster(run: _Run, known: _Draft, cap: int, constraint: Constraint) -> _Draft:
     """The schedule of fewest predicted instructions in ``cap`` bytes; ``known`` if the search, which does not count
     with scratch, finds none that is better with the scratch that there is room for, or if that one breaks a bound:
     of fewer MACs, it may have more calls for each."""
-    run.phase = (0.5, 1.0)
-    found, f_max, most = _fastest(run, cap, known), constraint.f_max, constraint.call_overhead
-    if found is None or (f_max is not None and run.overhead_factor(found) > f_max + F_EPSILON):
-        return known
-    if most is not None and run.call_overhead(found) > most:
-        return known
-    return found if _instructions(found) < _instructions(known) else known
-
-
-def _fastest(run: _Run, cap: int, known: _Draft | None) -> _Draft | None:
-    """The schedule of fewest predicted instructions without scratch, sped up; no slower without it than ``known``."""
     assert run.model is not None
-    counting, run.problem = run.problem, Problem(run.facts, run.options.input_mode, run.uncounted, run.model)
-    try:
-        most = None
-        if known is not None:
-            stages = tuple(replace(stage, scratch=0) for stage in known.schedule.stages)
-            plain = Schedule(placed=known.schedule.placed, stages=stages)
-            most = costs.UNITS * run.model.predict(run.facts, plain) - run.base
-        search = run.search(cap, most, 0.0, 0.3)
-        for extra in run.extras(search, cap):
-            limit = extra if most is None or (extra is not None and extra < most) else most
-            search.run(cap, limit, run.ticking("searching faster schedules", 0.3, 0.9))
-            found = run.fit(search, cap)
-            if found is not None or (limit is not None and limit == most):
-                return found
-        return None
-    finally:
-        run.problem = counting
+    stages = tuple(replace(stage, scratch=0) for stage in known.schedule.stages)
+    plain = Schedule(placed=known.schedule.placed, stages=stages)
+    run.problem = Problem(run.facts, run.options.input_mode, run.uncounted, run.model)
+    most = costs.UNITS * run.model.predict(run.facts, plain) - run.base
+    run.phase = (0.5, 1.0)
+    search = run.search(cap, most, 0.0, 0.3)
+    for extra in run.extras(search, cap):
+        limit = most if extra is None else min(extra, most)
+        search.run(cap, limit, run.ticking("searching faster schedules", 0.3, 0.9))
+        found = run.fit(search, cap)
+        if found is not None:
+            f_max, overhead = constraint.f_max, constraint.call_overhead
+            allowed = f_max is None or run.overhead_factor(found) <= f_max + F_EPSILON
+            allowed &= overhead is None or run.call_overhead(found) <= overhead
+            return found if allowed and _instructions(found) < _instructions(known) else known
+        if limit == most:
+            break
+    return known
 
 
 def _instructions(draft: _Draft) -> int:
