@@ -128,6 +128,21 @@ void firmware_fault(uint32_t cause, uint32_t address)
     port_exit(1);
 }
 
+/* Reading at NULL faults: two regions of the MPU there, both of which apply to nothing. */
+static void guard_null(void)
+{
+#if WEFT_KERNELS_MVE
+    static volatile uint32_t *const mpu = (volatile uint32_t *)0xe000ed90;
+    for (uint32_t n = 0; n < 2; n++) {
+        mpu[2] = n;
+        mpu[3] = 3u << 1;
+        mpu[4] = 1;
+    }
+    mpu[1] = 5; /* elsewhere as without */
+    __asm__ volatile("dsb\n isb" : : : "memory");
+#endif
+}
+
 /* ---------------------------------------------------------------- chance */
 
 static uint32_t state = KERNEL_SEED;
@@ -413,6 +428,10 @@ static shape_t random_shape(uint32_t opcode)
     }
     s.oh = positions(s.h, s.kernel_h, s.stride_h, s.dilation_h, s.pad_top, opcode <= WEFT_OP_DWCONV2D);
     s.ow = positions(s.w, s.kernel_w, s.stride_w, s.dilation_w, s.pad_left, opcode <= WEFT_OP_DWCONV2D);
+    if (opcode <= WEFT_OP_DWCONV2D && chance(6) == 0) { /* behind the tensor too */
+        s.oh += range(0, 3);
+        s.ow += range(0, 3);
+    }
     return s;
 }
 
@@ -563,6 +582,7 @@ void firmware_main(void)
 {
     port_ticks_start();
     chosen_layers();
+    guard_null();
     random_calls(KERNEL_CASES);
     port_exit(0);
 }

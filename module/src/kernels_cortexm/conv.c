@@ -587,7 +587,7 @@ DSP_SMALL void weft_conv2d_dsp(const weft_call_t *call)
     conv.depth = op->groups == 1 ? call->in0.c : call->in0.c / op->groups;
     conv.size = taps * conv.depth;
     conv.p = weft_linear(call, call->total, conv.size);
-    conv.in_place = taps == 1 && op->pad_top + op->pad_left == 0;
+    conv.in_place = weft_pointwise(call);
     conv.joined = op->groups == 1 && op->dilation_w == 1;
     conv.offset = dsp_offset(call->in0.zero_point);
     conv.quick = (op->flags & WEFT_OP_QUICK) != 0;

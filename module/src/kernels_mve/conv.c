@@ -430,7 +430,7 @@ MVE_INLINE void conv_patches(conv_t *conv, int8_t *memory, uint32_t length)
 {
     const weft_call_t *call = conv->call;
     weft_rows_t rows;
-    mve_rows(&conv->patch, NULL, 1, conv->patch.size, 0);
+    mve_rows(&conv->patch, &conv->p.weights, 1, conv->patch.size, 0); /* from any address */
     conv->most = (int32_t)weft_min((int32_t)length / conv->patch.size, PIXELS);
     for (int32_t y = call->y0; y < call->y1; y++) {
         int8_t *out = weft_px(&call->out, y, call->x0);
@@ -462,7 +462,7 @@ static MVE_NOINLINE void conv_pointwise(conv_t *conv)
     const weft_op_t *op = call->op;
     const int32_t step = op->stride_w * call->in0.c, pixel = call->out.c;
     pixel_t *next = conv->pixel, *const end = next + PIXELS;
-    mve_rows(&conv->patch, NULL, 1, conv->patch.size, 0);
+    mve_rows(&conv->patch, &conv->p.weights, 1, conv->patch.size, 0); /* from any address */
     for (int32_t y = call->y0; y < call->y1; y++) {
         const int8_t *px = weft_px_inline(&call->in0, y * op->stride_h, call->x0 * op->stride_w);
         int8_t *out = weft_px_inline(&call->out, y, call->x0);
@@ -529,7 +529,7 @@ void weft_conv2d_mve(const weft_call_t *call)
     conv.weight = conv.count = 0;
     conv.most = PIXELS;
     conv.joined = op->groups == 1 && (op->dilation_w == 1 || op->kernel_w == 1);
-    if (op->groups == 1 && conv.patch.size == conv.depth && op->pad_top + op->pad_left == 0) {
+    if (op->groups == 1 && weft_pointwise(call)) {
         conv_pointwise(&conv);
     } else if (conv.joined && conv.patch.size <= GATHERED / 2) {
         conv_stack(&conv);

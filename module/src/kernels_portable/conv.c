@@ -280,8 +280,7 @@ static PORTABLE_NOINLINE void all_pixels(const conv_t *conv)
     const weft_op_t *op = call->op;
     const weft_view_t *in = &call->in0;
     const bool pairs = conv->size <= (int32_t)(conv->length / (2u * sizeof(int16_t)));
-    const bool one_tap = conv->size == in->c && op->pad_top == 0 && op->pad_left == 0 &&
-                         (call->y1 - 1) * op->stride_h < in->h && (call->x1 - 1) * op->stride_w < in->w;
+    const bool one_tap = weft_pointwise(call);
     int32_t left = (call->y1 - call->y0) * (call->x1 - call->x0);
     int16_t *const patch = conv->memory;
     int8_t *before = NULL;
@@ -289,7 +288,7 @@ static PORTABLE_NOINLINE void all_pixels(const conv_t *conv)
         int8_t *out = weft_px(&call->out, y, call->x0);
         const int8_t *px = NULL;
         if (one_tap) {
-            px = weft_px(in, y * op->stride_h - op->pad_top, call->x0 * op->stride_w - op->pad_left);
+            px = weft_px(in, y * op->stride_h, call->x0 * op->stride_w);
         }
         for (int32_t x = call->x0; x < call->x1; x++, left--, out += call->out.c) {
             if (before == NULL && (!pairs || left == 1)) {

@@ -22,6 +22,14 @@ WEFT_INLINE weft_taps_t weft_taps(int32_t first, int32_t kernel, int32_t dilatio
     return taps;
 }
 
+/* Whether each output pixel of a call is made of one input pixel, which is there: outputs may lie behind the tensor. */
+WEFT_INLINE bool weft_pointwise(const weft_call_t *call)
+{
+    const weft_op_t *op = call->op;
+    return op->kernel_h * op->kernel_w == 1 && op->pad_top + op->pad_left == 0 &&
+           (call->y1 - 1) * op->stride_h < call->in0.h && (call->x1 - 1) * op->stride_w < call->in0.w;
+}
+
 /* Kernels taller than this have the addresses of their further rows computed on use: bounds the stack. */
 #define WEFT_HOISTED_ROWS 12
 
