@@ -226,6 +226,7 @@ def create_plans(
         vendor_id=request.vendor_id,
         class_id=request.class_id,
     )
+    constraint = least_ram = planner.Constraint(kind="p1")  # the former unless the request has another
     if request.kind == "front":
         found = planner.front(graph, options, target=target, progress=progress, cancelled=cancelled)
         results = tuple(sorted(found, key=lambda r: r.arena_bytes))
@@ -246,10 +247,8 @@ def create_plans(
     short = [fit.lacks(target, arena=r.arena_bytes, plan=len(r.plan), budget=request.ram_max) for r in results]
     if any(fit.Resource.ARENA in lacks for lacks in short):
         smallest = min(results, key=lambda r: r.arena_bytes)
-        if request.kind != "front":
-            smallest = planner.plan(
-                graph, planner.Constraint(kind="p1"), options, target=target, progress=progress, cancelled=cancelled
-            )
+        if request.kind == "layers" or constraint != least_ram:
+            smallest = planner.plan(graph, least_ram, options, target=target, progress=progress, cancelled=cancelled)
         least = smallest.arena_bytes, smallest.overhead_factor
     digest = hashlib.sha256(data).hexdigest()
     return tuple(

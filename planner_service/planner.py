@@ -660,7 +660,8 @@ def _faster(run: _Run, known: _Draft, cap: int, constraint: Constraint) -> _Draf
             f_max, overhead = constraint.f_max, constraint.call_overhead
             allowed = f_max is None or run.overhead_factor(found) <= f_max + F_EPSILON
             allowed &= overhead is None or run.call_overhead(found) <= overhead
-            return found if allowed and _instructions(found) < _instructions(known) else known
+            better = allowed and _instructions(found) < _instructions(known)
+            return replace(found, bound=known.bound) if better else known
         if limit == most:
             break
     return known

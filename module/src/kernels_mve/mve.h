@@ -200,9 +200,8 @@ MVE_INLINE mve_zero_t mve_zero(int32_t zp)
 #define MVE_NONE(sum, weights)
 
 /*
- * Sums of four channels over a patch whose first tap is at px; of the inputs less their zero point, where both ends of
- * it are to be multiplied by zero->sign, or, with `zero` NULL, as they are. `single`: it has one row, and `zero` is
- * given.
+ * Sums of four channels over a patch whose first tap is at px, of the inputs less their zero point; both ends of it are
+ * to be multiplied by zero->sign. `single`: it has one row.
  */
 MVE_INLINE int32x4_t mve_dot(const mve_patch_t *patch, const int8_t *px, mve_channels_t *channels,
                              const mve_zero_t *zero, bool single)
@@ -222,35 +221,9 @@ MVE_INLINE int32x4_t mve_dot(const mve_patch_t *patch, const int8_t *px, mve_cha
     }
     register const int8_t *const *row __asm__("r11") = patch->row;
     register const int8_t *x __asm__("r12");
-    if (zero != NULL) {
-        __asm__ volatile(MVE_ROWS(MVE_FLIP, MVE_BESIDE)
-                         : [acc] "=w"(acc), [row] "+r"(row), [x] "=&r"(x)
-                         : MVE_PATCH, [flip] "w"(zero->flip), [beside] "w"(zero->beside)
-                         : MVE_REGISTERS);
-    } else {
-        __asm__ volatile(MVE_ROWS("", MVE_NONE)
-                         : [acc] "=w"(acc), [row] "+r"(row), [x] "=&r"(x)
-                         : MVE_PATCH
-                         : MVE_REGISTERS);
-    }
-    return acc;
-}
-
-/* Sums of the weights that mve_dot() takes. */
-MVE_INLINE int32x4_t mve_sums(const mve_patch_t *patch, const mve_channels_t *channels)
-{
-    MVE_OPERANDS(patch, channels);
-    register const int8_t *const *row __asm__("r11") = patch->row;
-    int32x4_t acc;
-    __asm__ volatile("add r8, %[channels], %[weights]\n\t"
-                     "ldm r8, {r1, r3, r5, r8}\n\t"
-                     "movs r0, #0\n\t"
-                     "movs r2, #0\n\t"
-                     "movs r4, #0\n\t"
-                     "movs r6, #0\n\t"
-                     "3:\n\t" MVE_RUN MVE_ADD_WEIGHTS MVE_RUN_END "add %[row], %[row], #4\n\t" MVE_NEXT MVE_SUMS
-                     : [acc] "=w"(acc), [row] "+r"(row)
-                     : MVE_PATCH
+    __asm__ volatile(MVE_ROWS(MVE_FLIP, MVE_BESIDE)
+                     : [acc] "=w"(acc), [row] "+r"(row), [x] "=&r"(x)
+                     : MVE_PATCH, [flip] "w"(zero->flip), [beside] "w"(zero->beside)
                      : MVE_REGISTERS);
     return acc;
 }

@@ -112,39 +112,7 @@ typedef struct {
     int32_t v[4];
 } portable_sums_t;
 
-/*
- * A function that adds the products of n neighbouring inputs with four rows of weights from w0 on: `row` bytes apart
- * but for the last ones, which are the same where fewer than four channels are `left`.
- */
-#define PORTABLE_DEFINE_DOT4(name, type)                                                                               \
-    PORTABLE_INLINE portable_sums_t name(portable_sums_t acc, const type *x, const int8_t *w0, int32_t row,            \
-                                         int32_t left, int32_t n, int32_t zp)                                          \
-    {                                                                                                                  \
-        const int8_t *w1 = w0 + (left > 1 ? row : 0), *w2 = w1 + (left > 2 ? row : 0),                                 \
-                     *w3 = w2 + (left > 3 ? row : 0);                                                                  \
-        int32_t v0 = acc.v[0], v1 = acc.v[1], v2 = acc.v[2], v3 = acc.v[3];                                            \
-        const type *const end = x + n, *const steps_end = x + (n & ~7);                                                \
-        while (x != steps_end) {                                                                                       \
-            PORTABLE_MAC4(0);                                                                                          \
-            PORTABLE_MAC4(1);                                                                                          \
-            PORTABLE_MAC4(2);                                                                                          \
-            PORTABLE_MAC4(3);                                                                                          \
-            PORTABLE_MAC4(4);                                                                                          \
-            PORTABLE_MAC4(5);                                                                                          \
-            PORTABLE_MAC4(6);                                                                                          \
-            PORTABLE_MAC4(7);                                                                                          \
-            x += 8;                                                                                                    \
-            w0 += 8;                                                                                                   \
-            w1 += 8;                                                                                                   \
-            w2 += 8;                                                                                                   \
-            w3 += 8;                                                                                                   \
-        }                                                                                                              \
-        for (; x != end; x++, w0++, w1++, w2++, w3++) {                                                                \
-            PORTABLE_MAC4(0);                                                                                          \
-        }                                                                                                              \
-        return (portable_sums_t){{v0, v1, v2, v3}};                                                                    \
-    }
-
+/* One tap of four channels. */
 #define PORTABLE_MAC4(k)                                                                                               \
     do {                                                                                                               \
         const int32_t value = x[k] - zp;                                                                               \
@@ -155,7 +123,36 @@ typedef struct {
         PORTABLE_IN_ORDER();                                                                                           \
     } while (0)
 
-PORTABLE_DEFINE_DOT4(portable_dot, int8_t)
+/*
+ * Adds the products of n neighbouring inputs with four rows of weights from w0 on: `row` bytes apart but for the last
+ * ones, which are the same where fewer than four channels are `left`.
+ */
+PORTABLE_INLINE portable_sums_t portable_dot(portable_sums_t acc, const int8_t *x, const int8_t *w0, int32_t row,
+                                             int32_t left, int32_t n, int32_t zp)
+{
+    const int8_t *w1 = w0 + (left > 1 ? row : 0), *w2 = w1 + (left > 2 ? row : 0), *w3 = w2 + (left > 3 ? row : 0);
+    int32_t v0 = acc.v[0], v1 = acc.v[1], v2 = acc.v[2], v3 = acc.v[3];
+    const int8_t *const end = x + n, *const steps_end = x + (n & ~7);
+    while (x != steps_end) {
+        PORTABLE_MAC4(0);
+        PORTABLE_MAC4(1);
+        PORTABLE_MAC4(2);
+        PORTABLE_MAC4(3);
+        PORTABLE_MAC4(4);
+        PORTABLE_MAC4(5);
+        PORTABLE_MAC4(6);
+        PORTABLE_MAC4(7);
+        x += 8;
+        w0 += 8;
+        w1 += 8;
+        w2 += 8;
+        w3 += 8;
+    }
+    for (; x != end; x++, w0++, w1++, w2++, w3++) {
+        PORTABLE_MAC4(0);
+    }
+    return (portable_sums_t){{v0, v1, v2, v3}};
+}
 
 /* Cores that load and store words at any address. */
 #if defined(__ARM_FEATURE_UNALIGNED) && defined(__GNUC__)
@@ -185,16 +182,6 @@ PORTABLE_INLINE void portable_store(uint8_t *p, uint32_t v)
 #else
     memcpy(p, &v, sizeof v);
 #endif
-}
-
-/* Sum of n weights. */
-PORTABLE_INLINE int32_t portable_sum(const int8_t *w, int32_t n, int32_t step)
-{
-    int32_t sum = 0;
-    for (; n > 0; n--, w += step) {
-        sum += *w;
-    }
-    return sum;
 }
 
 /* Kernels of this folder; what they have no quick way for they hand to the reference kernels. */
