@@ -104,7 +104,7 @@ def lib(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 Region = tuple[int, int, int, int]  # y0, y1, x0, x1
 KINDS = ("full", "ring", "tile", "split")
 #: Bytes of scratch that kernels get, and what lies behind them.
-SCRATCH, GUARD, NOISE = (0, 100, 4096), 16, 0xA5
+SCRATCH, GUARD, NOISE = (0, 4, 100, 255, 256, 257, 1000, 4096), 16, 0xA5
 
 
 class Window:
@@ -407,7 +407,7 @@ def test_conv2d(lib: ctypes.CDLL, seed: int, long: bool) -> None:
     groups = 1 if long else pick(rng, 1, 1, 1, 2, 3)
     elements, taps_of = pick(rng, 65, 66, 72, 96, 130), g.kernel[0] * g.kernel[1]
     depth = -(-elements // taps_of) if long else pick(rng, 1, 2, 3, 4, 5, 8, 16)
-    n = groups * pick(rng, 1, 2, 3, 4, 5, 8)
+    n = groups * pick(rng, 1, 2, 3, 4, 5, 8, 37)
     x = tensor(rng, *(int(v) for v in rng.integers(1, 12, 2)), depth * groups)
     oh, ow = out_shape(rng, g, x.shape)
     weights = tensor(rng, n, *g.kernel, depth)
@@ -441,7 +441,7 @@ def test_conv2d(lib: ctypes.CDLL, seed: int, long: bool) -> None:
 def test_dwconv2d(lib: ctypes.CDLL, seed: int) -> None:
     rng = np.random.default_rng(seed)
     g = some_geometry(rng, (*CONV_KERNELS, (3, 3), (5, 5), (7, 7)))
-    channels, times = pick(rng, 1, 2, 3, 4, 6, 8, 13, 16), pick(rng, 1, 1, 1, 2, 3, 8)
+    channels, times = pick(rng, 1, 2, 3, 4, 6, 8, 13, 16, 37), pick(rng, 1, 1, 1, 2, 3, 8)
     n = channels * times
     x = tensor(rng, *(int(v) for v in rng.integers(1, 14, 2)), channels)
     oh, ow = out_shape(rng, g, x.shape)

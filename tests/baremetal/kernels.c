@@ -56,7 +56,7 @@ static int8_t *const area_out = (int8_t *)(uintptr_t)(ARENA_ORIGIN + 2u * AREA);
 static int8_t *const area_want = (int8_t *)(uintptr_t)(ARENA_ORIGIN + 3u * AREA);
 static uint8_t *const area_params = (uint8_t *)(uintptr_t)(ARENA_ORIGIN + 4u * AREA);
 static int32_t acc[512], want_acc[512];
-static int32_t scratch[SCRATCH_MAX / 4u + 1u];
+static int32_t scratch[SCRATCH_MAX / 4u + 1u]; /* and a guard */
 
 static weft_op_t op;
 static weft_call_t call;
@@ -203,6 +203,19 @@ static void put_i32(uint8_t *p, int32_t value)
     memcpy(p, &value, sizeof value);
 }
 
+/* `wild`: such as plans may have, but models do not. */
+static int32_t any_multiplier(bool wild)
+{
+    static const int32_t ends[] = {0, 1, 1 << 30, INT32_MAX};
+    return wild && chance(2) != 0 ? ends[chance(sizeof ends / sizeof *ends)] : range(1 << 30, INT32_MAX);
+}
+
+static int32_t wild_shift(void)
+{
+    static const int32_t ends[] = {-31, -2, -1, 0, 1, 31};
+    return chance(2) != 0 ? ends[chance(sizeof ends / sizeof *ends)] : range(-31, 31);
+}
+
 /* Biases, multipliers and shifts; `wild`: also such as models do not have. Returns the bytes. */
 static size_t put_linear(int32_t n, int32_t m, bool wild)
 {
@@ -211,10 +224,10 @@ static size_t put_linear(int32_t n, int32_t m, bool wild)
         put_i32(p, wild && chance(4) == 0 ? range(-2000000000, 2000000000) : range(-30000, 30000));
     }
     for (int32_t i = 0; i < m; i++, p += 4) {
-        put_i32(p, range(1 << 30, INT32_MAX));
+        put_i32(p, any_multiplier(wild));
     }
     for (int32_t i = 0; i < m; i++) {
-        p[i] = (uint8_t)(wild ? range(-31, 9) : range(-12, -6));
+        p[i] = (uint8_t)(wild ? wild_shift() : range(-12, -6));
     }
     return (size_t)(4 * n + 4 * m + ((m + 3) & ~3));
 }
@@ -227,10 +240,10 @@ static void put_add(bool wild, bool random)
     for (uint32_t i = 0; i < 3; i++) {
         put_i32(area_params + 4u * i, chance(2) != 0 ? 1 << 30 : range(1 << 30, INT32_MAX));
     }
-    area_params[12] = (uint8_t)(random ? range(wild ? -31 : -3, wild ? 4 : 0) : -1);
-    area_params[13] = (uint8_t)(random ? range(wild ? -31 : -3, wild ? 3 : 0) : 0);
-    area_params[14] = (uint8_t)range(wild ? -31 : -20, wild ? 3 : -16);
-    area_params[15] = (uint8_t)(wild ? range(0, 24) : 20);
+    area_params[12] = (uint8_t)(wild ? wild_shift() : random ? range(-3, 0) : -1);
+    area_params[13] = (uint8_t)(wild ? wild_shift() : random ? range(-3, 0) : 0);
+    area_params[14] = (uint8_t)(wild ? wild_shift() : range(-20, -16));
+    area_params[15] = (uint8_t)(wild ? range(0, 31) : 20);
 }
 
 static void field(int32_t *lo, int32_t *hi, int32_t from, int32_t to, int32_t kernel, int32_t stride, int32_t dilation,
@@ -263,8 +276,8 @@ static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], b
     op.pad_top = (uint8_t)s->pad_top;
     op.pad_left = (uint8_t)s->pad_left;
     if (random && chance(3) == 0) {
-        op.act_min = (int8_t)range(-128, 0);
-        op.act_max = (int8_t)range(0, 127);
+        op.act_min = (int8_t)range(-128, 127);
+        op.act_max = (int8_t)range(op.act_min, 127);
     }
     int32_t m = s->n;
     if (random && linear && chance(2) != 0) {
@@ -281,7 +294,8 @@ static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], b
     call.x0 = region[2];
     call.x1 = region[3];
     if (random && chance(2) != 0) {
-        call.scratch_len = 4u * chance(SCRATCH_MAX / 4u + 1u);
+        static const uint32_t few[] = {0, 4, 255, 256, 257, 511, 512, 1000};
+        call.scratch_len = chance(2) != 0 ? few[chance(sizeof few / sizeof *few)] : chance(SCRATCH_MAX);
     }
 
     if (linear) {
@@ -365,14 +379,14 @@ static int64_t compare(uint64_t *macs)
     reference.macs = macs;
     call.macs = &counted;
     *macs = 0;
-    scratch[call.scratch_len / 4u] = GUARD;
+    scratch[(call.scratch_len + 3u) / 4u] = GUARD;
 
     kernels[op.opcode].reference(&reference);
     const uint64_t begin = port_ticks();
     kernels[op.opcode].fast(&call);
     const uint64_t end = port_ticks();
     const bool same = memcmp(area_out, area_want, out_bytes) == 0 && memcmp(acc, want_acc, sizeof acc) == 0 &&
-                      counted == *macs && scratch[call.scratch_len / 4u] == GUARD;
+                      counted == *macs && scratch[(call.scratch_len + 3u) / 4u] == GUARD;
     return same ? (int64_t)(end - begin) : -1;
 }
 
@@ -396,8 +410,8 @@ static int32_t positions(int32_t size, int32_t kernel, int32_t stride, int32_t d
 
 static shape_t random_shape(uint32_t opcode)
 {
-    shape_t s = {
-        range(1, 10), range(1, 10), range(1, chance(2) != 0 ? 12 : 40), 1, 1, range(1, 20), 1, 1, 1, 1, 1, 1, 0, 0, 1};
+    const int32_t c = range(1, chance(2) != 0 ? 12 : 40), n = range(1, chance(4) != 0 ? 20 : 70);
+    shape_t s = {range(1, 10), range(1, 10), c, 1, 1, n, 1, 1, 1, 1, 1, 1, 0, 0, 1};
     if (opcode != WEFT_OP_FULLY_CONNECTED && opcode != WEFT_OP_ADD && opcode != WEFT_OP_REDUCE && chance(3) != 0) {
         s.kernel_h = range(1, chance(4) != 0 ? 4 : 14);
         s.kernel_w = range(1, chance(4) != 0 ? 3 : 7);
