@@ -6,6 +6,7 @@ here that the engine has not opened and run, with arena, MACs and outputs measur
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -50,8 +51,8 @@ LONG = 150
 TIGHT = 1 / 8
 #: Packings tried to make room for wider steps and scratch; with more effort for so many stages that get none.
 SPEED_TRIES, HARD_TRIES = 80, 4
-#: Bytes that make calls fewer are found to within so many, or this share of them.
-ROOM_STEP, ROOM_SHARE = 64, 64
+#: Bytes that make calls fewer are found to within so many, or this share of them; this times the least is far more.
+ROOM_STEP, ROOM_SHARE, ROOM_FAR = 64, 64, 1.04
 
 Objective = Literal["macs", "latency"]
 Progress = Callable[[float, str], None]
@@ -601,29 +602,35 @@ def plan(
 def _amortised(run: _Run, known: _Draft, f_max: float | None, most: float) -> _Draft:
     """Of the schedules with at most ``f_max`` times the unfused MACs and a call overhead of at most ``most``, the one
     of the fewest bytes that is found; ``known`` needs the fewest with any. Bytes grow, ever faster, until there is one,
-    and are halved in on again."""
+    and are halved in on again. If that takes far more than ``known``, schedules of fewest instructions, which take long
+    to find, are tried at a few sizes between."""
     if run.call_overhead(known) <= most:
         return known
-    low = run.counted(known.placement)
+    least = low = run.counted(known.placement)
     found = run.unfused(run.budget)
     high = run.counted(found.placement)
 
-    def attempt(cap: int) -> bool:
+    def attempt(cap: int, ways: Callable[[_Run, _Draft, float | None, int], Iterator[_Draft]]) -> bool:
         """Whether there is one in ``cap`` bytes, which is the best then."""
         nonlocal found, high
         run.tick(0.93, f"making calls fewer in {cap} bytes")
-        for draft in _unhurried(run, known, f_max, cap):
+        for draft in ways(run, known, f_max, cap):
             if run.call_overhead(draft) <= most:
                 found, high = draft, run.counted(draft.placement)
                 return True
         return False
 
     cap, step = low, max(ROOM_STEP, low // ROOM_SHARE)
-    while cap < high and not attempt(cap):
+    while cap < high and not attempt(cap, _unhurried):
         low, cap, step = cap, cap + step, 2 * step
     while high - low > max(ROOM_STEP, low // ROOM_SHARE):
         middle = (low + high) // 2
-        if not attempt(middle):
+        if not attempt(middle, _unhurried):
+            low = middle
+    low = least
+    while high > ROOM_FAR * low:
+        middle = math.isqrt(low * high)
+        if not attempt(middle, _fastest):
             low = middle
     return replace(found, bound=known.bound)
 
@@ -641,29 +648,37 @@ def _unhurried(run: _Run, known: _Draft, f_max: float | None, cap: int) -> Itera
                 yield draft
 
 
+def _fastest(run: _Run, known: _Draft, f_max: float | None, cap: int) -> Iterator[_Draft]:
+    """The schedule of fewest predicted instructions without scratch in ``cap`` bytes, no slower without it than
+    ``known``, sped up; if it keeps to ``f_max``."""
+    assert run.model is not None
+    stages = tuple(replace(stage, scratch=0) for stage in known.schedule.stages)
+    plain = Schedule(placed=known.schedule.placed, stages=stages)
+    counting, run.problem = run.problem, Problem(run.facts, run.options.input_mode, run.uncounted, run.model)
+    try:
+        most = costs.UNITS * run.model.predict(run.facts, plain) - run.base
+        search = run.search(cap, most, 0.0, 0.3)
+        for extra in run.extras(search, cap):
+            limit = most if extra is None else min(extra, most)
+            search.run(cap, limit, run.ticking("searching faster schedules", 0.3, 0.9))
+            found = run.fit(search, cap)
+            if found is not None and (f_max is None or run.overhead_factor(found) <= f_max + F_EPSILON):
+                yield found
+            if found is not None or limit == most:
+                break
+    finally:
+        run.problem = counting
+
+
 def _faster(run: _Run, known: _Draft, cap: int, constraint: Constraint) -> _Draft:
     """The schedule of fewest predicted instructions in ``cap`` bytes; ``known`` if the search, which does not count
     with scratch, finds none that is better with the scratch that there is room for, or if that one breaks a bound:
     of fewer MACs, it may have more calls for each."""
-    assert run.model is not None
-    stages = tuple(replace(stage, scratch=0) for stage in known.schedule.stages)
-    plain = Schedule(placed=known.schedule.placed, stages=stages)
-    run.problem = Problem(run.facts, run.options.input_mode, run.uncounted, run.model)
-    most = costs.UNITS * run.model.predict(run.facts, plain) - run.base
     run.phase = (0.5, 1.0)
-    search = run.search(cap, most, 0.0, 0.3)
-    for extra in run.extras(search, cap):
-        limit = most if extra is None else min(extra, most)
-        search.run(cap, limit, run.ticking("searching faster schedules", 0.3, 0.9))
-        found = run.fit(search, cap)
-        if found is not None:
-            f_max, overhead = constraint.f_max, constraint.call_overhead
-            allowed = f_max is None or run.overhead_factor(found) <= f_max + F_EPSILON
-            allowed &= overhead is None or run.call_overhead(found) <= overhead
-            better = allowed and _instructions(found) < _instructions(known)
-            return replace(found, bound=known.bound) if better else known
-        if limit == most:
-            break
+    most = constraint.call_overhead
+    for found in _fastest(run, known, constraint.f_max, cap):
+        if _instructions(found) < _instructions(known) and (most is None or run.call_overhead(found) <= most):
+            return replace(found, bound=known.bound)
     return known
 
 
