@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from planner_service import fit, ir, targets
@@ -35,9 +35,9 @@ MAX_NAME = 128
 class PlanRequest:
     """What is to be planned. ``f_max`` belongs to p1 (least RAM), and so does ``call_overhead``: at most so many
     predicted instructions for each that the same MACs would take layer by layer (None: ``CALL_OVERHEAD`` where the
-    target's core was measured; infinite: any). ``ram_max`` belongs to p2 (least compute; None: the target's arena
-    budget). ``objective`` of both: what compute is counted in. ``plan_version`` 0: the store's next of ``line``
-    ('': the model's name), 1 without a store."""
+    target's core was measured and its arena has room for that; infinite: any). ``ram_max`` belongs to p2 (least
+    compute; None: the target's arena budget). ``objective`` of both: what compute is counted in. ``plan_version`` 0:
+    the store's next of ``line`` ('': the model's name), 1 without a store."""
 
     target: str = "native"
     kind: Kind = "p2"
@@ -240,7 +240,14 @@ def create_plans(
             ram_max=target.arena_budget if request.kind == "p2" and request.ram_max is None else request.ram_max,
             objective=request.objective,
         )
-        results = (planner.plan(graph, constraint, options, target=target, progress=progress, cancelled=cancelled),)
+        result = planner.plan(graph, constraint, options, target=target, progress=progress, cancelled=cancelled)
+        bounded = constraint.call_overhead is not None and request.call_overhead is None
+        if (
+            bounded and result.arena_bytes > target.arena_budget
+        ):  # nobody asked for the bound: no plan is refused for it
+            constraint = replace(constraint, call_overhead=None)
+            result = planner.plan(graph, constraint, options, target=target, progress=progress, cancelled=cancelled)
+        results = (result,)
     if not results:
         raise PlannerError(Code.INTERNAL, "the search found no schedule at all")
     least: tuple[int, float] | None = None

@@ -25,7 +25,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from planner_service import api
+from planner_service import api, targets
 from planner_service.engine import Engine
 from planner_service.errors import CATALOGUE, Code, PlannerError
 from planner_service.proto import planner_pb2 as pb
@@ -466,6 +466,22 @@ def test_constraints(client: Client) -> None:
     layers = one(kind="layers")
     assert least.arena_bytes <= within.arena_bytes < exact.arena_bytes < layers.arena_bytes
     assert exact.overhead_factor == layers.overhead_factor == 1.0 < within.overhead_factor <= least.overhead_factor
+
+
+def test_usual_call_overhead_refuses_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A board with room for the least RAM, and none for fewer calls; who asks for these is told what is missing."""
+
+    def plan(**constraint: Any) -> api.Planned:
+        request = api.PlanRequest(target="mps3-an547", kind="p1", **constraint)
+        return api.create_plans(DIGITS, "digits_a", request)[0]
+
+    least, usual = plan(call_overhead=math.inf), plan()
+    assert least.arena_bytes < usual.arena_bytes
+    board = replace(targets.load("mps3-an547"), arena_budget=usual.arena_bytes - 4)
+    monkeypatch.setattr(targets, "load", lambda _name: board)
+    assert plan().arena_bytes == least.arena_bytes
+    assert plan().fit.fits
+    assert not plan(call_overhead=api.CALL_OVERHEAD).fit.fits
 
 
 def test_call_overhead_as_bound(client: Client) -> None:
