@@ -628,8 +628,8 @@ def _amortised(run: _Run, known: _Draft, f_max: float | None, most: float) -> _D
         if not attempt(middle, _unhurried):
             low = middle
     low = least
-    while high > ROOM_FAR * low:
-        middle = math.isqrt(low * high)
+    while high > max(ROOM_FAR * low, low + ROOM_STEP):
+        middle = max(math.isqrt(low * high), low + 1)
         if not attempt(middle, _fastest):
             low = middle
     return replace(found, bound=known.bound)

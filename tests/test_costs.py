@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from planner_service import costs, planner, targets, workloads
-from planner_service.build import Facts, build_schedule
+from planner_service.build import Facts, InputMode, build_schedule
 from planner_service.costs import fit
 from planner_service.errors import Code, PlannerError
 from planner_service.importers import import_model
@@ -20,7 +21,7 @@ from planner_service.profile import emulator
 from planner_service.solver import Aim, Problem, Search, Space
 
 sys.path.insert(0, str(Path(__file__).parent))
-from schedule_graphs import random_graph
+from schedule_graphs import Maker, random_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -132,6 +133,20 @@ def test_call_overhead_is_bounded_where_latency_counts(
     assert fastest.instructions <= least.instructions
     assert fastest.lower_bound == least.lower_bound
     assert fastest.counted_bytes <= least.counted_bytes
+
+
+@pytest.mark.parametrize("mode", ["streamed", "resident", "external"])
+@pytest.mark.parametrize("count_outputs", [True, False])
+def test_call_overhead_of_a_few_bytes(mode: InputMode, count_outputs: bool) -> None:
+    """So few that no size lies between those of two schedules, or none at all: the search ends."""
+    maker = Maker(1, [(3, 3, 1)])
+    graph = maker.graph([maker.conv(0, 1)])
+    board, ends = targets.load("mps3-an547"), time.monotonic() + 20
+    constraint = planner.Constraint(kind="p1", call_overhead=1.0)
+    options = planner.Options(input_mode=mode, count_outputs=count_outputs)
+    result = planner.plan(graph, constraint, options, target=board, cancelled=lambda: time.monotonic() > ends)
+    assert result.call_overhead is not None
+    assert result.call_overhead <= 1.0
 
 
 @pytest.mark.parametrize(("seed", "ops", "core"), [(1015, 4, "mps3-an547"), (1023, 10, "hifive1b")])
