@@ -217,6 +217,16 @@ def test_hello_plan_gives_the_host_engines_digests(board: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("board", RUN)
+def test_portable_kernels_give_the_same_digests(board: str, tmp_path: Path) -> None:
+    firmware = driver.elf("hello_plan", board, "portable", {"WEFT_KERNELS": "portable"})
+    assert "weft_engine_portable" in firmware.with_suffix(".map").read_text()
+    content = plan("digits_a", driver.BOARDS[board].target)
+    with driver.booted(board, firmware, slot_file(tmp_path, board, {"a": content})) as (_, text):
+        check_digits(text, content)
+    record(board, "portable kernels", "run, digests equal")
+
+
+@pytest.mark.parametrize("board", RUN)
 def test_same_firmware_boots_another_model(board: str, tmp_path: Path) -> None:
     firmware = driver.elf("hello_plan", board)
     before = hashlib.sha256(firmware.read_bytes()).hexdigest()

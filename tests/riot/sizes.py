@@ -12,6 +12,7 @@ from pathlib import Path
 OWNERS = {
     "weft_engine": "engine",
     "weft_engine_dsp": "engine",
+    "weft_engine_portable": "engine",
     "weft_update": "update core",
     "weft": "module",
     "weft_shell": "shell",
