@@ -242,9 +242,8 @@ def create_plans(
         )
         result = planner.plan(graph, constraint, options, target=target, progress=progress, cancelled=cancelled)
         bounded = constraint.call_overhead is not None and request.call_overhead is None
-        if (
-            bounded and result.arena_bytes > target.arena_budget
-        ):  # nobody asked for the bound: no plan is refused for it
+        if bounded and result.arena_bytes > target.arena_budget:
+            # Nobody asked for the bound: no plan is refused for it.
             constraint = replace(constraint, call_overhead=None)
             result = planner.plan(graph, constraint, options, target=target, progress=progress, cancelled=cancelled)
         results = (result,)

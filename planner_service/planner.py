@@ -285,14 +285,14 @@ class _Run:
         return draft.macs / self.facts.base_macs if self.facts.base_macs else 1.0
 
     @cached_property
-    def layer_instructions(self) -> int:
-        """Predicted instructions of layer by layer, with all the scratch that the board has room for."""
-        return _instructions(self.unfused(self.budget))
+    def by_layer(self) -> _Draft:
+        """Layer by layer, with all the scratch that the board has room for."""
+        return self.unfused(self.budget)
 
     def call_overhead(self, draft: _Draft) -> float:
         """Predicted instructions for each that the same MACs would take layer by layer. MACs of rows that nobody reads
         can be saved, but what goes with them is the same: then, for each that layer by layer takes."""
-        return _instructions(draft) / (max(1.0, self.overhead_factor(draft)) * self.layer_instructions)
+        return _instructions(draft) / (max(1.0, self.overhead_factor(draft)) * _instructions(self.by_layer))
 
     @cached_property
     def reference(self) -> list[NDArray[np.int8]]:
@@ -607,7 +607,7 @@ def _amortised(run: _Run, known: _Draft, f_max: float | None, most: float) -> _D
     if run.call_overhead(known) <= most:
         return known
     least = low = run.counted(known.placement)
-    found = run.unfused(run.budget)
+    found = run.by_layer
     high = run.counted(found.placement)
 
     def attempt(cap: int, ways: Callable[[_Run, _Draft, float | None, int], Iterator[_Draft]]) -> bool:
@@ -805,4 +805,4 @@ def layers(
     """The plan that fuses nothing: what every other one is compared with. PlannerError(CANCELLED)."""
     run = _Run(graph, options or Options(), target, progress, cancelled)
     run.tick(0.0, "starting")
-    return run.seal(run.unfused(run.budget))
+    return run.seal(run.by_layer)
