@@ -5,11 +5,22 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def refuse_forks(event: str, arguments: object) -> None:
+    """A fork of a process in which gRPC has threads dies now and then; a test that forks would fail one time in a
+    hundred, on someone else's machine. subprocess does not fork in this sense, nor does tests/terminal.py."""
+    if event in ("os.fork", "os.forkpty"):
+        raise RuntimeError(f"{event}: tests start processes with subprocess or tests/terminal.py")
+
+
+sys.addaudithook(refuse_forks)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import stat
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import pexpect
 import pytest
 from daemon import MODELS, ROOT, Daemon
 
@@ -30,6 +30,7 @@ from planner_service.service.client import Client
 from planner_service.store import Store, digest_of
 from planner_service.transport import TransportError, connect
 from planner_service.transport.deploy import Deployed, Progress, deploy
+from tests.terminal import Terminal
 
 sys.path.insert(0, str(ROOT / "samples" / "host"))
 
@@ -269,12 +270,10 @@ def test_progress_bar_on_a_terminal(board: Board, tmp_path: Path, made: tuple[by
     """As a process on a pseudo terminal: a bar on stderr, the result on stdout."""
     (tmp_path / "b.weft").write_bytes(signing.sign(made[1], KEY))
     command = [sys.executable, "-m", "planner_service.cli", "push", str(tmp_path / "b.weft"), "--to", board.address]
-    child = pexpect.spawn(command[0], [*command[1:], "--chunk", "64"], timeout=30, encoding="utf-8", cwd=str(ROOT))
-    child.expect(rf"\d+% \[#*-*\] sending [\d,]+ of {len(made[1]):,} B")
-    child.expect(rf"{len(made[1]):,} of {len(made[1]):,} B sent")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
+    with contextlib.closing(Terminal([*command, "--chunk", "64"], seconds=30, cwd=ROOT)) as terminal:
+        terminal.until(rf"\d+% \[#*-*\] sending [\d,]+ of {len(made[1]):,} B")
+        terminal.until(rf"{len(made[1]):,} of {len(made[1]):,} B sent")
+        assert terminal.end() == 0
 
 
 def test_piped_output_has_no_bar(board: Board, tmp_path: Path, made: tuple[bytes, bytes]) -> None:

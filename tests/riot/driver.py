@@ -14,7 +14,6 @@ import importlib.util
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import pexpect
+from tests.terminal import Terminal
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -236,9 +235,7 @@ class Console:
             # To QEMU a firmware's .bss is part of its file, behind it in flash: an empty image may lie in its way.
             if set(flash.read_bytes()) != {ERASED}:
                 arguments += ["-device", f"loader,file={flash},addr={spec.address:#x},force-raw=on"]
-        self._child = pexpect.spawn(
-            command, list(arguments), timeout=60, encoding="utf-8", codec_errors="replace", echo=False
-        )
+        self._terminal = Terminal([command, *arguments], seconds=60, echo=False)
 
     def __enter__(self) -> Console:
         return self
@@ -251,19 +248,16 @@ class Console:
 
     def stab(self) -> None:
         """End the process at once, in the middle of whatever it does; with its children, for native forks one per TAP
-        device. pexpect made it the leader of a group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._child.pid, signal.SIGKILL)
+        device."""
+        self._terminal.stab()
 
     def kill(self) -> None:
         """End it at once and forget it."""
-        self.stab()
-        self._child.close(force=True)
+        self._terminal.close()
 
     def until(self, pattern: str) -> str:
         """What is printed before and with a match of the pattern."""
-        self._child.expect(pattern)
-        return str(self._child.before + self._child.after).replace("\r", "")
+        return self._terminal.until(pattern).replace("\r", "")
 
     def start(self) -> str:
         """What is printed until the shell's first prompt."""
@@ -271,11 +265,11 @@ class Console:
 
     def type(self, command: str) -> None:
         """Type a shell command and wait for nothing."""
-        self._child.send(command + "\n")
+        self._terminal.send(command + "\n")
 
     def send(self, command: str) -> str:
         """The answer to a shell command."""
-        self._child.send(command + "\n")
+        self._terminal.send(command + "\n")
         answer = self.until(r"\n> ")
         return answer.removesuffix(PROMPT).partition(command)[2] if command in answer else answer.removesuffix(PROMPT)
 
