@@ -9,7 +9,6 @@ reference computes in single precision."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -289,19 +288,6 @@ def tanh_table(in_scale: float, in_zp: int) -> Int8:
     x, q4, radius = _q4_argument(in_scale, in_zp)
     values = rounding_divide_by_pot(tanh_fixed(q4, 4), 24)
     return _saturate(np.where(x <= -radius, -128, np.where(x >= radius, 127, values)))
-
-
-def real_table(
-    function: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    in_scale: float,
-    in_zp: int,
-    out_scale: float,
-    out_zp: int,
-) -> Int8:
-    """out = round(function(real in) / out_scale) + out_zp, half to even: how float runtimes quantise a function."""
-    real = function((_CODES - in_zp) * np.float64(in_scale))
-    table: Int8 = np.clip(np.rint(real / out_scale) + out_zp, -128, 127).astype(np.int8)
-    return table
 
 
 # ---------------------------------------------------------------- reductions and bounds

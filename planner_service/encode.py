@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from planner_service import arith, replay
-from planner_service.build import MAX_INPUTS, Facts
+from planner_service.build import MAX_INPUTS
 from planner_service.errors import Code, PlannerError, Violation
+from planner_service.facts import Facts
 from planner_service.format import (
     ABI_MAJOR,
     ABI_MINOR,

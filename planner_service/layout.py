@@ -14,7 +14,7 @@ from typing import Literal
 
 from planner_service import replay
 from planner_service.arrange import EFFORT, FAST_EFFORT, Inner, Whole, arrange, least_height
-from planner_service.build import Facts
+from planner_service.facts import Facts
 from planner_service.format import Policy
 from planner_service.schedule import Entry, Placement, Schedule, Segment, Stage
 
@@ -64,20 +64,6 @@ def aux_bytes(facts: Facts, entry: Entry) -> int:
     if node.reduce_w:
         return 4 * min(entry.rows.advance, node.size[0]) * node.shape[2]
     return 4 * node.size[1] * node.shape[2]
-
-
-def stage_bytes(facts: Facts, stage: Stage, align: int = 4) -> tuple[int, int]:
-    """(bytes live during the whole stage, most bytes of tiles in one of its segments), without FULL tensors: what a
-    stage adds to the tensors around it. Sums of rounded sizes, so a lower bound that layout nearly always reaches."""
-    fixed = _up(COUNTER_BYTES * len(stage.segments), align) + _up(stage.scratch, align)
-    tiles = 0
-    for segment in stage.segments:
-        tiles = max(tiles, tile_bytes(facts, _tiles(facts, segment), align))
-        for entry in segment.entries:
-            if entry.policy is Policy.ROWS:
-                fixed += _up(window_bytes(facts, entry), align)
-            fixed += _up(aux_bytes(facts, entry), align)
-    return fixed, tiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,12 +212,6 @@ def live_bytes(found: Iterable[Window], align: int = 4) -> list[int]:
         live += changes.get(t, 0)
         totals.append(live)
     return totals
-
-
-def peak_estimate(facts: Facts, schedule: Schedule, align: int = 4) -> int:
-    """Lower bound of ``place(...).arena_bytes``, without placing: the most bytes live at one time."""
-    found = windows(facts, schedule, align)
-    return _bound(found, overlaps(facts, schedule, found, align), align)
 
 
 def _bound(found: Sequence[Window], allowed: Overlaps, align: int) -> int:

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from planner_service import costs, replay, scratch
 from planner_service.arrange import EFFORT, FAST_EFFORT
-from planner_service.build import Facts, InputMode, StageSpec, build_schedule, build_stage, layer_specs
+from planner_service.build import InputMode, StageSpec, build_schedule, build_stage, layer_specs
 from planner_service.encode import SelfTest, encode
 from planner_service.engine import Engine, RunResult, generated_input
 from planner_service.errors import Code, PlannerError, Violation
+from planner_service.facts import Facts
 from planner_service.ir import Graph
 from planner_service.layout import live_bytes, place, place_fast, place_within, proven, windows
 from planner_service.schedule import Placement, Schedule, Stage

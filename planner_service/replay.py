@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from planner_service.facts import Facts, Field, Node
 from planner_service.format import Policy
-
-if TYPE_CHECKING:
-    from planner_service.build import Facts, Field, Node, SegmentShape
-    from planner_service.schedule import Schedule, Stage
+from planner_service.schedule import Schedule, SegmentShape, Stage
 
 #: What replay needs of an entry: operator, policy, row advance, row offset, row extent, keep (of TILE).
 RowEntry = tuple[int, Policy, int, int, int, int]
@@ -313,21 +310,6 @@ def entry_cost(node: Node, rows: tuple[int, int, int, int], row_steps: int) -> t
     return swept(node.row_macs, advance, lo, hi, row_steps) if node.row_macs else 0, elements
 
 
-def shape_cost(facts: Facts, shape: SegmentShape) -> Cost:
-    """Cost of one segment, which does not depend on the rest of its stage."""
-    macs = elements = 0
-    for op, rows in zip(shape.ops, shape.rows, strict=True):
-        m, e = entry_cost(facts.nodes[op], rows, shape.row_steps)
-        macs += m
-        elements += e
-    return Cost(
-        macs=macs,
-        elements=elements,
-        calls=shape.row_steps * shape.col_steps * shape.sweeps * len(shape.ops),
-        row_steps=shape.row_steps,
-    )
-
-
 def op_costs(facts: Facts, stage: Stage) -> dict[int, tuple[int, int]]:
     """(MACs, elements) by operator (streamed inputs: -1 - number)."""
     costs: dict[int, tuple[int, int]] = {}
@@ -349,11 +331,6 @@ def stage_cost(facts: Facts, stage: Stage) -> Cost:
         calls=sum(s.row_steps * s.col_steps * s.sweeps * len(s.entries) for s in stage.segments),
         row_steps=sum(s.row_steps for s in stage.segments),
     )
-
-
-def stage_macs(facts: Facts, stage: Stage) -> int:
-    """MACs that the stage executes."""
-    return stage_cost(facts, stage).macs
 
 
 def schedule_cost(facts: Facts, schedule: Schedule) -> Cost:

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from planner_service import layout, replay
-from planner_service.build import Facts
 from planner_service.errors import Code, PlannerError
+from planner_service.facts import Facts
 from planner_service.format import Policy
 from planner_service.inspect import Inspection, bad, inspect
 from planner_service.ir import Graph

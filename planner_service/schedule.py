@@ -47,6 +47,25 @@ class Segment:
     sweeps: int = 1
 
 
+#: (advance, offset, extent, keep) of one axis of one entry; along columns keep is always extent - advance.
+Region = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentShape:
+    """A segment's geometry, which does not depend on the rest of its stage: cache it while searching. ``tile`` says
+    which tensors live in this segment only; the others become ROWS or FULL."""
+
+    ops: tuple[int, ...]
+    tile: tuple[bool, ...]
+    rows: tuple[Region, ...]
+    cols: tuple[Region, ...]
+    row_steps: int
+    col_steps: int
+    slice: int = 0
+    sweeps: int = 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """Segments that run together in one sweep; the last one is the sink. ``scratch`` bytes are for the kernels."""

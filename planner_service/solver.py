@@ -20,19 +20,11 @@ from typing import Any
 import numpy as np
 
 from planner_service import layout
-from planner_service.build import (
-    Facts,
-    Field,
-    IllegalSpecError,
-    InputMode,
-    SegmentShape,
-    SegmentSpec,
-    StageSpec,
-    shape_segment,
-    slices,
-)
+from planner_service.build import IllegalSpecError, InputMode, SegmentSpec, StageSpec, shape_segment, slices
 from planner_service.costs import Model
 from planner_service.errors import Code, PlannerError
+from planner_service.facts import Facts, Field
+from planner_service.schedule import SegmentShape
 
 DEFAULT_LIBRARY = Path(__file__).resolve().parent.parent / "build" / "engine" / "libweft_search.so"
 #: An advance that reaches every size: one step.

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from baremetal import runner
 
-from planner_service import api, encode, layout, randomize
-from planner_service.build import Facts
+from planner_service import api, encode, layout
 from planner_service.engine import Engine, EnginePlan, generated_input
 from planner_service.errors import PlannerError
+from planner_service.facts import Facts
 from planner_service.importers import import_model
+from tests import randomize
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples" / "models"

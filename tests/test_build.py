@@ -15,7 +15,6 @@ from schedule_rules import RuleBroken, check
 from planner_service import ir, layout, replay
 from planner_service.build import (
     MAX_SEGMENTS,
-    Facts,
     IllegalSpecError,
     InputMode,
     SegmentSpec,
@@ -25,9 +24,10 @@ from planner_service.build import (
     layer_by_layer,
     shape_segment,
 )
+from planner_service.facts import Facts
 from planner_service.format import Policy
-from planner_service.randomize import random_schedule, random_schedules
 from planner_service.schedule import Entry, Schedule, Stage
+from tests.randomize import random_schedule, random_schedules
 
 MODES: tuple[InputMode, ...] = ("resident", "streamed", "external")
 ALL = 0xFFFF
@@ -260,10 +260,9 @@ def test_nothing_is_computed_twice_where_all_is_kept() -> None:
             spec = SegmentSpec(ops=(0, 1, 2, 3), row_adv=row_adv, col_adv=2, keep=keep)
             advance, _, extent, _ = shape_segment(facts, spec).rows[n - 1]
             keep = keep | {n: extent - advance} if extent > advance else keep
-        shape = shape_segment(facts, replace(spec, keep=keep))
-        assert replay.shape_cost(facts, shape).macs == facts.base_macs
-        none = shape_segment(facts, replace(spec, keep={}))
-        assert replay.shape_cost(facts, none).macs > facts.base_macs
+        every, none = (build_stage(facts, StageSpec(segments=(replace(spec, keep=kept),))) for kept in (keep, {}))
+        assert replay.stage_cost(facts, every).macs == facts.base_macs
+        assert replay.stage_cost(facts, none).macs > facts.base_macs
 
 
 @given(

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from planner_service import costs, planner, targets, workloads
-from planner_service.build import Facts, InputMode, build_schedule
+from planner_service.build import InputMode, build_schedule
 from planner_service.costs import fit
 from planner_service.errors import Code, PlannerError
+from planner_service.facts import Facts
 from planner_service.importers import import_model
 from planner_service.profile import emulator
 from planner_service.solver import Aim, Problem, Search, Space

@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 from schedule_graphs import Maker, random_graph
 
 from planner_service import arith, ir, layout, replay
-from planner_service.build import Facts, InputMode, SegmentSpec, StageSpec, build_schedule, layer_by_layer
+from planner_service.build import InputMode, SegmentSpec, StageSpec, build_schedule, layer_by_layer
 from planner_service.encode import SelfTest, encode
 from planner_service.engine import Engine, generated_input
 from planner_service.errors import Code, PlannerError
+from planner_service.facts import Facts
 from planner_service.format import HeaderRecord, Opcode, OpFlag, Policy, SectionId
 from planner_service.importers import import_model
 from planner_service.inspect import inspect
-from planner_service.randomize import random_schedule, random_schedules
 from planner_service.schedule import Schedule
+from tests.randomize import random_schedule, random_schedules
 
 MODES: tuple[InputMode, ...] = ("resident", "streamed", "external")
 MODELS = Path(__file__).resolve().parent.parent.parent / "shared" / "models"

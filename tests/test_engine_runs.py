@@ -17,18 +17,19 @@ import pytest
 from numpy.typing import NDArray
 
 from planner_service import engine, planner, replay
-from planner_service.build import Facts, InputMode
+from planner_service.build import InputMode
 from planner_service.encode import encode
 from planner_service.engine import CANARY, Counts, Engine, EnginePlan, generated_input
 from planner_service.errors import PlannerError
+from planner_service.facts import Facts
 from planner_service.format import EngineError, Policy
 from planner_service.importers import import_model
 from planner_service.ir import Graph
 from planner_service.layout import place
-from planner_service.randomize import random_schedules
 from planner_service.schedule import Schedule
 from tests import oracle
 from tests.fuzz import subjects
+from tests.randomize import random_schedules
 
 Int8 = NDArray[np.int8]
 

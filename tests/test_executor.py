@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from planner_service import api, layout
-from planner_service.build import Facts, IllegalSpecError, SegmentSpec, StageSpec, build_schedule
+from planner_service.build import IllegalSpecError, SegmentSpec, StageSpec, build_schedule
 from planner_service.encode import encode
 from planner_service.engine import Engine, generated_input
+from planner_service.facts import Facts
 from planner_service.format import Policy
 from planner_service.ir import Graph
 from planner_service.schedule import Schedule

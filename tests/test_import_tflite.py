@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from tflite_builder import TfliteBuilder, single
 
 from planner_service import arith, planner
-from planner_service.build import Facts, layer_by_layer
+from planner_service.build import layer_by_layer
 from planner_service.encode import encode
 from planner_service.engine import Engine, InputMode
 from planner_service.errors import Code, PlannerError
+from planner_service.facts import Facts
 from planner_service.format import DType
 from planner_service.importers import MAX_MODEL_BYTES, import_model
 from planner_service.importers.tflite import import_tflite

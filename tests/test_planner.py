@@ -25,9 +25,10 @@ from schedule_graphs import random_graph
 
 from planner_service import arrange, ir, layout, planner, report
 from planner_service.arrange import Inner, Whole
-from planner_service.build import Facts, InputMode
+from planner_service.build import InputMode
 from planner_service.engine import Engine
 from planner_service.errors import Code, PlannerError
+from planner_service.facts import Facts
 from planner_service.planner import Constraint, Options, PlanResult
 from planner_service.schedule import Schedule
 from planner_service.workloads import synthetic, workload

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from schedule_graphs import Maker, random_graph
 
 from planner_service import ir, layout, report
-from planner_service.build import Facts, InputMode, SegmentSpec, StageSpec, build_schedule, layer_by_layer
+from planner_service.build import InputMode, SegmentSpec, StageSpec, build_schedule, layer_by_layer
 from planner_service.encode import SelfTest, encode
 from planner_service.errors import Code, PlannerError
+from planner_service.facts import Facts
 from planner_service.inspect import inspect
-from planner_service.randomize import random_schedule
 from planner_service.schedule import Schedule
+from tests.randomize import random_schedule
 
 MODES: tuple[InputMode, ...] = ("resident", "streamed", "external")
 ALL = 0xFFFF

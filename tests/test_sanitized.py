@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from planner_service import encode, layout, randomize
-from planner_service.build import Facts, InputMode
+from planner_service import encode, layout
+from planner_service.build import InputMode
 from planner_service.engine import Engine, generated_input
+from planner_service.facts import Facts
 from planner_service.importers import import_model
+from tests import randomize
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "build" / "engine" / "libweft_san.so"

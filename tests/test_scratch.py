@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from planner_service import layout, planner, scratch, targets
-from planner_service.build import Facts, build_schedule, layer_specs
+from planner_service.build import build_schedule, layer_specs
 from planner_service.encode import encode
+from planner_service.facts import Facts
 from planner_service.importers import import_model
 from planner_service.ir import Graph
 

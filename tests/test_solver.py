@@ -13,7 +13,6 @@ import pytest
 
 from planner_service import layout, planner, replay
 from planner_service.build import (
-    Facts,
     IllegalSpecError,
     InputMode,
     SegmentSpec,
@@ -24,6 +23,7 @@ from planner_service.build import (
     shape_segment,
     slices,
 )
+from planner_service.facts import Facts
 from planner_service.importers import import_model
 from planner_service.schedule import Schedule, Stage
 from planner_service.solver import WHOLE, Aim, Problem, Search, Space
@@ -123,7 +123,7 @@ class BruteForce:
         begin = sum(len(x.segments) for x in stages[: skip + s])
         live = layout.live_bytes(found)
         peak = max(live[k] - saved.get(k, 0) for k in range(begin, begin + len(stage.segments)))
-        return peak, replay.stage_macs(self.facts, stage)
+        return peak, replay.stage_cost(self.facts, stage).macs
 
 
 def _pareto(points: list[tuple[int, int]]) -> Front:

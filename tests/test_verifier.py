@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 from planner_service import build, format, ir
-from planner_service.build import Facts, SegmentSpec, StageSpec
+from planner_service.build import SegmentSpec, StageSpec
 from planner_service.encode import encode
 from planner_service.engine import Engine, Limits
 from planner_service.errors import PlannerError
+from planner_service.facts import Facts
 from planner_service.format import EngineError, Opcode, OpFlag, Policy, SectionId
 from planner_service.layout import place
 from planner_service.schedule import Axis, Entry, Placement, Schedule, Segment

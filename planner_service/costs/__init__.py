@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from planner_service import replay, scratch
-from planner_service.build import Facts, Node
+from planner_service.facts import Facts, Node
 from planner_service.format import Policy
 from planner_service.ir import (
     Binary,

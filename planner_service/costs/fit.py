@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from planner_service import costs, planner, targets, workloads
 from planner_service.api import CALL_OVERHEAD
-from planner_service.build import Facts
 from planner_service.costs import Around, Model, Work
+from planner_service.facts import Facts
 from planner_service.importers import import_model
 from planner_service.ir import Graph
 from planner_service.profile import emulator, images

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from planner_service import replay
-from planner_service.build import Facts
 from planner_service.engine import Engine, generated_input
 from planner_service.errors import Code, PlannerError
+from planner_service.facts import Facts
 from planner_service.inspect import inspect
 from planner_service.profile import emulator, images
 

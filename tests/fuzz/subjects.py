@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from planner_service import ir
-from planner_service.build import Facts, InputMode
+from planner_service.build import InputMode
 from planner_service.encode import encode
+from planner_service.facts import Facts
 from planner_service.format import Policy
 from planner_service.layout import place
-from planner_service.randomize import random_schedules
 from planner_service.schedule import Schedule
+from tests.randomize import random_schedules
 from tests.schedule_graphs import Maker
 
 TRIED = 300

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from planner_service.build import (
     MAX_SEGMENTS,
-    Facts,
     IllegalSpecError,
     InputMode,
     SegmentSpec,
@@ -20,6 +19,7 @@ from planner_service.build import (
     shape_segment,
     slices,
 )
+from planner_service.facts import Facts
 from planner_service.ir import Graph
 from planner_service.schedule import Schedule
 
