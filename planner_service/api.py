@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from planner_service import fit, ir, targets
-from planner_service.engine import Engine
+from planner_service import fit, ir, signing, targets
+from planner_service.engine import Engine, EnginePlan
 from planner_service.errors import Code, PlannerError, Violation
 from planner_service.importers import import_model
 
@@ -304,9 +304,12 @@ def explain_plan(plan: bytes, model: bytes | None, name: str) -> Report:
     return report.explain(plan, import_model(model, name=name) if model is not None else None)
 
 
-def check_plan(plan: bytes) -> None:
-    """PlannerError(BAD_PLAN) if the engine refuses a plan."""
-    Engine().open(plan)
+def check_plan(plan: bytes) -> EnginePlan:
+    """The plan, opened. PlannerError(BAD_PLAN) if the engine refuses it, or a section is not as its header declares:
+    the engine looks at what it needs to be safe, and would run with damaged weights."""
+    opened = Engine().open(plan)
+    signing.check_intact(plan)
+    return opened
 
 
 def check_engine() -> None:

@@ -176,11 +176,7 @@ def compare(model: bytes, plan: bytes, samples: Samples, *, name: str, layers: b
     graph = import_model(model, name=name)
     engine = Engine()
     opened = engine.open(plan)
-    reference, stage_tensors = _layer_plan(engine, graph)
-    if reference.info["model_id"] != opened.info["model_id"]:
-        raise PlannerError(
-            Code.BAD_REQUEST, "the plan was made from another model", hint="make it again with `weft plan`"
-        )
+    reference, stage_tensors = _layer_plan(engine, graph, str(opened.info["model_id"]))
     source = open_source(model, graph.source)
     ports = [*zip(graph.inputs, opened.inputs, strict=True)], [*zip(graph.outputs, opened.outputs, strict=True)]
     names = [graph.tensors[t].name for t in stage_tensors]
@@ -258,11 +254,19 @@ class _Sum:
         )
 
 
-def _layer_plan(engine: Engine, graph: ir.Graph) -> tuple[EnginePlan, list[int]]:
-    """The layer-by-layer plan, opened, and the tensor that each of its stages ends in."""
+def _layer_plan(engine: Engine, graph: ir.Graph, model_id: str) -> tuple[EnginePlan, list[int]]:
+    """The layer-by-layer plan of that id, opened, and the tensor that each of its stages ends in. The id covers weights
+    as they lie in the plan, so both layouts are tried; PlannerError(BAD_REQUEST) if neither fits."""
     from planner_service import planner
 
-    result = planner.layers(graph, planner.Options(input_mode="resident"))
+    for quads in (False, True):
+        result = planner.layers(graph, planner.Options(input_mode="resident", quads=quads))
+        if engine.open(result.plan).info["model_id"] == model_id:
+            break
+    else:
+        raise PlannerError(
+            Code.BAD_REQUEST, "the plan was made from another model", hint="make it again with `weft plan`"
+        )
     ends = [stage.segments[-1].entries[-1].op for stage in result.schedule.stages]
     tensors = [graph.ops[op].output if op >= 0 else graph.inputs[-1 - op].tensor for op in ends]
     return engine.open(result.plan), tensors

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from planner_service import devicetree, fit
+from planner_service import devicetree, fit, signing
 from planner_service.engine import Engine
 from planner_service.errors import Code, PlannerError, Violation
 from planner_service.targets import SLOT_ALIGN, Target
@@ -123,9 +123,10 @@ def check(plan: bytes, target: Target, where: Slot, ram: int | None) -> dict[str
     """The plan's figures (``weft_plan_info``) if it may go into the slot. ``ram`` is what the firmware has for the
     arena; None: what the build says, else the board's arena budget.
 
-    PlannerError: BAD_PLAN if the engine refuses the plan, BAD_REQUEST with all that is wrong with the slot, INFEASIBLE
-    with what the plan lacks."""
+    PlannerError: BAD_PLAN if the engine refuses the plan or a section is damaged, BAD_REQUEST with all that is wrong
+    with the slot, INFEASIBLE with what the plan lacks."""
     opened = Engine().open(plan)
+    signing.check_intact(plan)
     found: list[Violation] = []
     place = f"slot {where.name}"
 

@@ -79,7 +79,8 @@ class Constraint:
 class Options:
     """How the input comes, what is searched, and what the header says. ``count_outputs`` False: network outputs lie
     above everything else and are left out of what is minimised and capped, as in the msf-CNN paper (which leaves the
-    input out too: "external")."""
+    input out too: "external"). ``quads``: how depthwise weights lie (``encode``); None: as the target's core reads them
+    best."""
 
     input_mode: InputMode = "streamed"
     count_outputs: bool = True
@@ -88,6 +89,7 @@ class Options:
     names: bool = False
     vendor_id: bytes = b""
     class_id: bytes = b""
+    quads: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -509,7 +511,7 @@ class _Run:
                 names=options.names,
                 selftest=selftest,
                 align=self.align,
-                quads=scratch.reads_quads(self.core),
+                quads=scratch.reads_quads(self.core) if options.quads is None else options.quads,
                 facts=self.facts,
             )
 

@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from planner_service.errors import Code, PlannerError
+from planner_service.importers import is_tflite
 
 MIN_OPSET = 13
 #: Larger models do not fit any board that Weft is for.
@@ -111,6 +112,12 @@ def _parse(data: bytes) -> Any:
     """Parse, bring to opset 13 and check the float model."""
     if len(data) > MAX_MODEL_BYTES:
         raise PlannerError(Code.TOO_LARGE, f"model has {len(data)} bytes, the limit is {MAX_MODEL_BYTES}")
+    if is_tflite(data):
+        raise PlannerError(
+            Code.BAD_MODEL,
+            "this is a TFLite model; float ONNX models are quantised here",
+            hint="a TFLite model is quantised by its converter: full integer quantisation, a representative_dataset",
+        )
     try:
         model = onnx.load_model_from_string(data)
         if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
@@ -125,7 +132,11 @@ def _parse(data: bytes) -> Any:
         raise
     except Exception as error:  # protobuf and the checker raise many unrelated kinds
         first = str(error).strip().splitlines() or [type(error).__name__]
-        raise PlannerError(Code.BAD_MODEL, f"not a valid ONNX model: {first[0]}") from error
+        raise PlannerError(
+            Code.BAD_MODEL,
+            f"not a valid ONNX model: {first[0]}",
+            hint="export the model again; the file may be damaged",
+        ) from error
     if any(n.op_type == "QuantizeLinear" or n.op_type.startswith("QLinear") for n in model.graph.node):
         raise PlannerError(Code.BAD_REQUEST, "the model is quantised already", hint="plan it as it is")
     return model

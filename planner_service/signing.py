@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from planner_service.errors import Code, PlannerError
-from planner_service.format import MAGIC, SIGNATURE_LEN, EngineError, HeaderRecord, SectionRecord, SignatureRecord
+from planner_service.format import MAGIC, SIGNATURE_LEN, HeaderRecord, SectionId, SectionRecord, SignatureRecord
 
 UNSIGNED, ECDSA_P256 = 0, 1  #: SIGNATURE.algorithm
+_NOT_A_PLAN = "give a file made by `weft plan`"
 PUBLIC_KEY_LEN = 65
 _VALUE_LEN = 64
 
@@ -53,22 +54,22 @@ class Info:
     sections: tuple[Section, ...]
 
 
-def generate_key(password: str | None = None) -> bytes:
-    """A new private key as PEM, encrypted if there is a password."""
+def generate_key(passphrase: str | None = None) -> bytes:
+    """A new private key as PEM, encrypted if there is a passphrase."""
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if password is not None:
-        encryption = serialization.BestAvailableEncryption(password.encode())
+    if passphrase is not None:
+        encryption = serialization.BestAvailableEncryption(passphrase.encode())
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
     )
 
 
-def public_key(pem: bytes, password: str | None = None) -> bytes:
+def public_key(pem: bytes, passphrase: str | None = None) -> bytes:
     """The 65 bytes of the public key that belongs to ``pem``, a private key or a public one.
 
-    PlannerError(BAD_REQUEST): not a P-256 key, or the wrong password."""
+    PlannerError(BAD_REQUEST): not a P-256 key, or the wrong passphrase."""
     if b"PRIVATE KEY" in pem:
-        return _point(_private(pem, password).public_key())
+        return _point(_private(pem, passphrase).public_key())
     try:
         key = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -101,19 +102,19 @@ def c_array(public: bytes, name: str = "weft_key") -> str:
     return f"#include <stdint.h>\n\nconst uint8_t {name}[{len(public)}] = {{\n    {body},\n}};\n"
 
 
-def sign(plan: bytes, pem: bytes, password: str | None = None) -> bytes:
+def sign(plan: bytes, pem: bytes, passphrase: str | None = None) -> bytes:
     """The plan with its signature record filled in; an existing signature is replaced.
 
     PlannerError: BAD_PLAN if the bytes are no plan or a section is damaged, BAD_REQUEST for the key."""
     damage = _damage(plan, describe(plan))
     if damage:
-        raise _bad_plan(damage)
-    return sign_header(plan, pem, password)
+        raise _bad_plan(damage, "get the file again, or make the plan anew")
+    return sign_header(plan, pem, passphrase)
 
 
-def sign_header(plan: bytes, pem: bytes, password: str | None = None) -> bytes:
+def sign_header(plan: bytes, pem: bytes, passphrase: str | None = None) -> bytes:
     """As ``sign``, but only the header's own length is believed: for tests, and for tools that sign a header alone."""
-    private = _private(pem, password)
+    private = _private(pem, passphrase)
     end = HeaderRecord.unpack(plan).header_len
     r, s = utils.decode_dss_signature(private.sign(plan[:end], ec.ECDSA(hashes.SHA256(), deterministic_signing=True)))
     record = SignatureRecord(
@@ -149,9 +150,12 @@ def verify(plan: bytes, public: bytes) -> None:
     if record.algorithm == UNSIGNED:
         raise _bad_plan("the plan is not signed", "sign it with `weft sign`")
     if record.algorithm != ECDSA_P256 or record.reserved or record.reserved2:
-        raise _bad_plan(f"the signature's algorithm {record.algorithm} is unknown")
+        raise _bad_plan(f"the signature's algorithm {record.algorithm} is unknown", "sign it with `weft sign`")
     if record.key_id != int.from_bytes(key_id(public), "little"):
-        raise _bad_plan(f"the plan is signed with key {info.key_id}, not with {key_id(public).hex()}")
+        raise _bad_plan(
+            f"the plan is signed with key {info.key_id}, not with {key_id(public).hex()}",
+            "sign it with the key that the device holds; it refuses this signature with WEFT_ERR_KEY",
+        )
     half = _VALUE_LEN // 2
     r, s = int.from_bytes(record.value[:half], "big"), int.from_bytes(record.value[half:], "big")
     try:
@@ -160,7 +164,9 @@ def verify(plan: bytes, public: bytes) -> None:
     except ValueError as error:
         raise _bad_key("the public key is not a point of P-256") from error
     except InvalidSignature as error:
-        raise _bad_plan("the signature does not match", "the header was changed after it was signed") from error
+        raise _bad_plan(
+            "the signature does not match", "the header was changed after it was signed: sign it again"
+        ) from error
     damage = _damage(plan, info)
     if damage:
         raise _bad_plan(damage, "get the file again")
@@ -212,13 +218,18 @@ def head_len(plan: bytes) -> int:
 def _header_len(plan: bytes) -> int:
     """Bytes that are signed, bounds checked."""
     if len(plan) < HeaderRecord.SIZE:
-        raise _bad_plan("these bytes are shorter than a plan's header", code=EngineError.TRUNCATED)
+        raise _bad_plan("these bytes are shorter than a plan's header", _NOT_A_PLAN)
     header = HeaderRecord.unpack(plan)
     if header.magic != MAGIC:
-        raise _bad_plan("these bytes are not a plan", code=EngineError.MAGIC)
+        raise _bad_plan("these bytes are not a plan", _NOT_A_PLAN)
     expected = HeaderRecord.SIZE + header.section_count * SectionRecord.SIZE
     if header.header_len != expected or header.total_len != len(plan) or expected + SIGNATURE_LEN > len(plan):
-        raise _bad_plan("the header's lengths are not those of the file", code=EngineError.TRUNCATED)
+        raise _bad_plan(
+            f"the plan declares {header.total_len} bytes and the file has {len(plan)}"
+            if header.total_len != len(plan)
+            else f"the header declares a length of {header.header_len} bytes, which its section table does not take",
+            "get the file again: it is cut short or damaged",
+        )
     return expected
 
 
@@ -226,22 +237,27 @@ def _damage(plan: bytes, info: Info) -> str:
     """What of the bytes behind the signature is not as devices demand it; "" if all is well."""
     at = head_len(plan)
     for section in info.sections:
+        name = SectionId(section.type).name if section.type in set(SectionId) else section.type
         if section.offset != at:
-            return f"section {section.type} does not follow the one before it"
+            return f"section {name} does not follow the one before it"
         if not section.intact:
-            return f"section {section.type} does not have the bytes that the header declares"
+            return f"section {name} does not have the bytes that the header declares"
         end = section.offset + section.length
         at = -(-end // 8) * 8
         if any(plan[end:at]):
-            return f"the padding behind section {section.type} is not zero"
+            return f"the padding behind section {name} is not zero"
     return "" if at == len(plan) else "there are bytes behind the last section"
 
 
-def _private(pem: bytes, password: str | None) -> ec.EllipticCurvePrivateKey:
+def _private(pem: bytes, passphrase: str | None) -> ec.EllipticCurvePrivateKey:
     try:
-        key = serialization.load_pem_private_key(pem, password.encode() if password is not None else None)
+        key = serialization.load_pem_private_key(pem, passphrase.encode() if passphrase is not None else None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise _bad_key("this is no PEM private key, or its password is another") from error
+        if b"ENCRYPTED" in pem:
+            raise _bad_key("the key's passphrase is another, or the key is damaged", "give its passphrase") from error
+        if b"PUBLIC KEY" in pem:
+            raise _bad_key("this is a public key, which signs nothing", "give the private key") from error
+        raise _bad_key("this is no PEM private key") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise _bad_key("the key is not on the curve P-256")
     return key
@@ -251,9 +267,9 @@ def _point(key: ec.EllipticCurvePublicKey) -> bytes:
     return key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
 
 
-def _bad_key(message: str) -> PlannerError:
-    return PlannerError(Code.BAD_REQUEST, message, hint="make one with `weft keygen`")
+def _bad_key(message: str, hint: str = "make one with `weft keygen`") -> PlannerError:
+    return PlannerError(Code.BAD_REQUEST, message, hint=hint)
 
 
-def _bad_plan(message: str, hint: str = "", code: EngineError = EngineError.SIGNATURE) -> PlannerError:
-    return PlannerError(Code.BAD_PLAN, message, hint=hint or f"the device would refuse it with WEFT_ERR_{code.name}")
+def _bad_plan(message: str, hint: str) -> PlannerError:
+    return PlannerError(Code.BAD_PLAN, message, hint=hint)

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 from daemon import MODELS, ROOT, Daemon, chain, slow_model
 
-from planner_service import api, inputs, report, targets
+from planner_service import api, inputs, report, signing, targets
 from planner_service.cli import arguments, look, main
 from planner_service.compare import compare
 from planner_service.engine import Engine, IoInfo
 from planner_service.errors import CATALOGUE, Code, PlannerError
-from planner_service.format import DType
+from planner_service.format import DType, SectionId
 from planner_service.service.client import Client
 
 MODEL = MODELS / "digits_a.onnx"
@@ -369,6 +369,29 @@ def test_compare_needs_the_plans_model(weft: Any, plan: Path) -> None:
     assert "another model" in result.err
 
 
+@pytest.mark.parametrize("target", ["nrf52840dk", "mps3-an547", "hifive1b"])
+def test_compare_takes_plans_of_every_weight_layout(weft: Any, target: str) -> None:
+    """Model ids cover the weights as they lie: those of Cortex-M with DSP were said to be of another model."""
+    pytest.importorskip("onnxruntime")
+    assert weft("plan", MODEL, "--target", target, "--ram", "4k", "-o", "x.weft").code == 0
+    result = weft("compare", MODEL, "x.weft", "--count", 1)
+    assert result.code == 0, result.err
+    assert "the same bytes as the layer-by-layer plan" in result.out
+    assert weft("compare", OTHER, "x.weft").code == CATALOGUE[Code.BAD_REQUEST].exit_code
+
+
+def test_few_calls_are_said_to_cost_bytes(weft: Any) -> None:
+    ask = ("plan", OTHER, "--target", "mps3-an547", "--least-ram", "-o", "x.weft")
+    assert "above the lower bound at any call overhead)" in weft(*ask).out
+    assert "(0 above the lower bound)" in weft(*ask, "--call-overhead", "any").out
+
+
+def test_a_daemon_that_is_not_there_is_named(weft: Any) -> None:
+    error = weft("targets", "--server", "127.0.0.1:1").err
+    assert "no daemon answers at 127.0.0.1:1: Connection refused" in error
+    assert "weft serve" in error
+
+
 def test_quantize_then_plan(weft: Any, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     (tmp_path / "float.onnx").write_bytes(chain(2, is_float=True))
@@ -424,6 +447,15 @@ def test_edge_and_back(edge: DType) -> None:
 # ---------------------------------------------------------------- wrong input
 
 
+def _with_damaged_weights(plan: bytes) -> bytes:
+    """A plan that the engine accepts, and that computes something else."""
+    weights = next(s for s in signing.describe(plan).sections if s.type == SectionId.WEIGHTS)
+    at = weights.offset + weights.length // 2
+    damaged = plan[:at] + bytes([plan[at] ^ 0x55]) + plan[at + 1 :]
+    Engine().open(damaged)
+    return damaged
+
+
 @pytest.fixture
 def bad(tmp_path: Path, plan: Path) -> Path:
     """A folder of files that are wrong."""
@@ -435,6 +467,7 @@ def bad(tmp_path: Path, plan: Path) -> Path:
         "float.onnx": chain(1, is_float=True),
         "cut.weft": plan.read_bytes()[:500],
         "flipped.weft": bytes([*plan.read_bytes()[:700], 0xFF, 0xFF, *plan.read_bytes()[702:]]),
+        "weights.weft": _with_damaged_weights(plan.read_bytes()),
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
@@ -486,6 +519,14 @@ def bad(tmp_path: Path, plan: Path) -> Path:
         ("run cut.weft", Code.BAD_PLAN),
         ("run flipped.weft", Code.BAD_PLAN),
         ("run empty", Code.BAD_PLAN),
+        ("run weights.weft", Code.BAD_PLAN),
+        ("compare MODEL weights.weft", Code.BAD_PLAN),
+        ("profile weights.weft", Code.BAD_PLAN),
+        ("export --c-array weights.weft", Code.BAD_PLAN),
+        ("flash weights.weft --board nrf52840dk", Code.BAD_PLAN),
+        ("push weights.weft --to smp+udp://127.0.0.1:9", Code.BAD_PLAN),
+        ("push cut.weft --to smp+udp://127.0.0.1:9", Code.BAD_PLAN),
+        ("status --to coap://weft.invalid", Code.UNREACHABLE),
         ("run PLAN --input none.npy", Code.NOT_FOUND),
         ("run PLAN --input text.onnx", Code.BAD_REQUEST),
         ("run PLAN --input shape.npy", Code.BAD_REQUEST),
@@ -572,6 +613,11 @@ def test_every_command_has_help_and_json(weft: Any, command: str) -> None:
     assert "--json" in result.out
 
 
+def test_exit_codes_are_listed_in_order(weft: Any) -> None:
+    told = [int(code) for code in re.findall(r"(\d+)\s+[a-z-]+[,.]", weft("--help").out.partition("0 done")[2])]
+    assert told == sorted(outcome.exit_code for outcome in CATALOGUE.values())
+
+
 # ---------------------------------------------------------------- with a daemon
 
 
@@ -616,7 +662,19 @@ def test_errors_through_a_daemon_are_the_same(
 
 def test_explain_of_a_plan_that_the_daemon_lacks(weft: Any, daemon: Daemon, bad: Path) -> None:
     result = weft("explain", "text.onnx", "--server", daemon.address)
+    assert result.code == CATALOGUE[Code.BAD_PLAN].exit_code
+    assert weft("plan", MODEL, "--plan-version", 12345, "-o", "x.weft").code == 0
+    result = weft("explain", "x.weft", "--server", daemon.address)
     assert result.code == CATALOGUE[Code.NOT_FOUND].exit_code
+
+
+def test_a_daemon_explains_its_plans_signed_or_not(weft: Any, daemon: Daemon, tmp_path: Path) -> None:
+    server = ("--server", daemon.address)
+    assert weft("plan", MODEL, "-o", "x.weft", *server).code == 0
+    unsigned = weft("explain", "x.weft", "--json", *server)
+    plan = tmp_path / "x.weft"
+    plan.write_bytes(signing.sign(plan.read_bytes(), signing.generate_key()))
+    assert weft("explain", "x.weft", "--json", *server).json == unsigned.json
 
 
 # ---------------------------------------------------------------- as a process

@@ -153,15 +153,17 @@ def test_bad_calibration(name: str) -> None:
         (b"", Code.BAD_MODEL),
         (b"nonsense", Code.BAD_MODEL),
         (float_model()[:-9], Code.BAD_MODEL),
+        (b"\x1c\0\0\0TFL3" + bytes(24), Code.BAD_MODEL),
         ((ROOT / "samples" / "models" / "digits_a.onnx").read_bytes(), Code.BAD_REQUEST),
         ((ROOT / "samples" / "models" / "digits_b.onnx").read_bytes(), Code.BAD_REQUEST),
     ],
-    ids=["empty", "text", "cut", "quantised", "quantised too"],
+    ids=["empty", "text", "cut", "tflite", "quantised", "quantised too"],
 )
 def test_bad_model(data: bytes, code: Code) -> None:
     with pytest.raises(PlannerError) as caught:
         quantize_model(data, {"image": SAMPLES})
     assert caught.value.code is code
+    assert caught.value.hint
 
 
 def test_external_weights() -> None:

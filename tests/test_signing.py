@@ -64,7 +64,7 @@ def _flip(at: int) -> Callable[[bytes], bytes]:
         (_flip(-1), "padding"),
         (_flip(-5), "bytes that the header declares"),
         (lambda p: made.resize(p, made.make().key, len(p) + 8) + bytes(8), "behind the last section"),
-        (lambda p: p[:-1], "lengths"),
+        (lambda p: p[:-1], "declares"),
         (lambda p: p[:100], "shorter"),
         (_flip(0), "not a plan"),
         (lambda p: b"", "shorter"),
@@ -88,6 +88,9 @@ def test_changed_plans_do_not_verify(
     with pytest.raises(PlannerError, match=message) as caught:
         signing.verify(edit(plans.old), public)
     assert caught.value.code is Code.BAD_PLAN
+    assert caught.value.hint
+    if message == "signed with key":
+        assert "WEFT_ERR_KEY" in caught.value.hint, "as devices answer"
 
 
 def test_damaged_plan_is_not_signed(plans: made.Plans) -> None:
@@ -96,14 +99,16 @@ def test_damaged_plan_is_not_signed(plans: made.Plans) -> None:
             signing.sign(_flip(at)(plans.old), plans.key)
 
 
-def test_keys_with_password_and_public_keys_in_pem(plans: made.Plans) -> None:
+def test_keys_with_passphrase_and_public_keys_in_pem(plans: made.Plans) -> None:
     pem = signing.generate_key("open sesame")
     public = signing.public_key(pem, "open sesame")
     assert len(public) == signing.PUBLIC_KEY_LEN
     signing.verify(signing.sign(plans.old, pem, "open sesame"), public)
     for wrong in (None, "wrong"):
-        with pytest.raises(PlannerError, match="password"):
+        with pytest.raises(PlannerError, match="passphrase"):
             signing.sign(plans.old, pem, wrong)
+    with pytest.raises(PlannerError, match="public key, which signs nothing"):
+        signing.sign(plans.old, signing.public_pem(public))
     point = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), public)
     encoding, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     assert signing.public_key(point.public_bytes(encoding, form)) == public

@@ -78,7 +78,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         release = version("weft")
     except PackageNotFoundError:
         release = "source"
-    codes = ", ".join(f"{outcome.exit_code} {code.value}" for code, outcome in CATALOGUE.items())
+    exits = sorted(CATALOGUE.items(), key=lambda entry: entry[1].exit_code)
+    codes = ", ".join(f"{outcome.exit_code} {code.value}" for code, outcome in exits)
     parser = argparse.ArgumentParser(
         prog="weft",
         description="Plans small CNNs for boards: a fraction of the usual RAM, models that change without a rebuild.",
@@ -125,8 +126,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     planning.add_argument("--plan-version", type=natural, default=0, help="for anti-rollback (default: the next, or 1)")
     planning.add_argument("--line", default="", help="series of models that replace each other (default: model's name)")
     planning.add_argument("--names", action="store_true", help="put operator names into the plan")
-    planning.add_argument("--vendor-id", type=identifier, default=b"", metavar="UUID")
-    planning.add_argument("--class-id", type=identifier, default=b"", metavar="UUID")
+    planning.add_argument(
+        "--vendor-id", type=identifier, default=b"", metavar="UUID", help="whose devices take the plan (default: any)"
+    )
+    planning.add_argument(
+        "--class-id", type=identifier, default=b"", metavar="UUID", help="which class of them (default: any)"
+    )
 
     command = add("plan", plan.run_plan, "make a plan for a board", planning, remote)
     which = command.add_mutually_exclusive_group()
@@ -145,7 +150,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=overhead,
         metavar="FACTOR",
         help="with --fmax and --least-ram: at most so many predicted instructions for each that the same MACs would "
-        f"take layer by layer, or any (default: {CALL_OVERHEAD} on cores that were measured)",
+        f"take layer by layer; any: fewest bytes, whatever calls cost (default: {CALL_OVERHEAD} on measured cores)",
     )
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: MODEL's name with .weft")
     command.add_argument("--force", action="store_true", help="write the plan even if it does not fit the target")
@@ -284,17 +289,33 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     command = add("quantize", run.run_quantize, "quantise a float ONNX model to int8")
     command.add_argument("model", metavar="MODEL", type=Path)
     command.add_argument("--calibration", type=Path, required=True, metavar="FILE", help=".npz, arrays by input name")
-    command.add_argument("--form", choices=("qdq", "qoperator"), default="qdq")
+    command.add_argument(
+        "--form", choices=("qdq", "qoperator"), default="qdq", help="how the result is written (default: %(default)s)"
+    )
     command.add_argument("--per-tensor", action="store_true", help="one weight scale per tensor (default: per channel)")
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: MODEL's name with .int8.onnx")
 
     command = add("serve", serve.run_serve, "serve the planner over gRPC until SIGTERM")
-    command.add_argument("--listen", default=serve.LISTEN, metavar="HOST:PORT", help="port 0: a free one")
-    command.add_argument("--store", type=Path, default=Path("weft-store"), metavar="DIR", help="models and plans")
-    command.add_argument("--workers", type=positive, default=2, help="plans in work at once")
-    command.add_argument("--queue", type=natural, default=16, help="plans that may wait")
-    command.add_argument("--worker-memory", type=size, default=4 << 30, metavar="SIZE", help="of one plan; 0: no limit")
-    command.add_argument("--max-model", type=size, default=64 << 20, metavar="SIZE", help="largest model")
-    command.add_argument("--max-store", type=size, default=4 << 30, metavar="SIZE", help="all that is stored")
+    command.add_argument(
+        "--listen", default=serve.LISTEN, metavar="HOST:PORT", help="port 0: a free one (default: %(default)s)"
+    )
+    command.add_argument(
+        "--store", type=Path, default=Path("weft-store"), metavar="DIR", help="models and plans (default: %(default)s)"
+    )
+    command.add_argument("--workers", type=positive, default=2, help="plans in work at once (default: %(default)s)")
+    command.add_argument("--queue", type=natural, default=16, help="plans that may wait (default: %(default)s)")
+    command.add_argument(
+        "--worker-memory",
+        type=size,
+        default="4G",
+        metavar="SIZE",
+        help="of one plan; 0: no limit (default: %(default)s)",
+    )
+    command.add_argument(
+        "--max-model", type=size, default="64M", metavar="SIZE", help="largest model (default: %(default)s)"
+    )
+    command.add_argument(
+        "--max-store", type=size, default="4G", metavar="SIZE", help="all that is stored (default: %(default)s)"
+    )
     command.add_argument("-v", "--verbose", action="store_true", help="log every call")
     return parser.parse_args(argv)

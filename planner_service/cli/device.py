@@ -29,6 +29,7 @@ _SAID = {
 def run_push(args: argparse.Namespace) -> int:
     """A plan to a device, as far as asked for."""
     plan = files.read_plan(args.plan)
+    signing.check_intact(plan)
     with files.ProgressLine(quiet=args.json) as line:
 
         def show(progress: deploy.Progress) -> None:

@@ -7,7 +7,7 @@ import argparse
 import re
 from dataclasses import asdict
 
-from planner_service import api, targets
+from planner_service import api, signing, targets
 from planner_service.cli import files
 from planner_service.errors import Code, PlannerError
 
@@ -36,7 +36,7 @@ def run_explain(args: argparse.Namespace) -> int:
         from planner_service.store import digest_of
 
         with Client(args.server) as client:
-            found = client.explain(digest_of(plan))
+            found = client.explain(digest_of(signing.unsign(plan)))  # a daemon has its plans as it made them
     if args.html:
         files.write(args.html, report.to_html(found).encode())
     files.emit(args, found.to_json(), found.to_text())

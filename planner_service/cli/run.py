@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from planner_service import inputs
+from planner_service import api, inputs
 from planner_service.cli import files
 from planner_service.errors import Code, PlannerError
 
@@ -24,9 +24,7 @@ _SHOWN_VALUES = 10
 
 def run_run(args: argparse.Namespace) -> int:
     """Outputs of a plan, their CRC-32, and what the engine counted."""
-    from planner_service.engine import Engine
-
-    plan = Engine().open(files.read_plan(args.plan))
+    plan = api.check_plan(files.read_plan(args.plan))
     samples = _samples(args, plan.inputs, names=(), layout=args.layout or "hwc", default=1)
     runs = [plan.run(samples.sample(i)) for i in range(len(samples))]
     if args.output:
@@ -65,12 +63,11 @@ def run_run(args: argparse.Namespace) -> int:
 def run_compare(args: argparse.Namespace) -> int:
     """The plan against its model's own runtime."""
     from planner_service.compare import compare
-    from planner_service.engine import Engine
     from planner_service.importers import import_model
 
     model, plan = files.read_model(args.model), files.read_plan(args.plan)
     graph = import_model(model, name=args.model.stem)
-    opened = Engine().open(plan)
+    opened = api.check_plan(plan)
     layout: inputs.Layout = args.layout or ("chw" if graph.source == "onnx" else "hwc")
     samples = _samples(args, opened.inputs, names=[i.name for i in graph.inputs], layout=layout, default=_COMPARED)
     result = compare(model, plan, samples, name=args.model.stem, layers=not args.no_layers)

@@ -24,7 +24,7 @@ def import_model(data: bytes, *, name: str) -> Graph:
         raise PlannerError(Code.BAD_MODEL, "the model is empty", hint="give a .tflite or .onnx file")
     from planner_service.passes import run_passes
 
-    if data[4:8] == _TFLITE_IDENTIFIER:
+    if is_tflite(data):
         from planner_service.importers.tflite import import_tflite
 
         graph = import_tflite(data, name=name)
@@ -40,6 +40,11 @@ def import_model(data: bytes, *, name: str) -> Graph:
     graph = run_passes(graph)
     graph.check()
     return graph
+
+
+def is_tflite(data: bytes) -> bool:
+    """Whether a file says that it is a TFLite model."""
+    return data[4:8] == _TFLITE_IDENTIFIER
 
 
 def _looks_like_onnx(data: bytes) -> bool:

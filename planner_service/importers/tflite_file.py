@@ -86,7 +86,7 @@ def read_model(data: bytes) -> SourceModel:
     try:
         return _read(data)
     except _DAMAGE as e:
-        raise bad(f"this is not a well-formed TFLite model ({type(e).__name__})") from e
+        raise bad("this is not a well-formed TFLite model") from e
 
 
 def _length(count: int, limit: int, what: str) -> int:

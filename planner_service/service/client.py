@@ -29,6 +29,7 @@ class Client:
     daemon."""
 
     def __init__(self, server: str) -> None:
+        self._server = server
         self._channel = grpc.insecure_channel(server, options=[("grpc.max_receive_message_length", 16 << 20)])
         self._stub = planner_pb2_grpc.PlannerServiceStub(self._channel)
 
@@ -40,14 +41,14 @@ class Client:
 
     def healthy(self) -> bool:
         """Whether the daemon says that it can make plans."""
-        with _errors():
+        with _errors(self._server):
             answer = health_pb2_grpc.HealthStub(self._channel).Check(health_pb2.HealthCheckRequest(), timeout=_SECONDS)
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def upload(self, data: bytes, name: str) -> str:
         """Bring a model to the daemon, as far as it lacks it, and return its digest."""
         digest = digest_of(data)
-        with _errors():
+        with _errors(self._server):
             there = self._stub.GetModel(pb.GetModelRequest(sha256=bytes.fromhex(digest)), timeout=_SECONDS)
             if there.state != pb.MODEL_STATE_PRESENT:
                 limits = self._stub.ListTargets(pb.ListTargetsRequest(), timeout=_SECONDS).limits
@@ -60,7 +61,7 @@ class Client:
     ) -> tuple[api.Planned, ...]:
         """As ``api.create_plans``, on the daemon. Leaving by an exception cancels the planning."""
         digest = self.upload(data, name)
-        with _errors():
+        with _errors(self._server):
             call = self._stub.CreatePlan(convert.request_to_pb(request, digest))
             try:
                 for event in call:
@@ -79,7 +80,7 @@ class Client:
     def _bytes(self, digest: bytes) -> tuple[Any, bytes]:
         """A plan's header and bytes; INTERNAL if they are not what was asked for."""
         header, chunks = None, []
-        with _errors():
+        with _errors(self._server):
             for part in self._stub.FetchPlan(pb.FetchPlanRequest(sha256=digest), timeout=_SECONDS):
                 if part.WhichOneof("part") == "header":
                     header = part.header
@@ -92,48 +93,48 @@ class Client:
 
     def explain(self, digest: str) -> Any:
         """The report on a stored plan."""
-        with _errors():
+        with _errors(self._server):
             answer = self._stub.ExplainPlan(pb.ExplainPlanRequest(sha256=bytes.fromhex(digest)), timeout=_SECONDS)
             return convert.report_from_pb(answer.report)
 
     def targets(self) -> tuple[targets.Target, ...]:
         """The boards that the daemon knows."""
-        with _errors():
+        with _errors(self._server):
             answer = self._stub.ListTargets(pb.ListTargetsRequest(), timeout=_SECONDS)
             return tuple(convert.target_from_pb(target) for target in answer.targets)
 
     def operators(self) -> tuple[api.Operator, ...]:
         """The operators that the daemon imports."""
-        with _errors():
+        with _errors(self._server):
             answer = self._stub.ListOperators(pb.ListOperatorsRequest(), timeout=_SECONDS)
             return tuple(convert.operator_from_pb(operator) for operator in answer.operators)
 
     def put_device(self, device: Device, *, replace: bool = False) -> None:
         """Register a device."""
-        with _errors():
+        with _errors(self._server):
             self._stub.PutDevice(
                 pb.PutDeviceRequest(device=convert.device_to_pb(device), replace=replace), timeout=_SECONDS
             )
 
     def device(self, name: str) -> Device:
         """A registered device."""
-        with _errors():
+        with _errors(self._server):
             return convert.device_from_pb(self._stub.GetDevice(pb.GetDeviceRequest(name=name), timeout=_SECONDS).device)
 
     def devices(self) -> tuple[Device, ...]:
         """All registered devices by name."""
-        with _errors():
+        with _errors(self._server):
             answer = self._stub.ListDevices(pb.ListDevicesRequest(), timeout=_SECONDS)
             return tuple(convert.device_from_pb(device) for device in answer.devices)
 
     def remove_device(self, name: str) -> None:
         """Forget a device."""
-        with _errors():
+        with _errors(self._server):
             self._stub.RemoveDevice(pb.RemoveDeviceRequest(name=name), timeout=_SECONDS)
 
     def deploy(self, deployment: Deployment, *, progress: OnProgress | None = None) -> Deployed:
         """Let the daemon bring a plan to a device. Leaving by an exception stops it."""
-        with _errors():
+        with _errors(self._server):
             call = self._stub.DeployPlan(convert.deployment_to_pb(deployment))
             try:
                 for event in call:
@@ -157,8 +158,8 @@ def _parts(data: bytes, name: str, digest: str, offset: int, chunk_bytes: int) -
 
 
 @contextlib.contextmanager
-def _errors() -> Iterator[None]:
+def _errors(server: str) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise edge.from_rpc(error) from error
+        raise edge.from_rpc(error, server) from error

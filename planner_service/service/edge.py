@@ -85,9 +85,9 @@ async def abort(context: Any, error: PlannerError) -> None:
     await context.abort(code, status.message, trailing_metadata=((_DETAILS_KEY, status.SerializeToString()),))
 
 
-def from_rpc(error: Any) -> PlannerError:
-    """The PlannerError behind a failed call, on the client's side. Without details (a proxy, a daemon that is not
-    there, a transport's limit): the nearest code."""
+def from_rpc(error: Any, server: str = "this address") -> PlannerError:
+    """The PlannerError behind a failed call to ``server``, on the client's side. Without details (a proxy, a daemon
+    that is not there, a transport's limit): the nearest code."""
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY:
             status = status_pb2.Status.FromString(value)
@@ -96,8 +96,14 @@ def from_rpc(error: Any) -> PlannerError:
                 if detail.Unpack(failure):
                     return _from_failure(failure)
     status_code = error.code()
+    if status_code is grpc.StatusCode.UNAVAILABLE:
+        why = str(error.details() or "").rpartition(": ")[2].rstrip("]")  # gRPC puts the cause last
+        return PlannerError(
+            Code.UNAVAILABLE,
+            f"no daemon answers at {server}" + (f": {why}" if why else ""),
+            hint="is it running? start it with `weft serve`, or give its address with --server",
+        )
     hints = {
-        grpc.StatusCode.UNAVAILABLE: "is the daemon running? start it with `weft serve`",
         grpc.StatusCode.UNIMPLEMENTED: "is this the address of a `weft serve` of the same version?",
     }
     codes = {

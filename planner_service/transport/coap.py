@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import aiocoap
 import aiocoap.error
@@ -37,6 +38,12 @@ async def connect(address: Address, settings: Settings) -> Transport:
     chunk = address.options.get("chunk", str(_CHUNK_BYTES))
     if not chunk.isdecimal() or not 16 <= int(chunk) <= 1024 or set(address.options) - {"chunk"}:
         raise PlannerError(Code.BAD_REQUEST, f"{address}: CoAP has the option chunk, 16 to 1024 bytes, and no other")
+    try:
+        await asyncio.get_running_loop().getaddrinfo(unquote(address.host), address.port)
+    except OSError as error:  # requests would be repeated until the patience ends
+        raise TransportError(
+            Code.UNREACHABLE, f"{address} cannot be opened: {error.strerror}", hint="check the address"
+        ) from error
     context = await aiocoap.Context.create_client_context()
     found = CoapTransport(address, context, settings, min(int(chunk), settings.chunk_bytes or int(chunk)))
     try:
