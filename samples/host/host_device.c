@@ -154,7 +154,7 @@ static const char *open_flash(host_device_t *d, const host_options_t *o)
     state.size = 2u * o->sector_bytes;
     d->flash.erase_us = o->erase_us;
     d->flash.stalls = o->stall != 0;
-    pthread_mutex_init(&d->flash.bus, NULL);
+    host_bus_init(&d->flash.bus);
     if (host_flash_open(&d->flash, WEFT_AREA_SLOT_A, o->slot_path[0], &slot) != 0 ||
         host_flash_open(&d->flash, WEFT_AREA_SLOT_B, o->slot_path[1], &slot) != 0 ||
         host_flash_open(&d->flash, WEFT_AREA_STATE, o->state_path, &state) != 0) {
@@ -302,11 +302,11 @@ static int run(host_device_t *d, const int8_t *next, int8_t *output)
         next += tensor_bytes(&tensor);
     }
     if (d->flash.stalls) {
-        pthread_mutex_lock(&d->flash.bus);
+        host_bus_enter(&d->flash.bus);
     }
     int r = weft_run(&d->plan, d->arena, weft_arena_size(&d->plan), &io);
     if (d->flash.stalls) {
-        pthread_mutex_unlock(&d->flash.bus);
+        host_bus_leave(&d->flash.bus);
     }
     for (unsigned i = 0; r == WEFT_OK && i < weft_output_count(&d->plan); i++) {
         weft_output_info(&d->plan, i, &tensor);

@@ -122,6 +122,31 @@ static int erase(host_flash_t *flash, unsigned area, uint32_t offset)
     return 0;
 }
 
+void host_bus_init(host_bus_t *bus)
+{
+    pthread_mutex_init(&bus->lock, NULL);
+    pthread_cond_init(&bus->left, NULL);
+    bus->next = bus->serving = 0;
+}
+
+void host_bus_enter(host_bus_t *bus)
+{
+    pthread_mutex_lock(&bus->lock);
+    uint32_t ticket = bus->next++;
+    while (bus->serving != ticket) {
+        pthread_cond_wait(&bus->left, &bus->lock);
+    }
+    pthread_mutex_unlock(&bus->lock);
+}
+
+void host_bus_leave(host_bus_t *bus)
+{
+    pthread_mutex_lock(&bus->lock);
+    bus->serving++;
+    pthread_cond_broadcast(&bus->left);
+    pthread_mutex_unlock(&bus->lock);
+}
+
 static uint64_t microseconds(void)
 {
     struct timespec now;
@@ -135,11 +160,11 @@ int host_flash_erase(void *ctx, unsigned area, uint32_t offset)
     if (!flash->stalls) {
         return erase(flash, area, offset);
     }
-    pthread_mutex_lock(&flash->bus);
+    host_bus_enter(&flash->bus);
     uint64_t begun = microseconds();
     int r = erase(flash, area, offset);
     uint64_t took = microseconds() - begun;
-    pthread_mutex_unlock(&flash->bus);
+    host_bus_leave(&flash->bus);
     flash->stall_us = took > flash->stall_us ? (uint32_t)took : flash->stall_us;
     return r;
 }

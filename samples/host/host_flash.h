@@ -21,11 +21,18 @@ typedef struct {
     int file;
 } host_area_t;
 
+/* Whoever waits is served in turn: a plain mutex may go to the same thread again and again. */
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t left;
+    uint32_t next, serving; /* tickets */
+} host_bus_t;
+
 typedef struct {
     host_area_t area[HOST_FLASH_AREAS]; /* WEFT_AREA_* */
     uint32_t erase_us;                  /* how long the erase of a sector takes */
     bool stalls;                        /* nothing can be read meanwhile, as on parts with one bank */
-    pthread_mutex_t bus;                /* where it stalls: held by erases, and while a plan is read from its slot */
+    host_bus_t bus;                     /* where it stalls: held by erases, and while a plan is read from its slot */
     uint32_t stall_us;                  /* the longest erase since the start, where it stalls */
 } host_flash_t;
 
@@ -33,6 +40,10 @@ typedef struct {
  * Returns 0, or -1 with errno set: EWOULDBLOCK where another board has the file. */
 int host_flash_open(host_flash_t *flash, unsigned area, const char *path, const weft_flash_t *geometry);
 void host_flash_close(host_flash_t *flash);
+
+void host_bus_init(host_bus_t *bus);
+void host_bus_enter(host_bus_t *bus);
+void host_bus_leave(host_bus_t *bus);
 
 /* weft_update_hal_t; ctx is the host_flash_t. */
 int host_flash_read(void *ctx, unsigned area, uint32_t offset, void *dst, uint32_t len);

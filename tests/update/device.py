@@ -295,6 +295,13 @@ class Device:
         found["reason"] = name_of(raw.reason)
         return found | {"active_digest": bytes(raw.active_digest), "digest": bytes(raw.digest)}
 
+    @property
+    def sectors_erased(self) -> tuple[int, int]:
+        """Of the slots, and of the journal."""
+        raw = _Status()
+        self._lib.weft_update_status(self._update, ct.byref(raw))
+        return raw.slot_erases, raw.state_erases
+
     def bytes_of(self, area: int) -> bytes:
         return bytes(self._lib.device_bytes(self._device, area)[: self._slot])
 
