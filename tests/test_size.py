@@ -93,6 +93,21 @@ def test_stack_of_open_and_run(model: str, f_max: float | None) -> None:
 
 
 @needs_core
+def test_an_open_plan_is_as_large_as_porting_says(tmp_path: Path) -> None:
+    """``weft_plan_t``, by the size of an array of so many bytes."""
+    core = runner.CORES[CORE]
+    source, binary = tmp_path / "size.c", tmp_path / "size.o"
+    source.write_text('#include "weft/weft.h"\nunsigned char handle[sizeof(weft_plan_t)];\n')
+    compile_it = [core.compiler, *core.cflags, "-ffreestanding", f"-I{ROOT / 'module' / 'include'}", "-c"]
+    subprocess.run([*compile_it, str(source), "-o", str(binary)], check=True)
+    nm = [core.compiler.removesuffix("gcc") + "nm", "-S", str(binary)]
+    listed = subprocess.run(nm, capture_output=True, text=True, check=True).stdout
+    size = next(int(line.split()[1], 16) for line in listed.splitlines() if line.endswith(" handle"))
+    print(f"\nweft_plan_t: {size} bytes on {CORE}")
+    assert f"| `weft_plan_t` | anywhere | {size} bytes on a 32-bit core |" in (ROOT / "docs/porting.md").read_text()
+
+
+@needs_core
 def test_operators_that_are_left_out_are_not_linked_and_refused_by_name() -> None:
     plan_bytes = plan("mlperf-tiny-kws")
     needed = operators(plan_bytes)
