@@ -281,6 +281,7 @@ def create_plans(
                 peak_layer=_peak_layer(result, graph) if lacks else "",
                 largest_layer=fit.largest_layer(graph),
                 least=least,
+                any_calls=None if constraint.call_overhead is None else result.lower_bound,
             ),
         )
         for result, lacks in zip(results, short, strict=True)

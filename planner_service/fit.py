@@ -70,15 +70,19 @@ def fit(
     peak_layer: str,
     largest_layer: str,
     least: tuple[int, float] | None,
+    any_calls: int | None = None,
 ) -> Fit:
     """Judge a plan of ``plan`` bytes that needs ``arena`` bytes of RAM. ``least`` is (arena bytes, F) of the schedule
-    that needs the least RAM, where it is known."""
+    that needs the least RAM, where it is known; ``any_calls``, where a bound on calls was asked for, the bytes that no
+    schedule of its F is below at any call overhead."""
     fitting = tuple(t.name for t in load_all() if not lacks(t, arena=arena, plan=plan))
     elsewhere = f"it fits {', '.join(fitting)}" if fitting else "it fits no known target"
     shortfalls = []
     for resource, (needed, available) in lacks(target, arena=arena, plan=plan, budget=budget).items():
         if resource is not Resource.ARENA:
             hint = f"weights do not shrink with the schedule; {elsewhere}"
+        elif any_calls is not None and any_calls <= available:
+            hint = f"with a larger call overhead, {any_calls} bytes may do at this F (any: whatever calls cost)"
         elif least is None or least[0] >= arena:
             hint = f"no schedule needs less; {elsewhere}"
         elif least[0] <= available:

@@ -143,6 +143,13 @@ def test_what_would_fit(least: tuple[int, float], words: str) -> None:
     assert words in found.shortfalls[0].hint
 
 
+def test_a_bound_on_calls_that_costs_too_much_is_named() -> None:
+    """That other F was advised, for want of the bytes that only the bound takes."""
+    ask = {"arena": 40000, "plan": 1000, "budget": None, "peak_layer": "", "largest_layer": "", "least": (20000, 1.2)}
+    assert "larger call overhead, 30000 bytes" in fit.fit(BOARD, **ask, any_calls=30000).shortfalls[0].hint
+    assert "20000 bytes are possible" in fit.fit(BOARD, **ask, any_calls=39000).shortfalls[0].hint
+
+
 def test_nowhere_to_fit() -> None:
     found = fit.fit(BOARD, arena=1 << 31, plan=1, budget=None, peak_layer="", largest_layer="", least=None)
     assert found.targets == ()
