@@ -40,6 +40,13 @@ def test_same_bytes_as_the_reference(core: str, level: str) -> None:
     assert len(layers) > 20
 
 
+@pytest.mark.parametrize("core", ["m3", "m4"])
+def test_same_bytes_where_words_at_odd_addresses_trap(core: str) -> None:
+    need(core)
+    flags = ("-O2", "-mno-unaligned-access", "-DKERNEL_TRAP_UNALIGNED=1")
+    assert len(kernels.run(core, cases=1000, seed=40, cflags=flags)) > 20
+
+
 @pytest.mark.parametrize("core", kernels.PORTABLE)
 @pytest.mark.parametrize("level", ["-O2", "-Os", "-O0", "-O2 -DWEFT_KERNELS_ASM=0"])
 def test_same_bytes_without_simd(core: str, level: str) -> None:
@@ -79,6 +86,19 @@ def test_compiles_with_gcc(core: str, level: str, tmp_path: Path) -> None:
     include = [f"-I{kernels.SOURCE.parent / 'include'}", f"-I{kernels.SOURCE}"]
     sources = MVE if "m55" in core else WITHOUT_SIMD if "m3 " in core or "m0plus" in core else CORTEXM
     command = ["arm-none-eabi-gcc", *flags, *warnings, *include, "-c", *map(str, sources)]
+    subprocess.run(command, check=True, cwd=tmp_path, timeout=60)
+
+
+@pytest.mark.parametrize("abi", ["softfp", "hard"])
+@pytest.mark.parametrize("level", ["-O0", "-Og", "-O2", "-Os"])
+def test_portable_kernels_compile_for_cores_with_an_fpu(level: str, abi: str, tmp_path: Path) -> None:
+    """Cores with DSP may do without its kernels, for less flash."""
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("arm-none-eabi-gcc is missing")
+    flags = ["--specs=picolibc.specs", "-mthumb", "-std=c99", "-ffreestanding", "-mcpu=cortex-m4", f"-mfloat-abi={abi}"]
+    flags += ["-mfpu=fpv4-sp-d16", "-DWEFT_KERNELS_DSP=0", "-DWEFT_KERNELS_PORTABLE=1", level]
+    include = [f"-I{kernels.SOURCE.parent / 'include'}", f"-I{kernels.SOURCE}"]
+    command = ["arm-none-eabi-gcc", *flags, "-Wall", "-Wextra", "-Werror", *include, "-c", *map(str, WITHOUT_SIMD)]
     subprocess.run(command, check=True, cwd=tmp_path, timeout=60)
 
 

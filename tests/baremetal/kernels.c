@@ -143,6 +143,15 @@ static void guard_null(void)
 #endif
 }
 
+/* Words at odd addresses fault, as the core can be told to have it. */
+static void trap_unaligned(void)
+{
+#if KERNEL_TRAP_UNALIGNED
+    static volatile uint32_t *const ccr = (volatile uint32_t *)0xe000ed14;
+    *ccr |= 1u << 3;
+#endif
+}
+
 /* ---------------------------------------------------------------- chance */
 
 static uint32_t state = KERNEL_SEED;
@@ -216,18 +225,23 @@ static int32_t wild_shift(void)
     return chance(2) != 0 ? ends[chance(sizeof ends / sizeof *ends)] : range(-31, 31);
 }
 
-/* Biases, multipliers and shifts; `wild`: also such as models do not have. Returns the bytes. */
-static size_t put_linear(int32_t n, int32_t m, bool wild)
+/*
+ * Biases, multipliers and shifts; `wild`: also such as models do not have; `quick`: what QUICK allows, with biases of
+ * so much, or 0. Returns the bytes.
+ */
+static size_t put_linear(int32_t n, int32_t m, bool wild, int32_t quick)
 {
     uint8_t *p = area_params;
     for (int32_t i = 0; i < n; i++, p += 4) {
-        put_i32(p, wild && chance(4) == 0 ? range(-2000000000, 2000000000) : range(-30000, 30000));
+        put_i32(p, quick != 0               ? range(0, 1) * 2 * quick - quick
+                   : wild && chance(4) == 0 ? range(-2000000000, 2000000000)
+                                            : range(-30000, 30000));
     }
     for (int32_t i = 0; i < m; i++, p += 4) {
-        put_i32(p, any_multiplier(wild));
+        put_i32(p, any_multiplier(wild || quick != 0));
     }
     for (int32_t i = 0; i < m; i++) {
-        p[i] = (uint8_t)(wild ? wild_shift() : range(-12, -6));
+        p[i] = (uint8_t)(wild ? wild_shift() : quick != 0 ? range(-31, -1) : range(-12, -6));
     }
     return (size_t)(4 * n + 4 * m + ((m + 3) & ~3));
 }
@@ -308,7 +322,12 @@ static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], b
             op.flags |= WEFT_OP_QUICK;
             weights = depthwise ? 2 * taps * ((s->n + 3) & ~3) : weights;
         }
-        const size_t head = put_linear(s->n, m, wild);
+        int32_t quick = 0;
+        if (random && (op.flags & WEFT_OP_QUICK) != 0 && chance(3) == 0) {
+            const int32_t length = opcode == WEFT_OP_FULLY_CONNECTED ? s->h * s->w * s->c : each;
+            quick = (1 << 30) - 1 - length * 255 * (depthwise ? 1 << 15 : 1 << 7);
+        }
+        const size_t head = put_linear(s->n, m, wild, quick);
         noise((int8_t *)area_params + head, (size_t)weights);
     } else if (opcode == WEFT_OP_ADD) {
         put_add(wild, random);
@@ -316,7 +335,7 @@ static void set_up(uint32_t opcode, const shape_t *s, const int32_t region[4], b
         static const uint8_t axes[] = {WEFT_OP_REDUCE_H, WEFT_OP_REDUCE_W, WEFT_OP_REDUCE_H | WEFT_OP_REDUCE_W};
         static const uint8_t how[] = {0, WEFT_OP_REDUCE_AVG, WEFT_OP_REDUCE_MAX};
         op.flags = (uint8_t)(axes[chance(sizeof axes)] | how[chance(sizeof how)]);
-        (void)put_linear(0, 1, wild);
+        (void)put_linear(0, 1, wild, 0);
     }
 
     int32_t in_c = s->c, out_c = s->n;
@@ -597,6 +616,7 @@ void firmware_main(void)
     port_ticks_start();
     chosen_layers();
     guard_null();
+    trap_unaligned();
     random_calls(KERNEL_CASES);
     port_exit(0);
 }

@@ -89,7 +89,10 @@
 #endif
 #endif
 
-/** 0: inner loops without assembly; those of the DSP kernels need that with -fno-omit-frame-pointer. */
+/**
+ * 0: inner loops without assembly; those of the DSP kernels need that where a register is taken from them
+ * (-fno-omit-frame-pointer, -ffixed-r9, -msingle-pic-base).
+ */
 #ifndef WEFT_KERNELS_ASM
 #define WEFT_KERNELS_ASM 1
 #endif

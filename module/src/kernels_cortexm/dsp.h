@@ -23,9 +23,10 @@
 
 /*
  * Inner loops are written out where the compiler would spill: they need all but one or two registers. Clang, builds
- * without optimisation and such that keep frame pointers have too few; they compile the same steps from intrinsics.
+ * without optimisation and such that keep frame pointers have too few; they compile the same steps from intrinsics. So
+ * do those with -mno-unaligned-access, for cores that trap words at odd addresses.
  */
-#if WEFT_KERNELS_ASM && !defined(__clang__) && defined(__OPTIMIZE__)
+#if WEFT_KERNELS_ASM && !defined(__clang__) && defined(__OPTIMIZE__) && defined(__ARM_FEATURE_UNALIGNED)
 #define DSP_ASM 1
 #else
 #define DSP_ASM 0

@@ -300,9 +300,6 @@ static DSP_SMALL void narrow_region(const weft_call_t *call, const weft_linear_t
             const weft_taps_t cols = weft_taps(first, width, op->dilation_w, call->in0.w);
             px.row = rows.row + rows.taps.lo;
             px.row_end = rows.row + rows.taps.hi;
-            if (px.columns == 3 && width == 3 && px.row_end - px.row == 3 && op->kernel_h == 3) {
-                px.columns = ALL_9;
-            }
             px.at = (first + cols.lo * op->dilation_w - rows.x) * c;
             px.weights = p->weights + (rows.taps.lo * width + cols.lo) * n;
             px.columns = cols.hi - cols.lo;

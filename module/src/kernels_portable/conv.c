@@ -24,9 +24,9 @@ typedef struct {
 
 /*
  * Four channels, eight taps at a time until `at` is at the end; w0 to w3 move along. A compiler for Thumb-2 takes five
- * instructions more each time.
+ * instructions more each time; where there is an FPU, GCC finds no registers for it.
  */
-#if WEFT_KERNELS_ASM && defined(__thumb2__) && defined(__GNUC__)
+#if WEFT_KERNELS_ASM && defined(__thumb2__) && defined(__GNUC__) && !defined(__ARM_FP)
 #define ONE_TAP(load, x, w)                                                                                            \
     load " %[t], [%[x]" x "\n"                                                                                         \
          "ldrsb %[u], [%[w0]" w "\n"                                                                                   \
