@@ -58,14 +58,18 @@ class Weft(WestCommand):
             self.die(f"{build} is no build directory: `west build` first, or name one with -d")
         settings = dict(line.split("=", 1) for line in config.read_text().splitlines() if line.startswith("CONFIG_"))
         option = "--board" if command == "flash" else "--target"
+        names = {word.partition("=")[0] for word in given}
         options = []
-        if option not in given:
-            target = self.target(settings.get("CONFIG_BOARD_TARGET", settings.get("CONFIG_BOARD", "")).strip('"'))
+        if option not in names and "--device" not in names:
+            board = settings.get("CONFIG_BOARD_TARGET", settings.get("CONFIG_BOARD", "")).strip('"')
+            target = self.target(board)
+            if target is None and command == "flash":
+                self.die(f"no board of `weft targets` is Zephyr's {board}: name one, or a board file, with --board")
             options += [option, target] if target else []
         if command == "flash":
             return [*options, "--build-dir", str(build)]
         bounds = {"--ram", "--fmax", "--least-ram", "--layers"}
-        if "CONFIG_WEFT_ARENA_SIZE" in settings and not bounds.intersection(given):
+        if "CONFIG_WEFT_ARENA_SIZE" in settings and not bounds.intersection(names):
             options += ["--ram", settings["CONFIG_WEFT_ARENA_SIZE"]]
         return options
 
