@@ -14,6 +14,7 @@ import pytest
 from planner_service import api, signing
 from planner_service.cli import arguments
 from planner_service.engine import Engine
+from planner_service.errors import CATALOGUE
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "samples" / "models"
@@ -77,6 +78,11 @@ def test_make_targets_exist() -> None:
 def test_commands_are_understood(page: str, command: str) -> None:
     words = shlex.split(command.replace("SECONDS", "1").replace("UUID", "01234567-89ab-cdef-0123-456789abcdef"))
     arguments.parse(words[1 : words.index(">")] if ">" in words else words[1:])
+
+
+def test_exit_codes_are_the_catalogues() -> None:
+    rows = re.findall(r"(?m)^\| (\d+) \| `([a-z-]+)` \|", (ROOT / "docs" / "update.md").read_text())
+    assert {(int(code), name) for code, name in rows} == {(o.exit_code, c.value) for c, o in CATALOGUE.items()}
 
 
 @functools.cache
