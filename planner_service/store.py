@@ -281,7 +281,7 @@ class Store:
         try:
             yield
         except OSError as error:
-            raise _unusable(self.path, error) from error
+            raise _unusable(None, error) from error  # goes to clients, whom the machine's paths do not concern
 
     def _recover(self) -> None:
         """Remove what a killed daemon left: temporary files, bytes without record or the reverse, old uploads."""
@@ -312,7 +312,8 @@ def _no_device(name: str) -> PlannerError:
     return PlannerError(Code.NOT_FOUND, f"no device {name!r} is registered", hint="see `weft device list`")
 
 
-def _unusable(path: Path, error: OSError) -> PlannerError:
+def _unusable(path: Path | None, error: OSError) -> PlannerError:
+    store = "the daemon's store" if path is None else f"the store {path}"
     return PlannerError(
-        Code.UNAVAILABLE, f"the store {path} cannot be used: {error.strerror}", hint="check its permissions and space"
+        Code.UNAVAILABLE, f"{store} cannot be used: {error.strerror}", hint="check its permissions and space"
     )

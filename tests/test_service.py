@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -151,6 +152,17 @@ def test_not_serving_while_the_store_fails(tmp_path: Path) -> None:
         assert health(running.address, SERVICE) == health_pb2.HealthCheckResponse.NOT_SERVING
         (running.store / "tmp").mkdir()
         running.ready()
+
+
+def test_where_the_store_is_does_not_concern_clients(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as running, Client(running.address) as client:
+        running.ready()
+        shutil.rmtree(running.store / "partial")
+        with pytest.raises(PlannerError) as caught:
+            client.upload(DIGITS, "digits_a")
+        assert caught.value.code is Code.UNAVAILABLE
+        assert "the daemon's store cannot be used" in caught.value.message
+        assert str(running.store) not in str(caught.value)
 
 
 # ---------------------------------------------------------------- models
