@@ -26,7 +26,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from planner_service import api, signing, targets  # noqa: E402
+from planner_service import api, report, signing, targets  # noqa: E402
 from planner_service.engine import Engine, generated_input  # noqa: E402
 from planner_service.format import ERROR_TEXT, EngineError, HeaderRecord  # noqa: E402
 
@@ -224,6 +224,26 @@ def test_portable_kernels_give_the_same_digests(board: str, tmp_path: Path) -> N
     with driver.booted(board, firmware, slot_file(tmp_path, board, {"a": content})) as (_, text):
         check_digits(text, content)
     record(board, "portable kernels", "run, digests equal")
+
+
+@pytest.mark.parametrize("board", RUN)
+def test_operator_that_the_build_lacks_is_named(board: str, tmp_path: Path) -> None:
+    content = plan("digits_a", driver.BOARDS[board].target)
+    needed = {op["opcode"].lower() for op in report.inspect(content).to_json()["operators"]}
+    assert "fully_connected" in needed
+    chosen = " ".join(sorted(needed - {"fully_connected"}))
+    firmware = driver.elf("hello_plan", board, "few-operators", {"WEFT_OPS": chosen})
+    with driver.booted(board, firmware, slot_file(tmp_path, board, {"a": content})) as (console, text):
+        assert "slot a: WEFT_ERR_OPCODE" in text
+        assert "the build lacks FULLY_CONNECTED: add it to WEFT_OPS" in text
+        assert "NO_PLAN" in console.send("weft run")
+
+
+def test_operators_that_there_are_not_are_named() -> None:
+    if lacking := driver.missing("native64"):
+        pytest.skip("; ".join(lacking))
+    with pytest.raises(AssertionError, match=r"WEFT_OPS: CONV POOL: there are CONV2D DWCONV2D .* RESIZE"):
+        driver.make("hello_plan", "native64", "all", variant="no-operators", variables={"WEFT_OPS": "conv add pool"})
 
 
 @pytest.mark.parametrize("board", RUN)
