@@ -128,6 +128,19 @@ def test_bad_slots_are_named_and_the_application_goes_on(machine: rig.Machine, c
     assert f"0 digits read, {rig.LAST_LINE}" in text
 
 
+def test_operator_that_the_build_lacks_is_named(tmp_path: Path) -> None:
+    native = rig.MACHINES["native_sim"]
+    if native not in rig.wanted():
+        pytest.skip("native_sim is not among the boards")
+    settings = {"WEFT_OPS_CUSTOM": "y", "WEFT_WITH_FULLY_CONNECTED": "n"}
+    build = rig.build(native.name, rig.SAMPLES / "hello_plan", rig.BUILD / "few_operators", settings)
+    rig.place(native, build, tmp_path, {"a": rig.plan("digits_a")})
+    with rig.start(native, build, tmp_path, (), rig.LAST_LINE) as board:
+        assert "WEFT_ERR_OPCODE" in board.text
+        assert "the build lacks FULLY_CONNECTED: set CONFIG_WEFT_WITH_FULLY_CONNECTED" in board.text
+        assert "0 digits read" in board.text
+
+
 def test_the_module_is_small(machine: rig.Machine) -> None:
     """By the command that prints the table of docs/zephyr.md."""
     if machine.native:
