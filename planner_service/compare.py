@@ -261,7 +261,8 @@ def _layer_plan(engine: Engine, graph: ir.Graph, model_id: str) -> tuple[EngineP
 
     for quads in (False, True):
         result = planner.layers(graph, planner.Options(input_mode="resident", quads=quads))
-        if engine.open(result.plan).info["model_id"] == model_id:
+        opened = engine.open(result.plan)
+        if opened.info["model_id"] == model_id:
             break
     else:
         raise PlannerError(
@@ -269,7 +270,7 @@ def _layer_plan(engine: Engine, graph: ir.Graph, model_id: str) -> tuple[EngineP
         )
     ends = [stage.segments[-1].entries[-1].op for stage in result.schedule.stages]
     tensors = [graph.ops[op].output if op >= 0 else graph.inputs[-1 - op].tensor for op in ends]
-    return engine.open(result.plan), tensors
+    return opened, tensors
 
 
 def _as_int8(array: NDArray[Any]) -> Int8:

@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from planner_service import devicetree, fit, signing
-from planner_service.engine import Engine
+from planner_service import api, devicetree, fit
 from planner_service.errors import Code, PlannerError, Violation
 from planner_service.targets import SLOT_ALIGN, Target
 
@@ -125,8 +124,7 @@ def check(plan: bytes, target: Target, where: Slot, ram: int | None) -> dict[str
 
     PlannerError: BAD_PLAN if the engine refuses the plan or a section is damaged, BAD_REQUEST with all that is wrong
     with the slot, INFEASIBLE with what the plan lacks."""
-    opened = Engine().open(plan)
-    signing.check_intact(plan)
+    opened = api.check_plan(plan)
     found: list[Violation] = []
     place = f"slot {where.name}"
 

@@ -66,7 +66,7 @@ class Store:
                 (path / name).mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise _unusable(f"the store {path}", error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -86,7 +86,7 @@ class Store:
             self._write(self.path / "tmp" / "probe", b"probe")
             (self.path / "tmp" / "probe").unlink()
         except OSError as error:
-            raise _unusable(self.path, error) from error
+            raise _unusable(f"the store {self.path}", error) from error
 
     # ------------------------------------------------------------ entries
 
@@ -281,7 +281,8 @@ class Store:
         try:
             yield
         except OSError as error:
-            raise _unusable(None, error) from error  # goes to clients, whom the machine's paths do not concern
+            # Goes to clients, whom the machine's paths do not concern.
+            raise _unusable("the daemon's store", error) from error
 
     def _recover(self) -> None:
         """Remove what a killed daemon left: temporary files, bytes without record or the reverse, old uploads."""
@@ -312,8 +313,7 @@ def _no_device(name: str) -> PlannerError:
     return PlannerError(Code.NOT_FOUND, f"no device {name!r} is registered", hint="see `weft device list`")
 
 
-def _unusable(path: Path | None, error: OSError) -> PlannerError:
-    store = "the daemon's store" if path is None else f"the store {path}"
+def _unusable(store: str, error: OSError) -> PlannerError:
     return PlannerError(
         Code.UNAVAILABLE, f"{store} cannot be used: {error.strerror}", hint="check its permissions and space"
     )

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import argparse
 
-from planner_service import api
 from planner_service.cli import files
 from planner_service.profile.measure import Profile, profile
 
 
 def run_profile(args: argparse.Namespace) -> int:
     """Where a plan's instructions go on an emulated core."""
-    plan = files.read_plan(args.plan)
-    api.check_plan(plan)
-    found = profile(plan, args.core)
+    found = profile(files.read_plan(args.plan), args.core)
     files.emit(args, found.to_json(), _text(found))
     return 0
 

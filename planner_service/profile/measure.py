@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from planner_service import replay
-from planner_service.engine import Engine, generated_input
+from planner_service import api, replay
+from planner_service.engine import generated_input
 from planner_service.errors import Code, PlannerError
 from planner_service.facts import Facts
 from planner_service.inspect import inspect
@@ -67,10 +67,10 @@ class Profile:
 
 
 def profile(plan: bytes, core: str, *, timeout: float = 600.0) -> Profile:
-    """Run a plan once on the generated input, with the core's fastest kernels. PlannerError: BAD_PLAN if the engine
-    refuses it, UNAVAILABLE with what is to be installed, TOO_LARGE if the machine has no room for it."""
+    """Run a plan once on the generated input, with the core's fastest kernels. PlannerError: BAD_PLAN as
+    ``api.check_plan``, UNAVAILABLE with what is to be installed, TOO_LARGE if the machine has no room for it."""
     check(core)
-    opened = Engine().open(plan)
+    opened = api.check_plan(plan)
     inspection = inspect(plan)
     facts = Facts(inspection.graph)
     state, arrays = SEED, []

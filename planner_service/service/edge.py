@@ -103,9 +103,6 @@ def from_rpc(error: Any, server: str = "this address") -> PlannerError:
             f"no daemon answers at {server}" + (f": {why}" if why else ""),
             hint="is it running? start it with `weft serve`, or give its address with --server",
         )
-    hints = {
-        grpc.StatusCode.UNIMPLEMENTED: "is this the address of a `weft serve` of the same version?",
-    }
     codes = {
         grpc.StatusCode.CANCELLED: Code.CANCELLED,
         grpc.StatusCode.RESOURCE_EXHAUSTED: Code.TOO_LARGE,
@@ -114,7 +111,9 @@ def from_rpc(error: Any, server: str = "this address") -> PlannerError:
     return PlannerError(
         codes.get(status_code, Code.UNAVAILABLE),
         f"the daemon did not answer as expected: {status_code.name}: {error.details()}",
-        hint=hints.get(status_code, ""),
+        hint="is this the address of a `weft serve` of the same version?"
+        if status_code is grpc.StatusCode.UNIMPLEMENTED
+        else "",
     )
 
 

@@ -286,10 +286,14 @@ class Device:
         assert self.call("confirm") == "OK"
         return booted
 
-    @property
-    def status(self) -> Mapping[str, int | str | bytes]:
+    def _status(self) -> _Status:
         raw = _Status()
         self._lib.weft_update_status(self._update, ct.byref(raw))
+        return raw
+
+    @property
+    def status(self) -> Mapping[str, int | str | bytes]:
+        raw = self._status()
         found: dict[str, int | str | bytes] = {n: getattr(raw, n) for n, _ in _Status._fields_[:-2]}
         found["state"] = SlotState(raw.state).name
         found["reason"] = name_of(raw.reason)
@@ -298,8 +302,7 @@ class Device:
     @property
     def sectors_erased(self) -> tuple[int, int]:
         """Of the slots, and of the journal."""
-        raw = _Status()
-        self._lib.weft_update_status(self._update, ct.byref(raw))
+        raw = self._status()
         return raw.slot_erases, raw.state_erases
 
     def bytes_of(self, area: int) -> bytes:
